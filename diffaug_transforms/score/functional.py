@@ -1,0 +1,74 @@
+"""The pure functions under everything: ranges, diffusion, one denoising step. Noise is always passed in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .schedule import NoiseSchedule
+
+if TYPE_CHECKING:
+    from .network import ScoreNetwork
+
+
+def to_signed(image: Tensor) -> Tensor:
+    """[0, 1] to [-1, 1]."""
+    return image * 2 - 1
+
+
+def to_unit(x_0: Tensor) -> Tensor:
+    """[-1, 1] to [0, 1]."""
+    return (x_0 + 1) / 2
+
+
+def diffuse(x_0: Tensor, timesteps: Tensor, noise: Tensor, schedule: NoiseSchedule) -> Tensor:
+    """The forward process: x_t = sqrt(alphas_cumprod_t) x_0 + sqrt(1 - alphas_cumprod_t) noise (Ho et al. 2020, eq. 4).
+
+    Args:
+        x_0: (B, C, H, W) in [-1, 1].
+        timesteps: int64 (B,) in 0...T-1.
+        noise: like x_0, standard normal.
+        schedule: the network's, on the device of x_0.
+
+    Example:
+        >>> schedule = NoiseSchedule.named("linear")
+        >>> x_0 = torch.zeros(2, 3, 8, 8)
+        >>> diffuse(x_0, torch.tensor([0, 999]), torch.ones_like(x_0), schedule).amax((1, 2, 3))
+        tensor([0.0100, 1.0000])
+    """
+    signal = schedule.gather(schedule.signal_scale, timesteps, x_0.ndim)
+    return signal * x_0 + schedule.gather(schedule.noise_scale, timesteps, x_0.ndim) * noise
+
+
+def diffuse_and_denoise(
+    images: Tensor, timesteps: Tensor, noise: Tensor, network: ScoreNetwork, labels: Tensor | None = None
+) -> Tensor:
+    """DiffAug itself (paper, eq. 5): diffuse to ``timesteps``, take one reverse step, return images in [0, 1].
+
+    Args:
+        images: (B, C, H, W) in [0, 1].
+        timesteps: int64 (B,) in 0...T-1.
+        noise: like images, standard normal.
+        network: the score network, on the images' device.
+        labels: int64 (B,) for a conditional network, else None.
+
+    Sides that the network's strides don't divide are reflect-padded before the network and cropped after it.
+    """
+    height, width = images.shape[-2:]
+    x_t = diffuse(to_signed(images), timesteps, noise, network.schedule)
+    x_t = reflect_pad_to_multiple(x_t, network.stride)
+    return to_unit(network.pred_x0(x_t, timesteps, labels)[..., :height, :width])
+
+
+def reflect_pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
+    """Pad right and bottom by reflection until ``multiple`` divides both sides, however small the image."""
+    for dim in (-2, -1):
+        size = images.shape[dim]
+        if size % multiple:
+            padded = torch.arange(-(-size // multiple) * multiple, device=images.device)
+            period = max(2 * (size - 1), 1)
+            folded = padded % period
+            images = images.index_select(dim, torch.minimum(folded, period - folded).clamp(max=size - 1))
+    return images

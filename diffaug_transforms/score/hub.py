@@ -1,0 +1,144 @@
+"""Score networks by name: the cards, the Hub, local folders, OpenAI's files."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .download import check_sha256, download_file
+from .network import ScoreNetwork
+from .schedule import AUGMENT_TIMESTEPS, ENSEMBLE_TIMESTEPS, NoiseSchedule, match_timesteps
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class NetworkCard:
+    """What is known of a network before it is downloaded.
+
+    Attributes:
+        name: what ``load_score_network`` takes.
+        repo, file, revision: where on the Hub; repo None: in this package; file None: a folder in diffusers' layout.
+        sha256: of the weights; None where it is not known, and then nothing is checked.
+        image_size: side of its images in pixels.
+        num_timesteps, schedule: T and the betas' name.
+        classes, licence, note: for people.
+    """
+
+    name: str
+    repo: str | None
+    file: str | None
+    revision: str | None
+    sha256: str | None
+    image_size: int
+    num_timesteps: int
+    schedule: str
+    classes: str
+    licence: str
+    note: str
+
+    @property
+    def augment_timesteps(self) -> tuple[int, ...]:
+        """DiffAug's default draw: the paper's 0...999, matched to the image size."""
+        return match_timesteps(AUGMENT_TIMESTEPS, self._schedule(), self.image_size)
+
+    @property
+    def ensemble_timesteps(self) -> tuple[int, ...]:
+        """The ensemble's default set: the paper's {0, 50, ..., 450}, matched to the image size."""
+        return match_timesteps(ENSEMBLE_TIMESTEPS, self._schedule(), self.image_size)
+
+    def _schedule(self) -> NoiseSchedule:
+        return NoiseSchedule.named(self.schedule, self.num_timesteps)
+
+
+@lru_cache
+def _cards() -> dict[str, NetworkCard]:
+    entries = json.loads((HERE / "cards.json").read_text())
+    return {name: NetworkCard(name=name, **entry) for name, entry in entries.items()}
+
+
+def list_score_networks() -> list[NetworkCard]:
+    """The cards of all networks known by name; ``diffaug networks`` prints them."""
+    return list(_cards().values())
+
+
+def load_score_network(
+    name_or_repo_or_path: str | Path,
+    *,
+    openai_flags: str | dict[str, Any] | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+    dtype: torch.dtype | None = None,
+) -> ScoreNetwork:
+    """Load a score network, on the CPU, frozen and in eval mode.
+
+    Args:
+        name_or_repo_or_path: a card's name ("cifar10", see ``list_score_networks``), a Hub repository
+            ("google/ddpm-cifar10-32"), a local folder in diffusers' layout, or an OpenAI ``.pt`` file.
+        openai_flags: for a ``.pt`` file that is not named as OpenAI released it: its flags, as a dict or as the
+            command line its README prints ("--attention_resolutions 32,16,8 --class_cond False ...").
+        revision: of the Hub repository; None: the card's, or main.
+        token: for private repositories; None: the one that ``hf auth login`` stored.
+        local_files_only: use the cache only, ask no server.
+        dtype: of the weights; None: float32.
+
+    Raises:
+        ValueError: an unknown name, a model that is no pixel-space UNet2DModel, missing or wrong flags.
+        OSError: the Hub cannot be reached, or a file is missing, damaged, or not the one the card names.
+
+    Example:
+        >>> network = load_score_network("cifar10")
+        >>> network.image_size, network.num_classes
+        (32, 10)
+    """
+    name = str(name_or_repo_or_path)
+    hub: dict[str, Any] = {"token": token, "local_files_only": local_files_only}
+    path = Path(name).expanduser()
+    if name in _cards():
+        network = _load_card(_cards()[name], revision, hub)
+    elif path.is_dir():
+        network = ScoreNetwork.from_pretrained(path)
+    elif path.suffix in (".pt", ".pth") and (path.exists() or name.count("/") != 1):
+        network = _load_openai(path, openai_flags)
+    elif path.is_file():
+        raise ValueError(f"a network is a folder in diffusers' layout or an OpenAI .pt file. Got the file {name!r}")
+    elif name.count("/") == 1 and not name.startswith((".", "~", "/")):
+        network = ScoreNetwork.from_pretrained(name, revision=revision, **hub)
+    else:
+        raise ValueError(_unknown(name))
+    return network if dtype is None else network.to(dtype)
+
+
+def _load_card(card: NetworkCard, revision: str | None, hub: dict[str, Any]) -> ScoreNetwork:
+    revision = revision or card.revision
+    if card.repo is None:
+        folder = HERE / str(card.file)
+        check_sha256(folder / "unet" / "diffusion_pytorch_model.safetensors", card.sha256)
+        return ScoreNetwork.from_pretrained(folder)
+    if card.file is None:
+        return ScoreNetwork.from_pretrained(card.repo, revision=revision, **hub)
+    path = download_file(card.repo, card.file, revision=revision, **hub)
+    check_sha256(path, card.sha256)
+    return _load_openai(path, None)
+
+
+def _load_openai(path: Path, flags: str | dict[str, Any] | None) -> ScoreNetwork:
+    from .openai import load_openai_checkpoint
+
+    return load_openai_checkpoint(path, flags)
+
+
+def _unknown(name: str) -> str:
+    nearest = difflib.get_close_matches(name, _cards(), n=3, cutoff=0.4)
+    hint = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
+    return (
+        f"network must be a card's name, a Hub repository (owner/name), a local folder or an OpenAI .pt file. "
+        f"Got {name!r}.{hint} list_score_networks() or `diffaug networks` lists the names."
+    )

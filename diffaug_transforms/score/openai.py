@@ -1,0 +1,213 @@
+"""OpenAI's checkpoints (improved-diffusion, guided-diffusion) as diffusers U-Nets.
+
+Weights alone do not tell head counts, attention order, schedule or timestep rescaling: their training flags do. The
+released files' flags are in ``openai_releases.json``; other files are loaded with ``openai_flags``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .network import ScoreNetwork
+from .schedule import BETAS, NoiseSchedule
+
+#: Defaults of ``model_and_diffusion_defaults`` in both repositories' script_util.py, as far as they shape the network.
+DEFAULTS: dict[str, Any] = {
+    "image_size": 64,
+    "num_channels": 128,
+    "num_res_blocks": 2,
+    "num_heads": 4,
+    "num_heads_upsample": -1,
+    "num_head_channels": -1,
+    "attention_resolutions": "16,8",
+    "channel_mult": "",
+    "class_cond": False,
+    "use_scale_shift_norm": True,
+    "resblock_updown": False,
+    "use_new_attention_order": False,
+    "learn_sigma": False,
+    "sigma_small": False,
+    "diffusion_steps": 1000,
+    "noise_schedule": "linear",
+    "predict_xstart": False,
+    "rescale_timesteps": None,
+}
+#: Flags that only guided-diffusion knows; it leaves timesteps alone by default, improved-diffusion rescales them.
+GUIDED_FLAGS = {"num_head_channels", "channel_mult", "resblock_updown", "use_fp16", "use_new_attention_order"}
+#: Flags of training and sampling, in the same command lines, that say nothing about the network.
+OTHER_FLAGS = {
+    *("dropout", "use_checkpoint", "use_fp16", "fp16_scale_growth", "timestep_respacing", "use_kl", "use_ddim"),
+    *("rescale_learned_sigmas", "batch_size", "microbatch", "num_samples", "clip_denoised", "model_path", "data_dir"),
+    *("lr", "lr_anneal_steps", "weight_decay", "ema_rate", "schedule_sampler", "log_interval", "save_interval"),
+    *("resume_checkpoint", "classifier_path", "classifier_scale", "classifier_use_fp16", "classifier_width"),
+    *("classifier_depth", "classifier_attention_resolutions", "classifier_use_scale_shift_norm"),
+    *("classifier_resblock_updown", "classifier_pool"),
+}
+CHANNEL_MULTIPLIERS = {
+    512: (0.5, 1, 1, 2, 2, 4, 4),
+    256: (1, 1, 2, 2, 4, 4),
+    128: (1, 1, 2, 3, 4),
+    64: (1, 2, 3, 4),
+    32: (1, 2, 2, 2),
+}
+NUM_CLASSES = 1000
+
+
+def released_flags() -> dict[str, str]:
+    """File name -> flags, for the checkpoints that OpenAI released."""
+    return json.loads((Path(__file__).parent / "openai_releases.json").read_text())
+
+
+def parse_flags(flags: str | dict[str, Any]) -> dict[str, Any]:
+    """OpenAI's flags with their defaults filled in, from a dict or a command line.
+
+    ValueError for flags neither repository has, and for upsamplers, which take a second image.
+    """
+    given = flags_of_command_line(flags) if isinstance(flags, str) else dict(flags)
+    if {"large_size", "small_size"} & set(given):
+        raise ValueError("super-resolution upsamplers take a second image and are not supported. Got large_size")
+    unknown = sorted(set(given) - set(DEFAULTS) - OTHER_FLAGS)
+    if unknown:
+        raise ValueError(f"openai_flags must be flags of improved-diffusion or guided-diffusion. Got {unknown}")
+    parsed = {name: typed(name, given.get(name, default), default) for name, default in DEFAULTS.items()}
+    if parsed["rescale_timesteps"] is None:
+        parsed["rescale_timesteps"] = not GUIDED_FLAGS & set(given)
+    if parsed["noise_schedule"] not in BETAS:
+        raise ValueError(f"noise_schedule must be one of {sorted(BETAS)}. Got {parsed['noise_schedule']!r}")
+    return parsed
+
+
+def flags_of_command_line(line: str) -> dict[str, str]:
+    """``--name value`` pairs, also as the READMEs' shell assignments: ``MODEL_FLAGS="..." DIFFUSION_FLAGS="..."``."""
+    pairs = r"--(\w+)[=\s]+([^\s\"']+)"
+    rest = re.sub(r"\w+_FLAGS=", "", re.sub(pairs, "", line)).strip(" \t\n\"'\\")
+    found = dict(re.findall(pairs, line))
+    if rest or not found:
+        raise ValueError(f"openai_flags must be pairs such as '--image_size 256 --class_cond False'. Got {line!r}")
+    return found
+
+
+def typed(name: str, value: Any, default: Any) -> Any:
+    """A flag's value in its default's type; OpenAI's booleans are words."""
+    if isinstance(default, bool) or name == "rescale_timesteps":
+        if value is None or isinstance(value, bool):
+            return value
+        word = str(value).lower()
+        if word not in ("true", "false", "yes", "no", "t", "f", "y", "n", "1", "0"):
+            raise ValueError(f"{name} must be True or False. Got {value!r}")
+        return word in ("true", "yes", "t", "y", "1")
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(str, value))
+    try:
+        return type(default)(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be {type(default).__name__}. Got {value!r}") from None
+
+
+def channel_multipliers(flags: dict[str, Any]) -> tuple[float, ...]:
+    if flags["channel_mult"]:
+        return tuple(float(part) for part in flags["channel_mult"].split(","))
+    if flags["image_size"] not in CHANNEL_MULTIPLIERS:
+        raise ValueError(
+            f"image_size must be one of {sorted(CHANNEL_MULTIPLIERS)} where channel_mult is not given. "
+            f"Got {flags['image_size']}"
+        )
+    return CHANNEL_MULTIPLIERS[flags["image_size"]]
+
+
+def unet_config(flags: dict[str, Any]) -> dict[str, Any]:
+    """The diffusers configuration, with ``OpenAIUNet2DModel``'s keys where stock diffusers cannot say it."""
+    channels = tuple(int(flags["num_channels"] * multiplier) for multiplier in channel_multipliers(flags))
+    resolutions = [int(part) for part in flags["attention_resolutions"].split(",") if part.strip()]
+    attended = [2**level in {flags["image_size"] // r for r in resolutions} for level in range(len(channels))]
+    kind = "resnet" if flags["resblock_updown"] else "conv"
+    down, up = (
+        ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D") if kind == "resnet" else ("DownBlock2D", "UpBlock2D")
+    )
+    config: dict[str, Any] = {
+        "sample_size": flags["image_size"],
+        "out_channels": 6 if flags["learn_sigma"] else 3,
+        "block_out_channels": channels,
+        "layers_per_block": flags["num_res_blocks"],
+        "down_block_types": tuple("AttnDownBlock2D" if a else down for a in attended),
+        "up_block_types": tuple("AttnUpBlock2D" if a else up for a in reversed(attended)),
+        "downsample_type": kind,
+        "upsample_type": kind,
+        "attention_head_dim": flags["num_head_channels"] if flags["num_head_channels"] > 0 else 32,
+        "attn_norm_num_groups": 32,
+        "resnet_time_scale_shift": "scale_shift" if flags["use_scale_shift_norm"] else "default",
+        "num_class_embeds": NUM_CLASSES if flags["class_cond"] else None,
+    }
+    return config | openai_keys(flags, channels[0])
+
+
+def openai_keys(flags: dict[str, Any], first_width: int) -> dict[str, Any]:
+    keys: dict[str, Any] = {}
+    if flags["num_head_channels"] <= 0:
+        keys["num_heads"] = flags["num_heads"]
+        if flags["num_heads_upsample"] > 0:
+            keys["num_heads_upsample"] = flags["num_heads_upsample"]
+    if first_width != flags["num_channels"]:
+        keys["model_channels"] = flags["num_channels"]
+    if flags["rescale_timesteps"] and flags["diffusion_steps"] != 1000:
+        keys["timestep_scale"] = 1000 / flags["diffusion_steps"]
+    return keys
+
+
+def load_openai_checkpoint(path: str | Path, flags: str | dict[str, Any] | None = None) -> ScoreNetwork:
+    """A ScoreNetwork (float32) from an OpenAI ``.pt`` file.
+
+    Args:
+        path: the file; read with ``weights_only=True``.
+        flags: OpenAI's flags, as a dict or a command line; None for the released file names.
+
+    Raises:
+        ValueError: flags are missing or wrong. OSError: the file is missing, damaged, or does not fit its flags.
+    """
+    from .openai_weights import convert_state_dict
+    from .unet import OpenAIUNet2DModel, UNet2DModel
+
+    path = Path(path)
+    if flags is None:
+        flags = released_flags().get(path.name)
+    if flags is None:
+        raise ValueError(
+            f"{path.name} is none of OpenAI's released file names, and weights do not tell the heads, the attention "
+            "order, the schedule or the timestep rescaling: pass openai_flags, the command line its README prints"
+        )
+    parsed = parse_flags(flags)
+    config = unet_config(parsed)
+    own_keys = {"num_heads", "num_heads_upsample", "model_channels", "timestep_scale"}
+    unet = (OpenAIUNet2DModel if own_keys & set(config) else UNet2DModel)(**config)
+    state = convert_state_dict(read_state_dict(path), unet, not parsed["use_new_attention_order"])
+    try:
+        unet.load_state_dict(state)
+    except RuntimeError as error:
+        raise OSError(f"the weights of {path} do not fit openai_flags: {str(error)[:400]}") from error
+    learned, small = parsed["learn_sigma"], parsed["sigma_small"]
+    return ScoreNetwork(
+        unet,
+        NoiseSchedule.named(parsed["noise_schedule"], parsed["diffusion_steps"]),
+        prediction_type="sample" if parsed["predict_xstart"] else "epsilon",
+        variance_type="learned_range" if learned else "fixed_small" if small else "fixed_large",
+    )
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a ``.pt`` file, in float32. OSError for anything that is not a plain state dict."""
+    if not path.is_file():
+        raise OSError(f"there is no checkpoint at {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise OSError(f"{path} is damaged, incomplete or no state dict: {reason}. Download it again.") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise OSError(f"{path} is no plain state dict of tensors, as OpenAI's checkpoints are")
+    return {name: value.float() for name, value in state.items()}
