@@ -141,18 +141,19 @@ def load_strictly(unet: UNet2DModel, state: dict[str, Tensor], source: Path) -> 
 
 def write_folder(folder: Path, network: ScoreNetwork) -> None:
     """Write the layout that ``DDPMPipeline.from_pretrained`` reads, weights as safetensors."""
-    network.unet.save_pretrained(folder / "unet")
+    unet: Any = network.unet
+    unet.save_pretrained(folder / "unet")
     DDPMScheduler(
         num_train_timesteps=network.num_timesteps,
-        trained_betas=network.schedule.betas.tolist(),
+        trained_betas=network.schedule.exact_betas,
         prediction_type=network.prediction_type,
         variance_type=network.variance_type,
     ).save_pretrained(folder / "scheduler")
-    library = "diffusers" if type(network.unet) is UNet2DModel else OpenAIUNet2DModel.__module__
+    library = "diffusers" if type(unet) is UNet2DModel else OpenAIUNet2DModel.__module__
     index = {
         "_class_name": "DDPMPipeline",
         "scheduler": ["diffusers", "DDPMScheduler"],
-        "unet": [library, type(network.unet).__name__],
+        "unet": [library, type(unet).__name__],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     extras = {"null_class": network.null_class, "label_weight": network.label_weight}

@@ -206,7 +206,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise OSError(f"{path} is damaged, incomplete or no state dict: {reason}. Download it again.") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise OSError(f"{path} is no plain state dict of tensors, as OpenAI's checkpoints are")

@@ -8,10 +8,13 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from diffusers import UNet2DModel
+# DDPMPipeline.from_pretrained looks for ModelMixin in the module of a network that is not diffusers' own.
+from diffusers import ModelMixin, UNet2DModel
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor
+
+__all__ = ["ModelMixin", "OpenAIUNet2DModel", "UNet2DModel", "set_heads", "unpack_attention"]
 
 
 class OpenAIUNet2DModel(UNet2DModel):
@@ -34,6 +37,8 @@ class OpenAIUNet2DModel(UNet2DModel):
         timestep_scale: float = 1.0,
         **unet_config: Any,
     ) -> None:
+        if model_channels is not None:
+            unet_config["time_embedding_dim"] = 4 * model_channels
         super().__init__(**unet_config)
         self.register_to_config(
             model_channels=model_channels,

@@ -1,0 +1,147 @@
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from diffaug_transforms import ScoreNetwork
+from diffaug_transforms.score import NoiseSchedule, diffuse
+
+from .conftest import GaussianOracle, tiny_unet
+
+TIMESTEPS = torch.tensor([0, 10, 500, 999])
+
+
+class Predicts(torch.nn.Module):
+    """An oracle's knowledge as another prediction type, by the types' definitions."""
+
+    def __init__(self, oracle: GaussianOracle, kind: str):
+        super().__init__()
+        self.oracle, self.kind, self.config = oracle, kind, oracle.config
+
+    def forward(self, x_t, timesteps, labels=None):
+        a = self.oracle.schedule.signal_scale[timesteps].reshape(-1, 1, 1, 1)
+        b = self.oracle.schedule.noise_scale[timesteps].reshape(-1, 1, 1, 1)
+        x_0 = self.oracle.posterior_mean(x_t, timesteps).float()
+        return x_0 if self.kind == "sample" else a * self.oracle(x_t, timesteps) - b * x_0
+
+
+@pytest.fixture
+def x_t(schedule):
+    generator = torch.Generator().manual_seed(0)
+    x_0 = 0.2 * torch.randn(4, 3, 8, 8, generator=generator)
+    return diffuse(x_0, TIMESTEPS, torch.randn(x_0.shape, generator=generator), schedule)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_prediction_types_agree_with_the_oracle(oracle, schedule, x_t, kind):
+    unet = oracle if kind == "epsilon" else Predicts(oracle, kind)
+    network = ScoreNetwork(unet, schedule, prediction_type=kind)
+    exact = oracle.posterior_mean(x_t, TIMESTEPS).float()
+    # Where the prediction is noise, float32 rounding is divided by sqrt(alphas_cumprod).
+    tolerance = 1e-6 * (1 + schedule.sigmas[TIMESTEPS]).reshape(-1, 1, 1, 1) if kind == "epsilon" else 1e-6
+    assert bool(((network.pred_x0(x_t, TIMESTEPS, clip=False) - exact).abs() <= tolerance).all())
+    torch.testing.assert_close(network.eps(x_t, TIMESTEPS)[1:], oracle(x_t, TIMESTEPS)[1:], rtol=0, atol=1e-4)
+
+
+def test_score_is_the_gradient_of_the_log_density(oracle, schedule, x_t):
+    network = ScoreNetwork(oracle, schedule)
+    a, b = schedule.signal_scale[TIMESTEPS].reshape(-1, 1, 1, 1), schedule.noise_scale[TIMESTEPS].reshape(-1, 1, 1, 1)
+    variance = a**2 * oracle.variance + b**2
+    variable = x_t.clone().requires_grad_()
+    log_density = -((variable - a * oracle.mean) ** 2 / (2 * variance)).sum()
+    (gradient,) = torch.autograd.grad(log_density, variable)
+    torch.testing.assert_close(network.score(x_t, TIMESTEPS), gradient, rtol=1e-5, atol=1e-5)
+
+
+def test_pred_x0_is_clipped_unless_told(schedule):
+    network = ScoreNetwork(GaussianOracle(schedule, mean=3.0), schedule)
+    x_t = torch.zeros(1, 3, 8, 8)
+    assert network.pred_x0(x_t, torch.tensor([500])).max() == 1
+    assert network.pred_x0(x_t, torch.tensor([500]), clip=False).max() > 2
+
+
+@pytest.mark.parametrize("variance_type", ["fixed_small", "fixed_large"])
+def test_fixed_posterior_equals_diffusers(network, schedule, variance_type):
+    network = ScoreNetwork(network.unet, schedule, variance_type=variance_type)
+    scheduler = DDPMScheduler(1000, variance_type=variance_type)
+    x_t = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([300])
+    mean, log_variance = network.posterior(x_t, t)
+    generator = torch.Generator().manual_seed(1)
+    expected = scheduler.step(network.eps(x_t, t), 300, x_t, generator=generator).prev_sample
+    noise = torch.randn(x_t.shape, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(mean + (log_variance / 2).exp() * noise, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_learned_variance_lies_between_its_ends(schedule):
+    network = ScoreNetwork(tiny_unet(learned_variance=True), schedule, variance_type="learned_range")
+    x_t, t = torch.randn(2, 3, 16, 16), torch.tensor([10, 500])
+    output = network.unet(x_t, t).sample
+    share = (output[:, 3:] + 1) / 2
+    low = schedule.posterior_log_variance[t].reshape(-1, 1, 1, 1)
+    high = schedule.betas[t].log().reshape(-1, 1, 1, 1)
+    torch.testing.assert_close(network.posterior(x_t, t)[1], low + share * (high - low), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(network.eps(x_t, t), output[:, :3], rtol=1e-4, atol=1e-5)
+
+
+def test_labels_reach_the_network(conditional, null_conditional):
+    x_t, t = torch.randn(2, 3, 16, 16), torch.tensor([100, 200])
+    labels = torch.tensor([0, 4])
+    assert not torch.allclose(conditional.eps(x_t, t, labels), conditional.eps(x_t, t, labels.flip(0)))
+    null = null_conditional.unet(x_t, t, torch.tensor([5, 5])).sample
+    torch.testing.assert_close(null_conditional.eps(x_t, t), null, rtol=1e-4, atol=1e-5)
+    assert null_conditional.num_classes == conditional.num_classes == 5
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0, 2.5])
+def test_label_weight_mixes_the_two_scores(null_conditional, weight):
+    x_t, t, labels = torch.randn(2, 3, 16, 16), torch.tensor([100, 200]), torch.tensor([1, 2])
+    mixed = ScoreNetwork(null_conditional.unet, null_conditional.schedule, null_class=5, label_weight=weight)
+    expected = (1 - weight) * null_conditional.score(x_t, t) + weight * null_conditional.score(x_t, t, labels)
+    torch.testing.assert_close(mixed.score(x_t, t, labels), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_labels_are_checked(conditional, null_conditional):
+    x_t, t = torch.randn(1, 3, 16, 16), torch.tensor([100])
+    with pytest.raises(ValueError, match=r"needs labels in 0\.\.\.4: it has no null class"):
+        conditional.eps(x_t, t)
+    for network in (conditional, null_conditional):
+        with pytest.raises(ValueError, match=r"labels must be in 0\.\.\.4. Got 5"):
+            network.eps(x_t, t, torch.tensor([5]))
+
+
+def test_it_stays_frozen_and_in_eval_mode(network):
+    parent = torch.nn.Sequential(network).train()
+    assert not parent[0].training
+    assert not any(module.training for module in network.modules())
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_casting_leaves_the_schedule_in_float32(network):
+    network.to(torch.bfloat16)
+    assert network.dtype == torch.bfloat16
+    assert network.schedule.alphas_cumprod.dtype == torch.float32
+    assert network.eps(torch.randn(1, 3, 16, 16), torch.tensor([5])).dtype == torch.float32
+
+
+def test_constructor_errors(schedule):
+    for arguments, message in [
+        ({"prediction_type": "flow"}, "prediction_type must be one of .* Got 'flow'"),
+        ({"variance_type": "learned"}, "variance_type must be one of .* Got 'learned'"),
+        ({"null_class": 3}, "null_class must be the last of the network's 6 labels. Got 3"),
+        ({"label_weight": 0.5}, "needs a network with a null class. Got 0.5"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            ScoreNetwork(tiny_unet(num_class_embeds=6), schedule, **arguments)
+
+
+def test_own_timesteps_are_the_papers_at_256_pixels(schedule):
+    network = ScoreNetwork(GaussianOracle(schedule, size=256), schedule)
+    assert network.augment_timesteps == tuple(range(1000))
+    assert network.ensemble_timesteps == (0, 50, 100, 150, 200, 250, 300, 350, 400, 450)
+
+
+def test_another_schedules_timesteps_lie_in_it():
+    schedule = NoiseSchedule.named("cosine", 4000)
+    network = ScoreNetwork(GaussianOracle(schedule, size=64), schedule)
+    assert max(network.augment_timesteps) < 4000
+    assert network.ensemble_timesteps[0] == 0
