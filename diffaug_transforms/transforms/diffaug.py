@@ -153,15 +153,15 @@ class DiffAug(v2.Transform):
         """
         network = self._network.on(images.device)
         size = self.max_batch or max(len(images), 1)
+        parts = [slice(start, start + size) for start in range(0, len(images), size)]
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
             views = [
-                diffuse_and_denoise(*part, network, None if labels is None else labels[start : start + size])
-                for start, part in zip(
-                    range(0, len(images), size),
-                    zip(images.split(size), timesteps.split(size), noise.split(size)),
+                diffuse_and_denoise(
+                    images[part], timesteps[part], noise[part], network, None if labels is None else labels[part]
                 )
+                for part in parts
             ]
-            return torch.cat(views) if len(views) != 1 else views[0]
+        return torch.cat(views) if len(views) > 1 else views[0] if views else images
 
     def _choices(self) -> Tensor:
         if self._drawn_from is None:

@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torchvision.transforms import v2
+
+from diffaug_transforms import DiffAug, ScoreNetwork
+from diffaug_transforms.score import diffuse_and_denoise
+from diffaug_transforms.transforms.lazy import fast_dtype
+
+from . import contracts
+from .conftest import GaussianOracle, tiny_unet
+
+SIZE = 16
+FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.uint8]
+
+
+@pytest.fixture
+def make(network):
+    return lambda **options: DiffAug(network, **{"dtype": torch.float32, **options})
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_type_shape_and_range(make, dtype):
+    contracts.check_type_shape_and_range(make, SIZE, dtype)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        contracts.check_pil,
+        contracts.check_input_is_not_mutated,
+        contracts.check_seeds_repeat,
+        contracts.check_samples_draw_apart,
+        contracts.check_pickles_and_copies,
+        contracts.check_structures_pass_through,
+        contracts.check_empty_batch,
+    ],
+)
+def test_contract(make, check):
+    check(make, SIZE)
+
+
+def test_contracts_of_a_draw(make):
+    contracts.check_batched_equals_unbatched(make(), SIZE)
+    contracts.check_draws_replay(make(), SIZE)
+    transform = make()
+    transform(contracts.images(SIZE))
+    contracts.check_nothing_is_stateful(transform)
+
+
+def test_the_embedded_network_keeps_the_contracts():
+    contracts.check_type_shape_and_range(DiffAug, 32, torch.uint8)
+    contracts.check_pickles_and_copies(DiffAug, 32)
+
+
+def test_output_is_diffuse_and_denoise_of_the_draw(make, network):
+    transform, batch = make(), contracts.images(SIZE)
+    params = transform.make_params([batch])
+    expected = diffuse_and_denoise(batch, params["timesteps"], params["noise"], network)
+    torch.testing.assert_close(transform.transform(batch, params), expected)
+
+
+@pytest.mark.parametrize("t", [0, 40, 400, 999])
+def test_the_gaussian_oracle_is_met_at_every_t(oracle, schedule, t):
+    """Through the whole transform, on uint8 images, to the rounding of uint8."""
+    transform = DiffAug(ScoreNetwork(oracle, schedule), timesteps=t, dtype=torch.float32)
+    batch = contracts.images(8, dtype=torch.uint8)
+    params = transform.make_params([batch])
+    x_t = schedule.signal_scale[t] * (batch / 127.5 - 1) + schedule.noise_scale[t] * params["noise"]
+    exact = (oracle.posterior_mean(x_t, params["timesteps"]).clamp(-1, 1) + 1) * 127.5
+    assert (transform.transform(batch, params) - exact).abs().max() <= 0.501
+
+
+def test_timesteps_are_drawn_per_sample_and_uniformly(make):
+    transform = make(timesteps=[3, 3, 500, 900])
+    torch.manual_seed(0)
+    drawn = transform.make_params([torch.rand(8000, 3, 1, 1)])["timesteps"]
+    counts = {t: int((drawn == t).sum()) for t in (3, 500, 900)}
+    assert sum(counts.values()) == 8000
+    # Standard deviation of a binomial count of 8000 draws: at most 45.
+    assert abs(counts[3] - 4000) < 200
+    assert abs(counts[500] - 2000) < 200
+
+
+@pytest.mark.parametrize(
+    ("timesteps", "expected"),
+    [(7, {7}), (range(350, 701, 50), set(range(350, 701, 50))), (torch.tensor([1, 2]), {1, 2})],
+)
+def test_forms_of_timesteps(make, timesteps, expected):
+    drawn = make(timesteps=timesteps).make_params([torch.rand(500, 3, 2, 2)])["timesteps"]
+    assert set(drawn.tolist()) == expected
+    assert drawn.dtype == torch.int64
+
+
+def test_default_timesteps_are_the_networks(make, network):
+    drawn = make().make_params([torch.rand(5000, 3, 1, 1)])["timesteps"]
+    assert set(drawn.tolist()) <= set(network.augment_timesteps)
+    assert drawn.max() > 500
+
+
+def test_p_picks_samples_and_the_others_stay_as_they_were(make):
+    transform = make(p=0.5)
+    for dtype in FLOATS:
+        batch = contracts.images(SIZE, batch=32, dtype=dtype)
+        output = contracts.seeded(transform, batch)
+        same = [torch.equal(a, b) for a, b in zip(output, batch)]
+        assert 4 < sum(same) < 28
+    assert torch.equal(make(p=0.0)(batch), batch)
+
+
+def test_only_picked_samples_go_through_the_network(make, network):
+    seen = []
+    network.unet.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    transform, batch = make(), contracts.images(SIZE)
+    params = {**transform.make_params([batch]), "selected": torch.tensor([True, False, False, True])}
+    transform.transform(batch, params)
+    assert seen == [2]
+
+
+def test_max_batch_splits_and_changes_nothing(make, network):
+    seen = []
+    batch = contracts.images(SIZE, batch=7)
+    params = make().make_params([batch])
+    whole = make().transform(batch, params)
+    network.unet.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    torch.testing.assert_close(make(max_batch=3).transform(batch, params), whole, rtol=1e-4, atol=1e-4)
+    assert seen == [3, 3, 1]
+
+
+def test_generator_makes_draws_repeat_whatever_the_global_seed(make):
+    batch = contracts.images(SIZE)
+    outputs = []
+    for seed in (0, 1):
+        transform = make(generator=torch.Generator().manual_seed(7))
+        outputs.append(contracts.seeded(transform, batch, seed=seed))
+    assert torch.equal(*outputs)
+
+
+def test_gradients_only_where_differentiable(make):
+    batch = contracts.images(SIZE).requires_grad_()
+    assert not make()(batch).requires_grad
+    for p in (1.0, 0.5):
+        transform = make(differentiable=True, timesteps=50, p=p)
+        contracts.seeded(transform, batch).sum().backward()
+        assert batch.grad.abs().sum() > 0
+        batch.grad = None
+
+
+def test_gradient_equals_finite_differences(oracle, schedule):
+    transform = DiffAug(ScoreNetwork(oracle, schedule), timesteps=100, differentiable=True, dtype=torch.float32)
+    batch = (0.45 + 0.1 * contracts.images(8, batch=1)).requires_grad_()
+    params = transform.make_params([batch])
+    transform.transform(batch, params).sum().backward()
+    step = 0.05
+    with torch.no_grad():
+        change = transform.transform(batch + step, params).sum() - transform.transform(batch, params).sum()
+    assert (batch.grad.sum() * step).item() == pytest.approx(change.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("size", [(15, 16), (7, 9), (1, 1)])
+def test_sides_that_the_strides_do_not_divide(make, size):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert make()(torch.rand(2, 3, *size)).shape == (2, 3, *size)
+
+
+def test_labels_travel_to_conditional_networks(conditional):
+    transform = DiffAug(conditional, timesteps=300, dtype=torch.float32)
+    batch, labels = contracts.images(SIZE), torch.tensor([0, 1, 2, 3])
+    first, _ = contracts.seeded(transform, batch, labels)
+    other, _ = contracts.seeded(transform, batch, labels.flip(0))
+    assert not torch.equal(first, other)
+    as_dict = contracts.seeded(transform, {"image": batch, "label": labels})
+    assert torch.equal(as_dict["image"], first)
+    one, label = contracts.seeded(transform, v2.functional.to_pil_image(batch[0]), 3)
+    assert label == 3
+    assert one.size == (SIZE, SIZE)
+
+
+def test_the_null_class_stands_in_where_there_are_no_labels(null_conditional):
+    transform = DiffAug(null_conditional, timesteps=300, dtype=torch.float32)
+    batch = contracts.images(SIZE)
+    unlabelled = contracts.seeded(transform, batch)
+    assert not torch.equal(contracts.seeded(transform, batch, torch.arange(4))[0], unlabelled)
+    # A detection target's labels are one per box: they say nothing of the image's class.
+    boxes = contracts.seeded(transform, {"image": batch, "labels": torch.tensor([1, 2, 3, 4, 4, 4])})
+    assert torch.equal(boxes["image"], unlabelled)
+
+
+def test_several_images_of_a_sample_share_the_draw(make):
+    batch = contracts.images(SIZE, batch=1)[0]
+    sample = [v2.functional.to_pil_image(batch), v2.functional.to_pil_image(batch)]
+    first, second = make()(sample)
+    assert first.tobytes() == second.tobytes()
+    with pytest.raises(ValueError, match="must have the shape of the draw"):
+        make()([sample[0], sample[1].resize((20, 20))])
+
+
+def test_inputs_without_images_pass(make):
+    assert make()({"label": 3}) == {"label": 3}
+
+
+def test_the_network_is_frozen_whatever_the_parent_does(make, network):
+    parent = nn.Sequential(make(), nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 2)).train()
+    parent(contracts.images(SIZE)).sum().backward()
+    assert not network.training
+    assert all(p.grad is None and not p.requires_grad for p in network.parameters())
+    assert len(list(parent.parameters())) == 2
+    assert set(parent.state_dict()) == {"2.weight", "2.bias"}
+
+
+def test_a_network_passed_in_is_not_changed(network):
+    transform = DiffAug(network, dtype=torch.bfloat16)
+    transform(contracts.images(SIZE))
+    assert network.dtype == torch.float32
+    assert transform.network.dtype == torch.bfloat16
+
+
+def test_dtype_follows_the_device(network):
+    transform = DiffAug(network)
+    transform(contracts.images(SIZE))
+    assert transform.network.dtype == fast_dtype(torch.device("cpu"))
+
+
+def test_bfloat16_stays_near_float32(make):
+    batch = contracts.images(SIZE)
+    params = make(timesteps=100).make_params([batch])
+    exact = make(timesteps=100).transform(batch, params)
+    assert (make(dtype=torch.bfloat16).transform(batch, params) - exact).abs().mean() < 0.01
+
+
+def test_moving_before_and_after_loading(make):
+    transform = make()
+    transform.to("cpu").double()(contracts.images(SIZE))
+    assert transform.to(torch.float16)(contracts.images(SIZE)).dtype == torch.float32
+    assert transform.network.dtype == torch.float32
+
+
+def test_autocast(make):
+    batch = contracts.images(SIZE)
+    params = make(timesteps=100).make_params([batch])
+    with torch.autocast("cpu", torch.bfloat16):
+        output = make().transform(batch, params)
+    assert output.dtype == torch.float32
+    torch.testing.assert_close(output, make().transform(batch, params), rtol=0, atol=0.1)
+
+
+def test_one_warning_for_images_far_from_the_networks_size(make):
+    transform = make()
+    with pytest.warns(UserWarning, match="images of 40x40 pixels are far from the network's 16x16"):
+        transform(torch.rand(1, 3, 40, 40))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        transform(torch.rand(1, 3, 40, 40))
+        make()(torch.rand(1, 3, 24, 24))
+
+
+def test_repr_is_one_line(make):
+    assert repr(DiffAug("cifar10", timesteps=range(350, 701, 50))) == (
+        "DiffAug('cifar10', timesteps=[350, 400, 450, 500, 550, 600, 650, 700], p=1.0)"
+    )
+    assert repr(make(timesteps=range(1000), p=0.5)) == "DiffAug(<16px ScoreNetwork>, timesteps=[0, ..., 999], p=0.5)"
+
+
+def test_four_channels(schedule):
+    transform = DiffAug(ScoreNetwork(tiny_unet(channels=1), schedule), dtype=torch.float32)
+    assert transform(torch.rand(2, 1, SIZE, SIZE)).shape == (2, 1, SIZE, SIZE)
+    assert v2.functional.to_pil_image(torch.rand(1, SIZE, SIZE)).mode == "L"
+    assert transform(v2.functional.to_pil_image(torch.rand(1, SIZE, SIZE))).mode == "L"
+
+
+def test_other_resolutions_of_the_oracle(schedule):
+    oracle = ScoreNetwork(GaussianOracle(schedule, size=64), schedule)
+    assert DiffAug(oracle)(torch.rand(2, 3, 50, 70)).shape == (2, 3, 50, 70)

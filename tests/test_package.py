@@ -1,0 +1,114 @@
+"""What an import costs, what the distributions hold, and that the README's code runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import diffaug_transforms
+
+ROOT = Path(__file__).parent.parent
+LAZY = ("diffusers", "huggingface_hub", "safetensors", "accelerate", "transformers", "matplotlib")
+
+
+def run(code: str) -> str:
+    command = [sys.executable, "-W", "error::UserWarning", "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    return result.stdout
+
+
+def test_import_is_light():
+    """No heavy module, no weights opened, no warning. Time itself is in benchmarks/throughput.py."""
+    code = f"""
+import sys, torchvision.transforms.v2
+opened = []
+sys.addaudithook(lambda name, args: opened.append(str(args[0])) if name == "open" else None)
+import diffaug_transforms
+print([name for name in {LAZY} if name in sys.modules], [p for p in opened if "weights" in p or p.endswith(".json")])
+"""
+    assert run(code).strip() == "[] []"
+
+
+def test_nothing_is_loaded_until_the_first_image():
+    code = f"""
+import sys
+from diffaug_transforms import DiffAug, DiffAugEnsemble, list_score_networks
+augment = DiffAug("imagenet256", timesteps=range(350, 701, 50))
+DiffAugEnsemble(augment, "imagenet256"); repr(augment); list_score_networks()
+print([name for name in {LAZY} if name in sys.modules])
+"""
+    assert run(code).strip() == "[]"
+
+
+def test_public_names():
+    assert set(diffaug_transforms.__all__) <= set(dir(diffaug_transforms))
+    for name in diffaug_transforms.__all__:
+        assert getattr(diffaug_transforms, name).__doc__
+
+
+HELD = (
+    "diffaug_transforms/score/cards.json",
+    "diffaug_transforms/score/openai_releases.json",
+    "diffaug_transforms/score/weights/cifar10/unet/diffusion_pytorch_model.safetensors",
+    "diffaug_transforms/score/weights/cifar10/scheduler/scheduler_config.json",
+    "diffaug_transforms/score/weights/cifar10/README.md",
+    "diffaug_transforms/samples/cat.png",
+    "diffaug_transforms/py.typed",
+)
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sdist, and the wheel built from it, in an environment of their own as pip would."""
+    pytest.importorskip("build")
+    output = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--outdir", str(output), str(ROOT)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    warned = [line for line in (result.stdout + result.stderr).splitlines() if re.search(r"warn|deprecat", line, re.I)]
+    assert warned == []
+    return output
+
+
+def test_wheel_and_sdist_hold_what_they_should(distributions):
+    with zipfile.ZipFile(next(distributions.glob("*.whl"))) as wheel:
+        names = set(wheel.namelist())
+        metadata = wheel.read(next(name for name in names if name.endswith("METADATA"))).decode()
+    assert set(HELD) <= names
+    assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "examples/"))]
+    needs = {re.match(r"[\w-]+", line)[0] for line in re.findall(r"Requires-Dist: (.*)", metadata) if "extra" not in line}
+    assert needs == {"torch", "torchvision", "diffusers", "huggingface_hub", "safetensors"}
+    with tarfile.open(next(distributions.glob("*.tar.gz"))) as sdist:
+        inside = {name.split("/", 1)[-1] for name in sdist.getnames()}
+    assert {*HELD, "LICENSE", "README.md", "setup.cfg", "pyproject.toml"} <= inside
+
+
+@pytest.mark.parametrize("number", range(len(re.findall(r"```python\n", (ROOT / "README.md").read_text()))))
+def test_readme_code_runs(number, tmp_path, monkeypatch):
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[number]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, f"README block {number}", "exec"), {"__name__": "readme"})
+
+
+def test_docstring_examples():
+    import doctest
+
+    import torch
+
+    from diffaug_transforms import score, transforms
+    from diffaug_transforms.score import functional, hub, network, schedule
+    from diffaug_transforms.transforms import diffaug, ensemble
+
+    names = {**vars(score), **vars(transforms), "torch": torch}
+    for module in (schedule, functional, network, hub, diffaug, ensemble):
+        result = doctest.testmod(module, extraglobs=names)
+        assert result.attempted > 0, module.__name__
+        assert result.failed == 0, module.__name__
