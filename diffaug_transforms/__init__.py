@@ -7,11 +7,28 @@
     transforms/   DiffAug for pipelines, DiffAugEnsemble around classifiers
     cli.py        the `diffaug` command
 
-Importing this package loads no weights; a network is loaded, and downloaded if need be, at its first image.
+Importing this package imports neither torch nor anything else before a name is used; a network is loaded, and
+downloaded if need be, at its first image.
 """
 
-from .score import ScoreNetwork, list_score_networks, load_score_network
-from .transforms import DiffAug, DiffAugEnsemble
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .score import ScoreNetwork, list_score_networks, load_score_network
+    from .transforms import DiffAug, DiffAugEnsemble
 
 __all__ = ["DiffAug", "DiffAugEnsemble", "ScoreNetwork", "list_score_networks", "load_score_network"]
 __version__ = "0.1.0"
+
+_HOME = {name: ".transforms" if name.startswith("DiffAug") else ".score" for name in __all__}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -107,7 +107,9 @@ def check_batched_equals_unbatched(transform: Any, size: int) -> None:
     together = transform.transform(batch, params)
     for i in range(len(batch)):
         one = {name: value[i : i + 1] if isinstance(value, Tensor) else value for name, value in params.items()}
-        torch.testing.assert_close(transform.transform(batch[i : i + 1], one), together[i : i + 1], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            transform.transform(batch[i : i + 1], one), together[i : i + 1], rtol=1e-4, atol=1e-4
+        )
 
 
 def check_draws_replay(transform: Any, size: int) -> None:

@@ -1,6 +1,6 @@
 """A Hugging Face Hub on the loopback: what huggingface_hub asks for when it downloads a file or a snapshot, or uploads.
 
-    with serve_hub({"owner/name": folder}) as hub: ... hub.url, hub.requests
+with serve_hub({"owner/name": folder}) as hub: ... hub.url, hub.requests
 """
 
 from __future__ import annotations
@@ -52,14 +52,18 @@ class Handler(BaseHTTPRequestHandler):
             name = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
             self.send_json({"url": f"{self.server.url}/{name}", "name": name})
         elif "/preupload/" in path:
-            files = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(data)["files"]]
+            files = [
+                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(data)["files"]
+            ]
             self.send_json({"files": files})
         elif "/commit/" in path:
             for line in data.decode().splitlines():
                 entry = json.loads(line)
                 if entry["key"] == "file":
                     self.server.uploaded[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
-            self.send_json({"commitUrl": f"{self.server.url}/me/x/commit/{COMMIT}", "commitOid": COMMIT, "success": True})
+            self.send_json(
+                {"commitUrl": f"{self.server.url}/me/x/commit/{COMMIT}", "commitOid": COMMIT, "success": True}
+            )
         elif path.endswith("/validate-yaml"):
             self.send_json({"errors": [], "warnings": []})
         else:
@@ -88,7 +92,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_file(self, path: Path, body: bool) -> None:
         if not path.is_file():
-            self.send_json({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+            self.send_json(
+                {"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}
+            )
             return
         content = path.read_bytes()
         self.send_response(200)

@@ -15,7 +15,11 @@ GOOD = torch.rand(2, 3, 16, 16)
 BAD_IMAGES = [
     (torch.rand(2, 1, 16, 16), ValueError, "must have the network's 3 channels. Got 1"),
     (torch.zeros(2, 3, 16, 16, dtype=torch.int64), TypeError, r"must be uint8 in 0\.\.\.255 or .*Got torch.int64"),
-    (torch.full((2, 3, 16, 16), float("nan")), ValueError, r"must be finite and in \[0, 1\]. Got values in \[nan, nan\]"),
+    (
+        torch.full((2, 3, 16, 16), float("nan")),
+        ValueError,
+        r"must be finite and in \[0, 1\]. Got values in \[nan, nan\]",
+    ),
     (torch.full((2, 3, 16, 16), float("inf")), ValueError, r"Got values in \[inf, inf\]"),
     (GOOD * 255, ValueError, r"must be finite and in \[0, 1\]. Got values in \[.*, 25.*\]"),
     (torch.full((2, 3, 16, 16), -0.5), ValueError, r"Got values in \[-0\.5, -0\.5\]"),

@@ -74,7 +74,9 @@ def forked_folder(tmp_path):
     for name in heads_first:
         (q_unpacked,) = [heads_first[name]]
         names = [name, name.replace("to_q", "to_k"), name.replace("to_q", "to_v")]
-        match = next(p for p in originals if p.shape[1:] == q_unpacked.shape[1:] and holds(p, [state[n] for n in names]))
+        match = next(
+            p for p in originals if p.shape[1:] == q_unpacked.shape[1:] and holds(p, [state[n] for n in names])
+        )
         state.update({n: third.contiguous() for n, third in zip(names, match.chunk(3))})
     save_file(state, weights)
     config = json.loads((folder / "unet" / "config.json").read_text())

@@ -109,6 +109,12 @@ def test_labels_are_checked(conditional, null_conditional):
             network.eps(x_t, t, torch.tensor([5]))
 
 
+@pytest.mark.parametrize("t", [-1, 1000])
+def test_timesteps_are_checked(network, t):
+    with pytest.raises(ValueError, match=rf"timesteps must be in 0\.\.\.999 for this network. Got {t}"):
+        network.eps(torch.randn(1, 3, 16, 16), torch.tensor([t]))
+
+
 def test_it_stays_frozen_and_in_eval_mode(network):
     parent = torch.nn.Sequential(network).train()
     assert not parent[0].training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -71,7 +72,8 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("build")
     output = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--outdir", str(output), str(ROOT)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert result.returncode == 0, result.stdout + result.stderr
     warned = [line for line in (result.stdout + result.stderr).splitlines() if re.search(r"warn|deprecat", line, re.I)]
     assert warned == []
@@ -84,7 +86,9 @@ def test_wheel_and_sdist_hold_what_they_should(distributions):
         metadata = wheel.read(next(name for name in names if name.endswith("METADATA"))).decode()
     assert set(HELD) <= names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "examples/"))]
-    needs = {re.match(r"[\w-]+", line)[0] for line in re.findall(r"Requires-Dist: (.*)", metadata) if "extra" not in line}
+    needs = {
+        re.match(r"[\w-]+", line)[0] for line in re.findall(r"Requires-Dist: (.*)", metadata) if "extra" not in line
+    }
     assert needs == {"torch", "torchvision", "diffusers", "huggingface_hub", "safetensors"}
     with tarfile.open(next(distributions.glob("*.tar.gz"))) as sdist:
         inside = {name.split("/", 1)[-1] for name in sdist.getnames()}

@@ -27,7 +27,7 @@ def hub_errors(what: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         first_line = str(error).strip().splitlines()[0]
         raise OSError(f"{what} failed: {first_line} {ADVICE}") from error
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:
         raise OSError(f"{what} failed: {type(error).__name__}: {error} {ADVICE}") from error
 
 

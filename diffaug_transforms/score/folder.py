@@ -143,6 +143,11 @@ def write_folder(folder: Path, network: ScoreNetwork) -> None:
     """Write the layout that ``DDPMPipeline.from_pretrained`` reads, weights as safetensors."""
     unet: Any = network.unet
     unet.save_pretrained(folder / "unet")
+    config = folder / "unet" / "config.json"
+    entries = json.loads(config.read_text())
+    # The path it was loaded from says nothing to others.
+    entries.pop("_name_or_path", None)
+    config.write_text(json.dumps(entries, indent=2) + "\n")
     DDPMScheduler(
         num_train_timesteps=network.num_timesteps,
         trained_betas=network.schedule.exact_betas,

@@ -105,7 +105,7 @@ def load_score_network(
         network = _load_card(_cards()[name], revision, hub)
     elif path.is_dir():
         network = ScoreNetwork.from_pretrained(path)
-    elif path.suffix in (".pt", ".pth") and (path.exists() or name.count("/") != 1):
+    elif path.suffix in (".pt", ".pth"):
         network = _load_openai(path, openai_flags)
     elif path.is_file():
         raise ValueError(f"a network is a folder in diffusers' layout or an OpenAI .pt file. Got the file {name!r}")

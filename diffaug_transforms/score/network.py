@@ -203,6 +203,8 @@ class ScoreNetwork(nn.Module):
 
     def _predict(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """The U-Net's raw prediction and its C learned-variance channels (none of them for fixed variance)."""
+        if timesteps.device.type == "cpu":  # elsewhere a check would wait for the device at every call
+            self.schedule.check_timesteps(timesteps.tolist())
         if self.num_classes is None:
             output = self._call(x_t, timesteps, None)
         elif labels is None or self.label_weight == 0:
