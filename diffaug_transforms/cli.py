@@ -81,7 +81,7 @@ def augment(args: argparse.Namespace) -> int:
 def networks(args: argparse.Namespace) -> int:
     """Print the networks known by name."""
     print(f"{'name':<23}{'pixels':>6}  {'T':>4}  {'classes':<10}{'licence':<12}{'sha256':<9}source; note")
-    for card in list_score_networks():
+    for card in list_score_networks().values():
         sha256 = "checked" if card.sha256 else "unknown"
         print(
             f"{card.name:<23}{card.image_size:>6}  {card.num_timesteps:>4}  {card.classes:<10}{card.licence:<12}"

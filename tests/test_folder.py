@@ -61,6 +61,23 @@ def test_bin_weights(tmp_path):
     torch.testing.assert_close(load_score_network(tmp_path).unet(X_T, T).sample, unet(X_T, T).sample)
 
 
+def test_attention_under_diffusers_older_names(tmp_path):
+    """google/ddpm-cifar10-32 and its kin were saved when diffusers called its projections query, key and value."""
+    unet = tiny_unet()
+    unet.save_pretrained(tmp_path)
+    DDPMScheduler().save_pretrained(tmp_path)
+    weights = tmp_path / "diffusion_pytorch_model.safetensors"
+    older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    state = {}
+    for name, tensor in load_file(weights).items():
+        for new, old in older.items():
+            name = name.replace(f".{new}.", f".{old}.")
+        state[name] = tensor
+    assert any(".query." in name for name in state)
+    save_file(state, weights)
+    torch.testing.assert_close(load_score_network(tmp_path).unet(X_T, T).sample, unet(X_T, T).sample)
+
+
 def forked_folder(tmp_path):
     """golden's ADM as the fork of diffusers writes it: qkv split into plain thirds, its own configuration keys."""
     path, flags, expected = golden("adm_256_uncond", tmp_path)

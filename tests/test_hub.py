@@ -149,7 +149,7 @@ print(ScoreNetwork.from_pretrained({str(tmp_path / "source")!r}).push_to_hub("me
 
 
 def test_cards_name_what_is_known():
-    cards = {card.name: card for card in list_score_networks()}
+    cards = list_score_networks()
     assert {"cifar10", "ddpm-cifar10", "imagenet256", "imagenet256-diffusers"} <= set(cards)
     assert cards["imagenet256"].ensemble_timesteps == tuple(range(0, 451, 50))
     assert cards["cifar10"].ensemble_timesteps == (0, 3, 9, 16, 23, 33, 44, 57, 74, 96)
@@ -157,7 +157,7 @@ def test_cards_name_what_is_known():
 
 
 def test_the_embedded_network_fits_its_card():
-    card = next(card for card in list_score_networks() if card.name == "cifar10")
+    card = list_score_networks()["cifar10"]
     network = load_score_network("cifar10")
     assert (network.image_size, network.num_timesteps, network.num_classes) == (32, 1000, 10)
     assert network.ensemble_timesteps == card.ensemble_timesteps

@@ -12,6 +12,8 @@ from .schedule import NoiseSchedule
 if TYPE_CHECKING:
     from .network import ScoreNetwork
 
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
 
 def to_signed(image: Tensor) -> Tensor:
     """[0, 1] to [-1, 1]."""
@@ -38,8 +40,32 @@ def diffuse(x_0: Tensor, timesteps: Tensor, noise: Tensor, schedule: NoiseSchedu
         >>> diffuse(x_0, torch.tensor([0, 999]), torch.ones_like(x_0), schedule).amax((1, 2, 3))
         tensor([0.0100, 1.0000])
     """
-    signal = schedule.gather(schedule.signal_scale, timesteps, x_0.ndim)
-    return signal * x_0 + schedule.gather(schedule.noise_scale, timesteps, x_0.ndim) * noise
+    signal_scale, noise_scale = schedule.scales(timesteps, x_0.ndim)
+    return signal_scale * x_0 + noise_scale * noise
+
+
+def prediction_to_x0(
+    prediction: Tensor, x_t: Tensor, timesteps: Tensor, schedule: NoiseSchedule, prediction_type: str
+) -> Tensor:
+    """The denoised image, not clipped, from what a network predicts: the noise, v (Salimans & Ho 2022), or x_0."""
+    signal_scale, noise_scale = schedule.scales(timesteps, x_t.ndim)
+    if prediction_type == "epsilon":
+        return (x_t - noise_scale * prediction) / signal_scale
+    if prediction_type == "v_prediction":
+        return signal_scale * x_t - noise_scale * prediction
+    return prediction
+
+
+def prediction_to_eps(
+    prediction: Tensor, x_t: Tensor, timesteps: Tensor, schedule: NoiseSchedule, prediction_type: str
+) -> Tensor:
+    """The predicted noise, from what a network predicts: the noise, v (Salimans & Ho 2022), or x_0."""
+    signal_scale, noise_scale = schedule.scales(timesteps, x_t.ndim)
+    if prediction_type == "epsilon":
+        return prediction
+    if prediction_type == "v_prediction":
+        return signal_scale * prediction + noise_scale * x_t
+    return (x_t - signal_scale * prediction) / noise_scale
 
 
 def diffuse_and_denoise(

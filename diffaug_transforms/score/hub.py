@@ -63,9 +63,14 @@ def _cards() -> dict[str, NetworkCard]:
     return {name: NetworkCard(name=name, **entry) for name, entry in entries.items()}
 
 
-def list_score_networks() -> list[NetworkCard]:
-    """The cards of all networks known by name; ``diffaug networks`` prints them."""
-    return list(_cards().values())
+def list_score_networks() -> dict[str, NetworkCard]:
+    """The networks known by name, name -> card; ``diffaug networks`` prints them.
+
+    Example:
+        >>> "cifar10" in list_score_networks(), list_score_networks()["imagenet256"].image_size
+        (True, 256)
+    """
+    return dict(_cards())
 
 
 def load_score_network(

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from .download import upload_folder
+from .functional import PREDICTION_TYPES, prediction_to_eps, prediction_to_x0
 from .schedule import AUGMENT_TIMESTEPS, ENSEMBLE_TIMESTEPS, NoiseSchedule, match_timesteps
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin, UNet2DModel
 
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 VARIANCE_TYPES = ("fixed_small", "fixed_large", "learned_range")
 
 
@@ -75,7 +75,8 @@ class ScoreNetwork(nn.Module):
         self.variance_type = variance_type
         self.null_class = null_class
         self.label_weight = label_weight
-        self.image_size: int = config.sample_size
+        size = config.sample_size
+        self.image_size: int = max(size) if isinstance(size, (tuple, list)) else size
         self.in_channels: int = config.in_channels
         self.num_classes: int | None = num_labels - has_null if num_labels else None
         #: Sides of images must be a multiple of this; DiffAug pads and crops.
@@ -153,12 +154,7 @@ class ScoreNetwork(nn.Module):
     def eps(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
         """The noise predicted in x_t, (B, C, H, W)."""
         prediction, _ = self._predict(x_t, timesteps, labels)
-        signal, noise_scale = self._scales(x_t, timesteps)
-        if self.prediction_type == "epsilon":
-            return prediction
-        if self.prediction_type == "v_prediction":
-            return signal * prediction + noise_scale * x_t
-        return (x_t - signal * prediction) / noise_scale
+        return prediction_to_eps(prediction, x_t, timesteps, self.schedule, self.prediction_type)
 
     def pred_x0(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None, clip: bool = True) -> Tensor:
         """The denoised image E[x_0 | x_t], (B, C, H, W), in [-1, 1] where ``clip``."""
@@ -167,7 +163,7 @@ class ScoreNetwork(nn.Module):
 
     def score(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
         """The gradient of log p(x_t) by x_t: -eps / sqrt(1 - alphas_cumprod)."""
-        return -self.eps(x_t, timesteps, labels) / self._scales(x_t, timesteps)[1]
+        return -self.eps(x_t, timesteps, labels) / self.schedule.scales(timesteps, x_t.ndim)[1]
 
     def posterior(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of p(x_{t-1} | x_t), each (B, C, H, W) (Ho et al. 2020, eq. 7, of clipped pred_x0)."""
@@ -183,22 +179,8 @@ class ScoreNetwork(nn.Module):
         share = (variance + 1) / 2
         return mean, share * gather(schedule.log_betas, timesteps) + (1 - share) * small
 
-    def forward(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The same as ``eps``, so that the network can stand where an epsilon model stood."""
-        return self.eps(x_t, timesteps, labels)
-
-    def _scales(self, x_t: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        gather, schedule = self.schedule.gather, self.schedule
-        return gather(schedule.signal_scale, timesteps, x_t.ndim), gather(schedule.noise_scale, timesteps, x_t.ndim)
-
     def _to_x0(self, prediction: Tensor, x_t: Tensor, timesteps: Tensor, clip: bool) -> Tensor:
-        signal, noise_scale = self._scales(x_t, timesteps)
-        if self.prediction_type == "epsilon":
-            x_0 = (x_t - noise_scale * prediction) / signal
-        elif self.prediction_type == "v_prediction":
-            x_0 = signal * x_t - noise_scale * prediction
-        else:
-            x_0 = prediction
+        x_0 = prediction_to_x0(prediction, x_t, timesteps, self.schedule, self.prediction_type)
         return x_0.clamp(-1, 1) if clip else x_0
 
     def _predict(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:

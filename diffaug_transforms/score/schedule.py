@@ -128,6 +128,10 @@ class NoiseSchedule:
         """Entries of a (T,) table at ``timesteps`` (B,), shaped (B, 1, 1, 1) to multiply images."""
         return table[timesteps].reshape(-1, *[1] * (ndim - 1))
 
+    def scales(self, timesteps: Tensor, ndim: int = 4) -> tuple[Tensor, Tensor]:
+        """sqrt(alphas_cumprod) and sqrt(1 - alphas_cumprod) at ``timesteps``, each (B, 1, 1, 1)."""
+        return self.gather(self.signal_scale, timesteps, ndim), self.gather(self.noise_scale, timesteps, ndim)
+
     def timestep_for_sigma(self, sigma: float) -> int:
         """The first timestep >= 1 whose noise is at least ``sigma`` (on the [-1, 1] scale).
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
 from ..score import ScoreNetwork
 from .checks import as_timesteps, to_float, to_pixels
@@ -25,7 +26,8 @@ class DiffAugEnsemble(nn.Module):
         network: as DiffAug's.
         timesteps: the set S; repeats weigh. None: the network's own ``ensemble_timesteps``, which are the paper's
             {0, 50, ..., 450} at 256 pixels and their match at other sizes.
-        normalize: applied to [0, 1] images before the classifier, such as ``v2.Normalize(mean, std)``; None: nothing.
+        normalize: applied to [0, 1] images before the classifier: ``(mean, std)`` per channel, or any callable such
+            as ``v2.Normalize(mean, std)``; None: nothing.
         max_batch: largest batch of views that the network and the classifier see at once; None: all B * |S|.
         dtype, compile, differentiable, generator: as DiffAug's.
 
@@ -45,7 +47,7 @@ class DiffAugEnsemble(nn.Module):
         network: str | Path | ScoreNetwork = "cifar10",
         *,
         timesteps: Iterable[int] | int | None = None,
-        normalize: Callable[[Tensor], Tensor] | None = None,
+        normalize: Callable[[Tensor], Tensor] | tuple[Sequence[float], Sequence[float]] | None = None,
         max_batch: int | None = None,
         dtype: torch.dtype | None = None,
         compile: bool = False,
@@ -54,7 +56,7 @@ class DiffAugEnsemble(nn.Module):
     ) -> None:
         super().__init__()
         self.classifier = classifier
-        self.normalize = normalize
+        self.normalize = v2.Normalize(*normalize) if isinstance(normalize, tuple) else normalize
         self.timesteps = as_timesteps(timesteps)
         self.diffaug = DiffAug(
             network,
@@ -87,7 +89,8 @@ class DiffAugEnsemble(nn.Module):
         if noise is None:
             params = self.diffaug.make_params([repeated])
         else:
-            params = {"noise": noise.reshape(repeated.shape), "selected": torch.ones(len(repeated), dtype=torch.bool)}
+            selected = torch.ones(len(repeated), dtype=torch.bool, device=images.device)
+            params = {"noise": noise.reshape(repeated.shape), "selected": selected}
         params["timesteps"] = steps[steps > 0].repeat_interleave(len(images)).to(images.device)
         denoised = self.diffaug.transform(repeated, params).unflatten(0, (moved, len(images)))
         views = images.repeat(len(steps), 1, 1, 1, 1)
