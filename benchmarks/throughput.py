@@ -181,15 +181,15 @@ def matmul_flops_per_second(dtype: torch.dtype, args: argparse.Namespace, side: 
 
 
 def import_cost(rounds: int) -> float:
-    """Seconds of `import diffaug_transforms` beyond those of `import torchvision`, each in a fresh Python; medians."""
-    code = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
-    taken: dict[str, list[float]] = {"torchvision": [], "torchvision, diffaug_transforms": []}
-    for _ in range(rounds):
-        for names, values in taken.items():
-            result = subprocess.run([sys.executable, "-c", code.format(names)], capture_output=True, text=True)
-            values.append(float(result.stdout))
-    without, with_it = (float(torch.tensor(values).median()) for values in taken.values())
-    return with_it - without
+    """Seconds of `import diffaug_transforms` after `import torchvision`, each in a fresh Python; their median."""
+    code = """
+import time, torchvision
+start = time.perf_counter()
+import diffaug_transforms
+print(time.perf_counter() - start)
+"""
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True) for _ in range(rounds)]
+    return float(torch.tensor([float(run.stdout) for run in runs]).median())
 
 
 def record(

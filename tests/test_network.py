@@ -129,6 +129,23 @@ def test_casting_leaves_the_schedule_in_float32(network):
     assert network.eps(torch.randn(1, 3, 16, 16), torch.tensor([5])).dtype == torch.float32
 
 
+def test_group_norms_of_small_maps_are_made_contiguous_only_where_that_is_faster(network):
+    """The same numbers, in the layout whose kernel is fast: bfloat16, on the CPU, under 1,024 pixels."""
+    norm = network.unet.conv_norm_out
+    seen = []
+    norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].is_contiguous()))
+    for dtype, size, contiguous in (
+        (torch.bfloat16, 16, True),
+        (torch.bfloat16, 32, False),
+        (torch.float32, 16, False),
+    ):
+        x = torch.randn(2, 32, size, size).to(dtype).contiguous(memory_format=torch.channels_last)
+        output = norm.to(dtype)(x)
+        exact = torch.nn.functional.group_norm(x.float(), 32, norm.weight.float(), norm.bias.float())
+        torch.testing.assert_close(output.float(), exact, rtol=0.02, atol=0.02)
+        assert seen.pop() is contiguous
+
+
 def test_constructor_errors(schedule):
     for arguments, message in [
         ({"prediction_type": "flow"}, "prediction_type must be one of .* Got 'flow'"),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .download import upload_folder
 from .functional import PREDICTION_TYPES, prediction_to_eps, prediction_to_x0
+from .memory_format import avoid_slow_group_norms
 from .schedule import AUGMENT_TIMESTEPS, ENSEMBLE_TIMESTEPS, NoiseSchedule, match_timesteps
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class ScoreNetwork(nn.Module):
         self.num_classes: int | None = num_labels - has_null if num_labels else None
         #: Sides of images must be a multiple of this; DiffAug pads and crops.
         self.stride: int = 2 ** (len(getattr(config, "block_out_channels", (1,))) - 1)
+        avoid_slow_group_norms(unet)
         self.requires_grad_(False).eval()
 
     @classmethod

@@ -1,0 +1,29 @@
+"""Channels-last everywhere but where PyTorch is slow at it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+#: From this many pixels on, PyTorch's channels-last group norm on the CPU is vectorised (torch 2.6 to 2.15).
+VECTORISED_PIXELS = 1024
+
+
+def avoid_slow_group_norms(unet: nn.Module) -> None:
+    """Hand group norms a contiguous map where their channels-last kernel is slow; what they compute stays the same.
+
+    On maps of 16x16 pixels and 96 channels in bfloat16 it takes 8.2 ms, the contiguous one 0.5 ms (batch 64, two
+    cores), which made up a fifth of the embedded network's time.
+    """
+    for module in unet.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.register_forward_pre_hook(make_contiguous_where_faster)
+
+
+def make_contiguous_where_faster(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    (x,) = inputs
+    small = x.ndim == 4 and x.shape[2] * x.shape[3] < VECTORISED_PIXELS
+    slow = small and x.device.type == "cpu" and x.dtype == torch.bfloat16
+    return (x.contiguous(),) if slow else None
