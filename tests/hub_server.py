@@ -25,6 +25,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.repositories = repositories
         self.requests: list[str] = []
+        self.created: set[str] = set()
         self.uploaded: dict[str, bytes] = {}
         self.truncate: str | None = None
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -50,6 +51,7 @@ class Handler(BaseHTTPRequestHandler):
         if path.endswith("/repos/create"):
             wanted = json.loads(data)
             name = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
+            self.server.created.add(name)
             self.send_json({"url": f"{self.server.url}/{name}", "name": name})
         elif "/preupload/" in path:
             files = [
@@ -84,6 +86,9 @@ class Handler(BaseHTTPRequestHandler):
                     siblings = [{"rfilename": p.relative_to(folder).as_posix()} for p in files]
                     self.send_json({"id": name, "modelId": name, "sha": COMMIT, "siblings": siblings, "tags": []})
                 return
+        if path.removeprefix("/api/models/").startswith(tuple(self.server.created)):
+            self.send_json({"id": path, "sha": COMMIT, "siblings": [], "tags": [], "xetEnabled": False})
+            return
         self.send_json({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
 
     def tree_entry(self, path: Path, folder: Path) -> dict[str, object]:

@@ -166,6 +166,17 @@ def test_the_embedded_network_fits_its_card():
     assert load_score_network("cifar10", dtype=torch.float16).dtype == torch.float16
 
 
+def test_loading_does_not_move_the_callers_seed(network, tmp_path):
+    network.save_pretrained(tmp_path / "folder")
+    path, flags, _ = golden("iddpm_cifar10_uncond", tmp_path)
+    for name, options in (("cifar10", {}), (tmp_path / "folder", {}), (path, {"openai_flags": flags})):
+        torch.manual_seed(0)
+        load_score_network(name, **options)
+        after = torch.rand(3)
+        torch.manual_seed(0)
+        assert torch.equal(torch.rand(3), after)
+
+
 def test_a_wrong_sha256_is_refused(monkeypatch):
     cards = {"cifar10": replace(hub_module._cards()["cifar10"], sha256="0" * 64)}
     monkeypatch.setattr(hub_module, "_cards", lambda: cards)

@@ -109,7 +109,8 @@ def read_forked_unet(folder: Path, config: dict[str, Any]) -> UNet2DModel:
     config.update(_class_name="UNet2DModel", time_embedding_type="positional", flip_sin_to_cos=True, freq_shift=0)
     # OpenAI's GroupNorm, with which these weights were trained; the fork's file says 1e-6.
     config["norm_eps"] = 1e-5
-    unet = UNet2DModel.from_config(config)
+    with torch.device("meta"):
+        unet = UNet2DModel.from_config(config)
     state = read_weights(folder)
     if legacy_order:
         for name in [key for key in state if ".to_q." in key]:
@@ -134,7 +135,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 def load_strictly(unet: UNet2DModel, state: dict[str, Tensor], source: Path) -> None:
     """Load every parameter, none left over. OSError that names what does not fit."""
     try:
-        unet.load_state_dict(state)
+        unet.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise OSError(f"the weights of {source} do not fit the network: {str(error)[:400]}") from error
 

@@ -103,33 +103,38 @@ def load_score_network(
         >>> network.image_size, network.num_classes
         (32, 10)
     """
-    name = str(name_or_repo_or_path)
-    hub: dict[str, Any] = {"token": token, "local_files_only": local_files_only}
-    path = Path(name).expanduser()
-    if name in _cards():
-        network = _load_card(_cards()[name], revision, hub)
-    elif path.is_dir():
-        network = ScoreNetwork.from_pretrained(path)
-    elif path.suffix in (".pt", ".pth"):
-        network = _load_openai(path, openai_flags)
-    elif path.is_file():
-        raise ValueError(f"a network is a folder in diffusers' layout or an OpenAI .pt file. Got the file {name!r}")
-    elif name.count("/") == 1 and not name.startswith((".", "~", "/")):
-        network = ScoreNetwork.from_pretrained(name, revision=revision, **hub)
-    else:
-        raise ValueError(_unknown(name))
+    hub: dict[str, Any] = {"revision": revision, "token": token, "local_files_only": local_files_only}
+    # diffusers draws initial weights before it loads them; a lazy load must not move the caller's seed.
+    with torch.random.fork_rng(devices=[]):
+        network = _load(str(name_or_repo_or_path), openai_flags, hub)
     return network if dtype is None else network.to(dtype)
 
 
-def _load_card(card: NetworkCard, revision: str | None, hub: dict[str, Any]) -> ScoreNetwork:
-    revision = revision or card.revision
+def _load(name: str, openai_flags: str | dict[str, Any] | None, hub: dict[str, Any]) -> ScoreNetwork:
+    """Tell names, paths and repositories apart."""
+    path = Path(name).expanduser()
+    if name in _cards():
+        return _load_card(_cards()[name], hub)
+    if path.is_dir():
+        return ScoreNetwork.from_pretrained(path)
+    if path.suffix in (".pt", ".pth"):
+        return _load_openai(path, openai_flags)
+    if path.is_file():
+        raise ValueError(f"a network is a folder in diffusers' layout or an OpenAI .pt file. Got the file {name!r}")
+    if name.count("/") == 1 and not name.startswith((".", "~", "/")):
+        return ScoreNetwork.from_pretrained(name, **hub)
+    raise ValueError(_unknown(name))
+
+
+def _load_card(card: NetworkCard, hub: dict[str, Any]) -> ScoreNetwork:
+    hub = {**hub, "revision": hub["revision"] or card.revision}
     if card.repo is None:
         folder = HERE / str(card.file)
         check_sha256(folder / "unet" / "diffusion_pytorch_model.safetensors", card.sha256)
         return ScoreNetwork.from_pretrained(folder)
     if card.file is None:
-        return ScoreNetwork.from_pretrained(card.repo, revision=revision, **hub)
-    path = download_file(card.repo, card.file, revision=revision, **hub)
+        return ScoreNetwork.from_pretrained(card.repo, **hub)
+    path = download_file(card.repo, card.file, **hub)
     check_sha256(path, card.sha256)
     return _load_openai(path, None)
 

@@ -184,10 +184,11 @@ def load_openai_checkpoint(path: str | Path, flags: str | dict[str, Any] | None 
     parsed = parse_flags(flags)
     config = unet_config(parsed)
     own_keys = {"num_heads", "num_heads_upsample", "model_channels", "timestep_scale"}
-    unet = (OpenAIUNet2DModel if own_keys & set(config) else UNet2DModel)(**config)
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
+        unet = (OpenAIUNet2DModel if own_keys & set(config) else UNet2DModel)(**config)
     state = convert_state_dict(read_state_dict(path), unet, not parsed["use_new_attention_order"])
     try:
-        unet.load_state_dict(state)
+        unet.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise OSError(f"the weights of {path} do not fit openai_flags: {str(error)[:400]}") from error
     learned, small = parsed["learn_sigma"], parsed["sigma_small"]

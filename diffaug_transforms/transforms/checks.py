@@ -49,7 +49,9 @@ def batch_shape(image: Tensor | PIL.Image.Image) -> tuple[tuple[int, ...], torch
 def to_pixels(image: Tensor | PIL.Image.Image) -> Tensor:
     """One image or many as a plain (B, C, H, W) tensor of their own dtype."""
     shape, _ = batch_shape(image)
-    pixels = F.pil_to_tensor(image) if isinstance(image, PIL.Image.Image) else image.as_subclass(Tensor)
+    if isinstance(image, PIL.Image.Image):
+        return F.pil_to_tensor(image).reshape(shape)
+    pixels = image.as_subclass(Tensor) if isinstance(image, tv_tensors.TVTensor) else image
     return pixels.reshape(shape)
 
 

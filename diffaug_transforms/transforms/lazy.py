@@ -75,7 +75,7 @@ class LazyNetwork:
             self.on(fn(torch.empty(0)).device)
 
     def _check_not_forked(self, network: ScoreNetwork, device: torch.device) -> None:
-        forked = os.getpid() != self._process and network.device.type == "cuda"
+        forked = network.device.type == "cuda" and os.getpid() != self._process
         if forked or (device.type == "cuda" and torch.cuda._is_in_bad_fork()):
             raise RuntimeError(
                 "a CUDA network cannot run in a forked DataLoader worker. Apply DiffAug to the batch after the "
