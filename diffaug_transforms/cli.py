@@ -131,26 +131,14 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(function=function)
         return sub
 
-    figures = [
-        command(demo, "diffaug demo --output demo.png"),
-        command(show, "diffaug show cat.jpg --timesteps 50:501:50 --output cat_over_t.png"),
-    ]
-    figures[1].add_argument("image", type=Path, help="a picture; its centre is cut out at the network's size")
+    show_parser = command(show, "diffaug show cat.jpg --timesteps 50:501:50 --output cat_over_t.png")
+    show_parser.add_argument("image", type=Path, help="a picture; its centre is cut out at the network's size")
+    folder_parser = command(augment, "diffaug augment train/ train_diffaug/ --timesteps 350:701:50 --copies 2 --seed 1")
+    figures = [command(demo, "diffaug demo --output demo.png"), show_parser]
     for sub in figures:
-        sub.add_argument("--timesteps", default=FIGURE_TIMESTEPS, help="default: %(default)s")
-        default = f"diffaug_{sub.prog.split()[-1]}.png"
-        sub.add_argument("--output", type=Path, default=Path(default), help="default: %(default)s")
-    folder = command(augment, "diffaug augment train/ train_diffaug/ --timesteps 350:701:50 --copies 2 --seed 1")
-    folder.add_argument("src", type=Path, metavar="SRC", help="folder tree of images")
-    folder.add_argument("dst", type=Path, metavar="DST", help="where the copies go, in the same tree")
-    folder.add_argument("--timesteps", help="500, 50,100,150 or start:stop:step; default: the network's own")
-    folder.add_argument("--copies", type=int, default=1, help="per image; default: %(default)s")
-    folder.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
-    folder.add_argument("--resize", type=int, help="first resize the shorter side to this many pixels")
-    folder.add_argument("--crop", type=int, help="then cut out the centre of this many pixels")
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    folder.add_argument("--device", default=default, help="default: %(default)s here")
-    for sub in (*figures, folder):
+        add_figure_options(sub)
+    add_folder_options(folder_parser)
+    for sub in (*figures, folder_parser):
         sub.add_argument(
             "--network", default="cifar10", help="name, Hub repository, folder or .pt; default: %(default)s"
         )
@@ -161,6 +149,24 @@ def build_parser() -> argparse.ArgumentParser:
     openai.add_argument("dst", type=Path, metavar="DST", help="a new folder")
     openai.add_argument("--flags", help="OpenAI's flags as their README prints them, where the file has another name")
     return parser
+
+
+def add_figure_options(parser: argparse.ArgumentParser) -> None:
+    output = Path(f"diffaug_{parser.prog.split()[-1]}.png")
+    parser.add_argument("--timesteps", default=FIGURE_TIMESTEPS, help="default: %(default)s")
+    parser.add_argument("--output", type=Path, default=output, help="default: %(default)s")
+
+
+def add_folder_options(parser: argparse.ArgumentParser) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("src", type=Path, metavar="SRC", help="folder tree of images")
+    parser.add_argument("dst", type=Path, metavar="DST", help="where the copies go, in the same tree")
+    parser.add_argument("--timesteps", help="500, 50,100,150 or start:stop:step; default: the network's own")
+    parser.add_argument("--copies", type=int, default=1, help="per image; default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
+    parser.add_argument("--resize", type=int, help="first resize the shorter side to this many pixels")
+    parser.add_argument("--crop", type=int, help="then cut out the centre of this many pixels")
+    parser.add_argument("--device", default=device, help="default: %(default)s here")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

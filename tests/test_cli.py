@@ -169,8 +169,8 @@ def test_convert(tmp_path, capsys):
         (["augment", ".", "out"], "DST must not lie inside SRC. Got out"),
         (["augment", ".", "../out"], "there are no images under ."),
         (["augment", ".", "../out", "--copies", "0"], "copies must be at least 1. Got 0"),
-        (["convert", "missing.pt", "out"], "pass openai_flags"),
-        (["convert", "256x256_diffusion_uncond.pt", "out"], "there is no checkpoint at"),
+        (["convert", "missing.pt", "out"], "there is no checkpoint at"),
+        (["convert", "unknown.pt", "out"], "pass openai_flags (diffaug convert --flags)"),
         (["convert", "README.md", "out"], "CKPT must be an OpenAI .pt file. Got README.md"),
         (["convert", "a.pt", "."], "DST must be a new or an empty folder. Got ."),
     ],
@@ -178,7 +178,8 @@ def test_convert(tmp_path, capsys):
 def test_errors_are_one_line(arguments, message, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "empty"
     folder.mkdir()
-    (folder / "readme.txt").write_text("")
+    for name in ("readme.txt", "unknown.pt"):
+        (folder / name).write_text("")
     monkeypatch.chdir(folder)
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err

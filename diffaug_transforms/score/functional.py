@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .network import ScoreNetwork
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+VARIANCE_TYPES = ("fixed_small", "fixed_large", "learned_range")
 
 
 def to_signed(image: Tensor) -> Tensor:
@@ -66,6 +67,26 @@ def prediction_to_eps(
     if prediction_type == "v_prediction":
         return signal_scale * prediction + noise_scale * x_t
     return (x_t - signal_scale * prediction) / noise_scale
+
+
+def posterior_mean(x_0: Tensor, x_t: Tensor, timesteps: Tensor, schedule: NoiseSchedule) -> Tensor:
+    """The mean of q(x_{t-1} | x_t, x_0) (Ho et al. 2020, eq. 7)."""
+    weight_x_0, weight_x_t = (schedule.gather(w, timesteps) for w in (schedule.posterior_x_0, schedule.posterior_x_t))
+    return weight_x_0 * x_0 + weight_x_t * x_t
+
+
+def posterior_log_variance(learned: Tensor, timesteps: Tensor, schedule: NoiseSchedule, variance_type: str) -> Tensor:
+    """Log-variance of p(x_{t-1} | x_t): one of its two ends (Ho et al. 2020, sec. 3.2), or learned between them.
+
+    ``learned`` (B, C, H, W) in about [-1, 1] is only read for "learned_range" (Nichol & Dhariwal 2021, eq. 15).
+    """
+    small = schedule.gather(schedule.posterior_log_variance, timesteps)
+    if variance_type == "fixed_small":
+        return small
+    if variance_type == "fixed_large":
+        return schedule.gather(schedule.fixed_large_log_variance, timesteps)
+    share = (learned + 1) / 2
+    return share * schedule.gather(schedule.log_betas, timesteps) + (1 - share) * small
 
 
 def diffuse_and_denoise(

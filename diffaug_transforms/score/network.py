@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from . import functional as F
 from .download import upload_folder
-from .functional import PREDICTION_TYPES, prediction_to_eps, prediction_to_x0
 from .memory_format import avoid_slow_group_norms
 from .schedule import AUGMENT_TIMESTEPS, ENSEMBLE_TIMESTEPS, NoiseSchedule, match_timesteps
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin, UNet2DModel
-
-VARIANCE_TYPES = ("fixed_small", "fixed_large", "learned_range")
 
 
 class ScoreNetwork(nn.Module):
@@ -60,10 +58,10 @@ class ScoreNetwork(nn.Module):
     ) -> None:
         super().__init__()
         config: Any = unet.config
-        if prediction_type not in PREDICTION_TYPES:
-            raise ValueError(f"prediction_type must be one of {PREDICTION_TYPES}. Got {prediction_type!r}")
-        if variance_type not in VARIANCE_TYPES:
-            raise ValueError(f"variance_type must be one of {VARIANCE_TYPES}. Got {variance_type!r}")
+        if prediction_type not in F.PREDICTION_TYPES:
+            raise ValueError(f"prediction_type must be one of {F.PREDICTION_TYPES}. Got {prediction_type!r}")
+        if variance_type not in F.VARIANCE_TYPES:
+            raise ValueError(f"variance_type must be one of {F.VARIANCE_TYPES}. Got {variance_type!r}")
         num_labels: int | None = getattr(config, "num_class_embeds", None)
         has_null = null_class is not None
         if has_null and null_class != (num_labels or 0) - 1:
@@ -156,7 +154,7 @@ class ScoreNetwork(nn.Module):
     def eps(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
         """The noise predicted in x_t, (B, C, H, W)."""
         prediction, _ = self._predict(x_t, timesteps, labels)
-        return prediction_to_eps(prediction, x_t, timesteps, self.schedule, self.prediction_type)
+        return F.prediction_to_eps(prediction, x_t, timesteps, self.schedule, self.prediction_type)
 
     def pred_x0(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None, clip: bool = True) -> Tensor:
         """The denoised image E[x_0 | x_t], (B, C, H, W), in [-1, 1] where ``clip``."""
@@ -171,18 +169,12 @@ class ScoreNetwork(nn.Module):
         """Mean and log-variance of p(x_{t-1} | x_t), each (B, C, H, W) (Ho et al. 2020, eq. 7, of clipped pred_x0)."""
         prediction, variance = self._predict(x_t, timesteps, labels)
         x_0 = self._to_x0(prediction, x_t, timesteps, clip=True)
-        gather, schedule = self.schedule.gather, self.schedule
-        mean = gather(schedule.posterior_x_0, timesteps) * x_0 + gather(schedule.posterior_x_t, timesteps) * x_t
-        small = gather(schedule.posterior_log_variance, timesteps)
-        if self.variance_type == "fixed_small":
-            return mean, small.expand_as(mean)
-        if self.variance_type == "fixed_large":
-            return mean, gather(schedule.fixed_large_log_variance, timesteps).expand_as(mean)
-        share = (variance + 1) / 2
-        return mean, share * gather(schedule.log_betas, timesteps) + (1 - share) * small
+        mean = F.posterior_mean(x_0, x_t, timesteps, self.schedule)
+        log_variance = F.posterior_log_variance(variance, timesteps, self.schedule, self.variance_type)
+        return mean, log_variance.expand_as(mean)
 
     def _to_x0(self, prediction: Tensor, x_t: Tensor, timesteps: Tensor, clip: bool) -> Tensor:
-        x_0 = prediction_to_x0(prediction, x_t, timesteps, self.schedule, self.prediction_type)
+        x_0 = F.prediction_to_x0(prediction, x_t, timesteps, self.schedule, self.prediction_type)
         return x_0.clamp(-1, 1) if clip else x_0
 
     def _predict(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:

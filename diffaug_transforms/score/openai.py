@@ -174,12 +174,15 @@ def load_openai_checkpoint(path: str | Path, flags: str | dict[str, Any] | None 
     from .unet import OpenAIUNet2DModel, UNet2DModel
 
     path = Path(path)
+    if not path.is_file():
+        raise OSError(f"there is no checkpoint at {path}")
     if flags is None:
         flags = released_flags().get(path.name)
     if flags is None:
         raise ValueError(
             f"{path.name} is none of OpenAI's released file names, and weights do not tell the heads, the attention "
-            "order, the schedule or the timestep rescaling: pass openai_flags, the command line its README prints"
+            "order, the schedule or the timestep rescaling: pass openai_flags (diffaug convert --flags), the command "
+            "line its README prints"
         )
     parsed = parse_flags(flags)
     config = unet_config(parsed)
@@ -202,8 +205,6 @@ def load_openai_checkpoint(path: str | Path, flags: str | dict[str, Any] | None 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """The tensors of a ``.pt`` file, in float32. OSError for anything that is not a plain state dict."""
-    if not path.is_file():
-        raise OSError(f"there is no checkpoint at {path}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
