@@ -113,6 +113,13 @@ def test_the_forks_attention_is_not_silently_wrong(tmp_path):
     assert float((output - expected["model_output"]).abs().max() / expected["model_output"].abs().max()) < 1e-5
 
 
+def test_the_forks_half_precision_weights_load_in_float32(tmp_path):
+    folder, _ = forked_folder(tmp_path)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({name: tensor.half() for name, tensor in load_file(weights).items()}, weights)
+    assert load_score_network(folder).dtype == torch.float32
+
+
 def test_latent_and_text_models_are_refused(tmp_path, network):
     network.save_pretrained(tmp_path)
     index = tmp_path / "model_index.json"

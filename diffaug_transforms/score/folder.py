@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import diffusers
 import torch
 from diffusers import DDPMScheduler
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -111,33 +110,38 @@ def read_forked_unet(folder: Path, config: dict[str, Any]) -> UNet2DModel:
     config["norm_eps"] = 1e-5
     with torch.device("meta"):
         unet = UNet2DModel.from_config(config)
-    state = read_weights(folder)
+    state = read_tensors(next(folder / name for name in WEIGHTS if (folder / name).exists()))
     if legacy_order:
         for name in [key for key in state if ".to_q." in key]:
             names = [name, name.replace(".to_q.", ".to_k."), name.replace(".to_q.", ".to_v.")]
             heads = unet.get_submodule(name.rsplit(".to_q.", 1)[0]).heads
             state.update(zip(names, unpack_attention(torch.cat([state[n] for n in names]), heads, True)))
-    load_strictly(unet, state, folder)
+    load_strictly(unet, state, folder, "config.json")
     return unet
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder's weights: safetensors, else ``torch.load(weights_only=True)``."""
-    path = next(folder / name for name in WEIGHTS if (folder / name).exists())
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, in float32: safetensors, else ``torch.load(weights_only=True)``.
+
+    OSError for damaged files and for anything that is not a plain state dict.
+    """
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
-        raise OSError(f"{path} is damaged or incomplete: {error}. Delete it and download it again.") from error
+        safe = path.suffix == ".safetensors"
+        state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise OSError(f"{path} is damaged, incomplete or no state dict: {reason}. Download it again.") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise OSError(f"{path} is no plain state dict of tensors, as OpenAI's checkpoints are")
+    return {name: value.float() for name, value in state.items()}
 
 
-def load_strictly(unet: UNet2DModel, state: dict[str, Tensor], source: Path) -> None:
-    """Load every parameter, none left over. OSError that names what does not fit."""
+def load_strictly(unet: UNet2DModel, state: dict[str, Tensor], source: Path, description: str) -> None:
+    """Load every parameter, none left over. OSError where they do not fit what ``description`` says of the network."""
     try:
         unet.load_state_dict(state, assign=True)
     except RuntimeError as error:
-        raise OSError(f"the weights of {source} do not fit the network: {str(error)[:400]}") from error
+        raise OSError(f"the weights of {source} do not fit {description}: {str(error)[:400]}") from error
 
 
 def write_folder(folder: Path, network: ScoreNetwork) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .network import ScoreNetwork
 from .schedule import BETAS, NoiseSchedule
@@ -170,6 +169,7 @@ def load_openai_checkpoint(path: str | Path, flags: str | dict[str, Any] | None 
     Raises:
         ValueError: flags are missing or wrong. OSError: the file is missing, damaged, or does not fit its flags.
     """
+    from .folder import load_strictly, read_tensors
     from .openai_weights import convert_state_dict
     from .unet import OpenAIUNet2DModel, UNet2DModel
 
@@ -189,11 +189,8 @@ def load_openai_checkpoint(path: str | Path, flags: str | dict[str, Any] | None 
     own_keys = {"num_heads", "num_heads_upsample", "model_channels", "timestep_scale"}
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
         unet = (OpenAIUNet2DModel if own_keys & set(config) else UNet2DModel)(**config)
-    state = convert_state_dict(read_state_dict(path), unet, not parsed["use_new_attention_order"])
-    try:
-        unet.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        raise OSError(f"the weights of {path} do not fit openai_flags: {str(error)[:400]}") from error
+    state = convert_state_dict(read_tensors(path), unet, not parsed["use_new_attention_order"])
+    load_strictly(unet, state, path, "openai_flags")
     learned, small = parsed["learn_sigma"], parsed["sigma_small"]
     return ScoreNetwork(
         unet,
@@ -201,15 +198,3 @@ def load_openai_checkpoint(path: str | Path, flags: str | dict[str, Any] | None 
         prediction_type="sample" if parsed["predict_xstart"] else "epsilon",
         variance_type="learned_range" if learned else "fixed_small" if small else "fixed_large",
     )
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a ``.pt`` file, in float32. OSError for anything that is not a plain state dict."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise OSError(f"{path} is damaged, incomplete or no state dict: {reason}. Download it again.") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise OSError(f"{path} is no plain state dict of tensors, as OpenAI's checkpoints are")
-    return {name: value.float() for name, value in state.items()}
