@@ -9,9 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
-from datasets import load_dataset
+from cifar10_sets import load_test_images
 from records import Record, write_results
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -26,7 +25,8 @@ def main() -> None:
     args = parse_arguments()
     torch.manual_seed(args.seed)
     network = load_score_network(args.network).to(args.device)
-    images, labels = load_test_images(args.data, args.limit)
+    pixels, labels = load_test_images(args.data, args.limit)
+    images = to_signed(pixels.float() / 255)
     records: list[Record] = []
     for branch, given in (("unconditional", None), ("conditional", labels)):
         errors = eps_errors(network, images, given, args)
@@ -51,13 +51,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/denoising.json")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
-
-
-def load_test_images(data: str, limit: int) -> tuple[Tensor, Tensor]:
-    """x_0 in [-1, 1], (N, 3, 32, 32), and labels."""
-    rows = load_dataset(data, split=f"test[:{limit}]")
-    images = np.stack([np.asarray(image.convert("RGB")) for image in rows["img"]])
-    return to_signed(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255), torch.tensor(rows["label"])
 
 
 @torch.inference_mode()

@@ -4,7 +4,8 @@
      [0,1]   t, noise          one call            [0,1]
 
     score/        x_t, t and the network: schedules, pure functions, ScoreNetwork, loading from Hub, disk, OpenAI
-    transforms/   DiffAug for pipelines, DiffAugEnsemble around classifiers
+    transforms/   DiffAug, AugMix, DeepAugment for pipelines, compose_with for training, DiffAugEnsemble at test time
+    classifiers.py  classifiers by name, and the folders that training writes
     cli.py        the `diffaug` command
 
 Importing this package imports neither torch nor anything else before a name is used; a network is loaded, and
@@ -16,12 +17,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .score import ScoreNetwork, list_score_networks, load_score_network
-    from .transforms import DiffAug, DiffAugEnsemble
+    from .transforms import AugMix, DeepAugment, DiffAug, DiffAugEnsemble, compose_with
 
-__all__ = ["DiffAug", "DiffAugEnsemble", "ScoreNetwork", "list_score_networks", "load_score_network"]
+__all__ = [
+    "AugMix",
+    "DeepAugment",
+    "DiffAug",
+    "DiffAugEnsemble",
+    "ScoreNetwork",
+    "compose_with",
+    "list_score_networks",
+    "load_score_network",
+]
 __version__ = "0.1.0"
 
-_HOME = {name: ".transforms" if name.startswith("DiffAug") else ".score" for name in __all__}
+_SCORE = ("ScoreNetwork", "list_score_networks", "load_score_network")
+_HOME = {name: ".score" if name in _SCORE else ".transforms" for name in __all__}
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,6 @@ and resumed sees the same images, noise and timesteps as one that was not.
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from checkpoints import resume, save_checkpoint
 from datasets import load_dataset
 from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
@@ -97,27 +97,6 @@ def noise_prediction_loss(unet: Callable[..., Any], scheduler: DDPMScheduler, ba
     return (eps.float() - batch["noise"]).square().mean()
 
 
-def save_checkpoint(accelerator: Accelerator, folder: Path, step: int) -> None:
-    """Write beside the old checkpoint, then swap: a kill at any moment leaves a whole one behind."""
-    fresh, old = folder / "checkpoint.new", folder / "checkpoint"
-    accelerator.save_state(str(fresh))
-    if accelerator.is_main_process:
-        (fresh / "step").write_text(str(step))
-        shutil.rmtree(old, ignore_errors=True)
-        fresh.rename(old)
-    accelerator.wait_for_everyone()
-
-
-def resume(accelerator: Accelerator, folder: Path) -> int:
-    checkpoint = folder / "checkpoint"
-    if not checkpoint.exists() and (folder / "checkpoint.new" / "step").exists():
-        checkpoint = folder / "checkpoint.new"  # killed between the removal of the old one and the renaming
-    if not checkpoint.exists():
-        return 0
-    accelerator.load_state(str(checkpoint))
-    return int((checkpoint / "step").read_text())
-
-
 def main() -> None:
     args = parse_arguments()
     set_seed(args.seed)
@@ -132,7 +111,7 @@ def main() -> None:
     ema.to(accelerator.device)
     lr_schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, args.steps))
     accelerator.register_for_checkpointing(ema, lr_schedule)
-    start = resume(accelerator, args.output)
+    start = resume(accelerator, args.output).get("step", 0)
     forward = torch.compile(unet) if args.compile else unet
 
     smoothed = None
@@ -149,7 +128,7 @@ def main() -> None:
         smoothed = loss.item() if smoothed is None else 0.99 * smoothed + 0.01 * loss.item()
         bar.set_postfix(loss=f"{smoothed:.4f}", lr=f"{lr_schedule.get_last_lr()[0]:.1e}")
         if (step + 1) % args.checkpoint_every == 0:
-            save_checkpoint(accelerator, args.output, step + 1)
+            save_checkpoint(accelerator, args.output, step=step + 1)
 
     ema.copy_to(raw_unet.parameters())
     if accelerator.is_main_process:

@@ -40,7 +40,7 @@ def test_a_killed_run_resumes_to_the_same_network(data, tmp_path):
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run(command(data, tmp_path / "whole"), check=True, env=environment, timeout=200)
     killed = subprocess.Popen(command(data, tmp_path / "killed"), env=environment)
-    step = tmp_path / "killed" / "checkpoint" / "step"
+    step = tmp_path / "killed" / "checkpoint" / "progress.json"
     deadline = time.monotonic() + 100
     while not step.exists() and time.monotonic() < deadline and killed.poll() is None:
         time.sleep(0.05)

@@ -1,0 +1,150 @@
+"""Classifiers by name, and the folders that training writes: safetensors beside what is needed to build them again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.transforms.v2 import functional as F
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class NormalizedClassifier(nn.Module):
+    """A classifier of images in [0, 1]: subtracts the mean, divides by the standard deviation, calls ``model``.
+
+    Args:
+        model: from normalised images (B, C, H, W) to logits (B, K).
+        mean, std: per channel, on the [0, 1] scale.
+
+    Example:
+        >>> classifier = NormalizedClassifier(build_model("resnet18", 10), IMAGENET_MEAN, IMAGENET_STD)
+        >>> classifier(torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.model = model
+        self.mean = list(mean)
+        self.std = list(std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(F.normalize(images, self.mean, self.std))
+
+
+def build_model(name: str, num_classes: int, pretrained: bool = False) -> nn.Module:
+    """A model by name: torchvision's ``resnet50``, ``timm/resnet50`` (extra ``train``), ``cifar_resnet-32``.
+
+    Args:
+        name: ``cifar_resnet-W`` is ``cifar_resnet(num_classes, width=W)``.
+        num_classes: of the last layer, which starts anew where it differs from the pretrained one's.
+        pretrained: start from the library's default weights.
+
+    Raises:
+        ValueError: no library knows the name. ImportError: timm is needed and missing.
+    """
+    if name.startswith("cifar_resnet-"):
+        if pretrained:
+            raise ValueError(f"there are no pretrained weights for {name}")
+        return cifar_resnet(num_classes, width=int(name.removeprefix("cifar_resnet-")))
+    if name.startswith("timm/"):
+        return _timm().create_model(name.removeprefix("timm/"), pretrained=pretrained, num_classes=num_classes)
+    if name not in models.list_models(module=models):
+        raise ValueError(f"model must be a torchvision classifier, timm/NAME or cifar_resnet-WIDTH. Got {name!r}")
+    if not pretrained:
+        return models.get_model(name, num_classes=num_classes)
+    model = models.get_model(name, weights="DEFAULT")
+    return model if num_classes == 1000 else replace_head(model, num_classes)
+
+
+def replace_head(model: nn.Module, num_classes: int) -> nn.Module:
+    """The same model with its last linear layer made anew for another number of classes."""
+    path, last = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+    parent, _, attribute = path.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, nn.Linear(last.in_features, num_classes))
+    return model
+
+
+def cifar_resnet(num_classes: int = 10, width: int = 32) -> nn.Module:
+    """A small residual network for images of 32 pixels: 4x4 stem of stride 2, three stages of one block, mean pooling.
+
+    Torchvision's stems are made for 224 pixels. At width 32: 0.7 M parameters, 45 MFLOP for 32x32 pixels.
+    """
+    return nn.Sequential(
+        _convolution(3, width, kernel_size=4, stride=2),
+        _Residual(width),
+        _convolution(width, 2 * width, stride=2),
+        _Residual(2 * width),
+        _convolution(2 * width, 4 * width, stride=2),
+        _Residual(4 * width),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4 * width, num_classes),
+    )
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.block = nn.Sequential(_convolution(width, width), _convolution(width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.block(x)
+
+
+def _convolution(inputs: int, outputs: int, kernel_size: int = 3, stride: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(inputs, outputs, kernel_size, stride, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def save_classifier(classifier: NormalizedClassifier, folder: Path, name: str, **facts: Any) -> None:
+    """Write ``model.safetensors`` (the model's own keys) and ``classifier.json`` (name, mean, std and the facts)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(classifier.model, str(folder / "model.safetensors"))
+    config = {"name": name, "mean": classifier.mean, "std": classifier.std, **facts}
+    (folder / "classifier.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+def load_classifier(folder: str | Path) -> NormalizedClassifier:
+    """The classifier of a folder that ``examples/train_classifier.py`` wrote, in eval mode; takes images in [0, 1].
+
+    Raises:
+        OSError: the folder or one of its two files is missing.
+
+    Example:
+        >>> robust = DiffAugEnsemble(load_classifier("runs/augmix+diffaug"))  # doctest: +SKIP
+    """
+    folder = Path(folder)
+    missing = [name for name in ("classifier.json", "model.safetensors") if not (folder / name).is_file()]
+    if missing:
+        raise OSError(f"{folder} must be a folder written by examples/train_classifier.py. Missing: {missing}")
+    config = json.loads((folder / "classifier.json").read_text())
+    model = build_model(config["name"], len(config["classes"]))
+    load_model(model, str(folder / "model.safetensors"))
+    return NormalizedClassifier(model, config["mean"], config["std"]).eval()
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fill a model from a folder of ours, a ``.safetensors`` file, or a ``.pt`` / ``.pth`` state dict."""
+    path = path / "model.safetensors" if path.is_dir() else path
+    if path.suffix == ".safetensors":
+        load_model(model, str(path))
+        return
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = state.get("state_dict", state)
+    model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
+
+
+def _timm() -> Any:
+    try:
+        import timm
+    except ImportError:
+        raise ImportError('timm models need timm: pip install "diffaug-transforms[train]"') from None
+    return timm

@@ -1,0 +1,225 @@
+"""Train a classifier with one of the paper's recipes: views of every image, one loss over them.
+
+    python examples/train_classifier.py --recipe augmix+diffaug --output runs/a        # CIFAR-10 from the Hub
+    python examples/train_classifier.py --recipe augmix+diffaug --output runs/a        # again: resumes
+    accelerate launch examples/train_classifier.py --data imagenet/ --output runs/rn50 # several GPUs, the paper's RN50:
+        --model resnet50 --size 224 --network imagenet256 --recipe diffaug --steps 450000 --batch-size 32 (x 8 GPUs)
+        --lr 0.1 --weight-decay 1e-4 --schedule step --workers 12 --compile
+
+Where DiffAug in the loop is too slow, `diffaug augment data/train data_diffaug --copies 2` prepares it once, and
+`--diffaug-data data_diffaug` reads it. What is lost: draws repeat after as many passes as there are copies, and
+every run on that folder shares them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from checkpoints import resume, save_checkpoint
+from image_data import Batches, LabelledImages, ViewsDataset, cached_views, geometry, load_images
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import functional as F
+from tqdm.auto import tqdm
+
+from diffaug_transforms import DeepAugment, DiffAug
+from diffaug_transforms.classifiers import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    NormalizedClassifier,
+    build_model,
+    load_weights,
+    save_classifier,
+)
+from diffaug_transforms.transforms.compose import Views, ViewsLoss
+from diffaug_transforms.transforms.recipes import RECIPES, recipe
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="uoft-cs/cifar10", help="image folder, Hub id, or folder in the Hub's layout")
+    parser.add_argument("--extra-data", help="more training images of the same classes, such as synthetic ones")
+    parser.add_argument("--output", type=Path, required=True, help="folder for checkpoints, logs and the classifier")
+    parser.add_argument("--recipe", choices=RECIPES, default="diffaug")
+    parser.add_argument("--model", default="cifar_resnet-32", help="torchvision's name, timm/NAME or cifar_resnet-W")
+    parser.add_argument("--init", type=Path, help="start from a folder of this script, a .safetensors or a .pth file")
+    parser.add_argument("--pretrained", action="store_true", help="start from the library's default weights")
+    parser.add_argument("--size", type=int, default=32, help="pixels that the classifier sees")
+    parser.add_argument("--network", default="cifar10", help="DiffAug's score network")
+    parser.add_argument("--p", type=float, default=1.0, help="probability of transforming a sample with DiffAug")
+    parser.add_argument("--max-batch", type=int, help="largest batch the score network sees at once")
+    parser.add_argument("--diffaug-data", type=Path, nargs="+", help="`diffaug augment`'s, of data and of extra data")
+    parser.add_argument("--deepaugment", default="noise2net", choices=["noise2net", "edsr", "cae"])
+    parser.add_argument("--deepaugment-weights", help="a path; cae has no other")
+    parser.add_argument("--steps", type=int, default=3900, help="optimiser steps; not to be changed when resuming")
+    parser.add_argument("--batch-size", type=int, default=128, help="images per step and process")
+    parser.add_argument("--optimizer", choices=["sgd", "adamw"], default="sgd")
+    parser.add_argument("--lr", type=float, default=0.2)
+    parser.add_argument("--weight-decay", type=float, default=5e-4)
+    parser.add_argument("--schedule", choices=["onecycle", "step"], default="onecycle", help="step: x .1 each third")
+    parser.add_argument("--mixed-precision", choices=["no", "bf16", "fp16"], default="bf16")
+    parser.add_argument("--compile", action="store_true", help="compile the classifier and the score network")
+    parser.add_argument("--workers", type=int, default=0, help="DataLoader processes, per process")
+    parser.add_argument("--checkpoint-every", type=int, default=400, help="steps between checkpoints")
+    parser.add_argument("--limit", type=int, help="use only the first N images of each split, to try the script")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def read_data(args: argparse.Namespace) -> tuple[LabelledImages, list[list[Path]] | None]:
+    """The training images, and the copies that `diffaug augment` made of each where the recipe is to read them."""
+    folders = args.diffaug_data if args.diffaug_data and "diffaug" in args.recipe else []
+    images, cached = read_source(args.data, folders[0] if folders else None, args.limit)
+    if args.extra_data:
+        if len(folders) == 1:
+            raise ValueError("diffaug-data needs a second folder, for extra-data. Got one")
+        extra, extra_cached = read_source(args.extra_data, folders[1] if folders else None, None)
+        images, cached = images.join(extra), cached + extra_cached
+    return images, cached or None
+
+
+def read_source(data: str, folder: Path | None, limit: int | None) -> tuple[LabelledImages, list[list[Path]]]:
+    images = load_images(data, "train")
+    if images is None:
+        raise ValueError(f"data must hold training images. Got {data}")
+    images = images.spread(limit) if limit else images
+    return images, cached_views(images, folder) if folder is not None else []
+
+
+def build_views(args: argparse.Namespace, cached: bool) -> tuple[Views, ViewsLoss]:
+    """The recipe's views and loss; cached DiffAug views need no transform."""
+    clean, original = geometry(args.size)
+    views, loss = recipe(
+        args.recipe,
+        diffaug=DiffAug(args.network, p=args.p, max_batch=args.max_batch, compile=args.compile),
+        deepaugment=DeepAugment(args.deepaugment, weights=args.deepaugment_weights),
+        clean=clean,
+        original=original,
+    )
+    if cached:
+        views.per_sample.apart, views.on_batch.diffaug = False, None
+    return views, loss
+
+
+def build_classifier(args: argparse.Namespace, num_classes: int) -> NormalizedClassifier:
+    model = build_model(args.model, num_classes, args.pretrained)
+    if args.init:
+        load_weights(model, args.init)
+    return NormalizedClassifier(model, IMAGENET_MEAN, IMAGENET_STD).to(memory_format=torch.channels_last)
+
+
+def build_optimizer(args: argparse.Namespace, classifier: nn.Module) -> tuple[Optimizer, LRScheduler]:
+    """SGD with momentum .9 or AdamW; one cycle up and down to zero, or x .1 after each third of the steps."""
+    if args.optimizer == "sgd":
+        options = {"momentum": 0.9, "nesterov": True, "weight_decay": args.weight_decay}
+        optimizer: Optimizer = torch.optim.SGD(classifier.parameters(), lr=args.lr, **options)
+    else:
+        optimizer = torch.optim.AdamW(classifier.parameters(), lr=args.lr, weight_decay=args.weight_decay)
+    if args.schedule == "step":
+        thirds = [args.steps // 3, args.steps * 2 // 3]
+        return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, thirds, gamma=0.1)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, args.steps, pct_start=0.25)
+
+
+def make_batch_views(
+    views: Views, sample_views: dict[str, Tensor], labels: Tensor, seeds: tuple[int, ...]
+) -> dict[str, Tensor]:
+    """The views of one step on the labels' device, with draws of the step's and the process's own."""
+    torch.manual_seed(hash(seeds) % 2**63)
+    on_device = {name: view.to(labels.device, non_blocking=True) for name, view in sample_views.items()}
+    return views.on_batch(on_device, labels)
+
+
+def classify_views(classifier: Callable[[Tensor], Tensor], views: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Logits by view, from one pass over all views together, so that batch statistics are of them all."""
+    images = torch.cat([F.to_dtype(view, torch.float32, scale=True).as_subclass(Tensor) for view in views.values()])
+    logits = classifier(images.contiguous(memory_format=torch.channels_last))
+    return dict(zip(views, logits.chunk(len(views))))
+
+
+@torch.inference_mode()
+def accuracy(classifier: nn.Module, images: LabelledImages, size: int, accelerator: Accelerator) -> float:
+    """Percent of images right, each process taking its share."""
+    _, central = geometry(size)
+    share = range(accelerator.process_index, len(images), accelerator.num_processes)
+    right = torch.zeros(1, device=accelerator.device)
+    classifier.eval()
+    for start in range(0, len(share), 256):
+        samples = [images[i] for i in share[start : start + 256]]
+        batch = torch.stack([F.pil_to_tensor(central(image)) for image, _ in samples]).to(accelerator.device)
+        with accelerator.autocast():
+            predicted = classifier(batch.float() / 255).argmax(dim=1)
+        right += (predicted == torch.tensor([label for _, label in samples], device=predicted.device)).sum()
+    classifier.train()
+    return 100 * float(accelerator.reduce(right)) / len(images)
+
+
+def train(args: argparse.Namespace, accelerator: Accelerator) -> tuple[NormalizedClassifier, dict[str, Any]]:
+    """The trained classifier, and facts about the run: classes, steps, images, seconds."""
+    images, cached = read_data(args)
+    views, loss_of = build_views(args, cached is not None)
+    raw = build_classifier(args, len(images.classes))
+    optimizer, schedule = build_optimizer(args, raw)
+    classifier, optimizer = accelerator.prepare(raw, optimizer)
+    accelerator.register_for_checkpointing(schedule)
+    progress = {"step": 0, "seconds": 0.0} | resume(accelerator, args.output)
+    forward = torch.compile(classifier) if args.compile else classifier
+
+    rank, world = accelerator.process_index, accelerator.num_processes
+    dataset = ViewsDataset(images, views.per_sample, args.seed, cached, geometry(args.size)[1])
+    batches = Batches(len(images), args.batch_size, args.steps, args.seed, rank, world, start=progress["step"])
+    loader = DataLoader(dataset, batch_sampler=batches, num_workers=args.workers, pin_memory=torch.cuda.is_available())
+    bar = tqdm(loader, initial=progress["step"], total=args.steps, disable=not accelerator.is_main_process)
+    started = time.perf_counter() - progress["seconds"]
+    smoothed: dict[str, float] = {}
+    for step, (sample_views, labels) in enumerate(bar, start=progress["step"] + 1):
+        labels = labels.to(accelerator.device)
+        batch_views = make_batch_views(views, sample_views, labels, (args.seed, step, rank))
+        with accelerator.autocast():
+            logits = classify_views(forward, batch_views)
+        loss = loss_of(logits, labels)
+        accelerator.backward(loss)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        now = {"loss": loss.detach(), "accuracy": 100 * (logits["clean"].argmax(dim=1) == labels).float().mean()}
+        smoothed = {name: 0.95 * smoothed.get(name, float(v)) + 0.05 * float(v) for name, v in now.items()}
+        bar.set_postfix(loss=f"{smoothed['loss']:.3f}", accuracy=f"{smoothed['accuracy']:.1f}", refresh=False)
+        if step % 20 == 0 or step == args.steps:
+            accelerator.log({**smoothed, "lr": schedule.get_last_lr()[0]}, step=step)
+        if step % args.checkpoint_every == 0:
+            save_checkpoint(accelerator, args.output, step=step, seconds=time.perf_counter() - started)
+    seen = args.steps * args.batch_size * world
+    return raw, {"classes": images.classes, "images": seen, "seconds": round(time.perf_counter() - started, 1)}
+
+
+def main() -> None:
+    args = parse_arguments()
+    set_seed(args.seed)
+    precision = args.mixed_precision
+    accelerator = Accelerator(mixed_precision=precision, log_with="tensorboard", project_dir=str(args.output))
+    accelerator.init_trackers("logs")
+    classifier, facts = train(args, accelerator)
+    test = load_images(args.data, "test") or load_images(args.data, "validation") or load_images(args.data, "val")
+    if test is not None:
+        test = test.spread(args.limit) if args.limit else test
+        facts["test_accuracy"] = accuracy(classifier, test, args.size, accelerator)
+        accelerator.log({"test_accuracy": facts["test_accuracy"]}, step=args.steps)
+    if accelerator.is_main_process:
+        arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+        save_classifier(classifier, args.output, args.model, **facts, arguments=arguments)
+        print(f"Saved {args.output}: test accuracy {facts.get('test_accuracy', float('nan')):.2f} %")
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""AugMix: the official operations and magnitudes, drawn per sample."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from diffaug_transforms import AugMix
+from diffaug_transforms.transforms.augmix import MORE_OPERATIONS, OPERATIONS
+
+from . import contracts
+
+SIZE = 16
+
+
+def test_contracts():
+    def make():
+        return AugMix(severity=5)
+
+    for dtype in (torch.float32, torch.float16, torch.uint8):
+        contracts.check_type_shape_and_range(make, SIZE, dtype)
+    contracts.check_pil(make, SIZE)
+    contracts.check_input_is_not_mutated(make, SIZE)
+    contracts.check_seeds_repeat(make, SIZE)
+    contracts.check_samples_draw_apart(make, SIZE)
+    contracts.check_pickles_and_copies(make, SIZE)
+    contracts.check_structures_pass_through(make, SIZE)
+    contracts.check_batched_equals_unbatched(make(), SIZE)
+    contracts.check_draws_replay(make(), SIZE)
+    contracts.check_nothing_is_stateful(make())
+    contracts.check_empty_batch(make, SIZE)
+
+
+def params(operation: str, level: float, sign: int = 1, strength: float = 1.0, all_ops: bool = False) -> dict:
+    """One chain of one operation on one sample."""
+    index = AugMix(all_ops=all_ops).operations.index(operation)
+    return {
+        "strength": torch.tensor([strength]),
+        "weights": torch.ones(1, 1),
+        "operations": torch.tensor([[[index]]]),
+        "levels": torch.tensor([[[level]]]),
+        "signs": torch.tensor([[[sign]]]),
+    }
+
+
+# Magnitudes by hand from google-research/augmix: level l of 10, int() cutting off.
+CASES = {
+    "autocontrast": (5.0, F.autocontrast),
+    "equalize": (5.0, F.equalize),
+    "posterize": (5.0, lambda image: F.posterize(image, 2)),  # 4 - int(4 * .5)
+    "rotate": (9.9, lambda image: F.rotate(image, -29, v2.InterpolationMode.BILINEAR)),  # int(29.7)
+    "solarize": (5.0, lambda image: F.solarize(image, 128)),  # 256 - int(256 * .5)
+    "translate_x": (10.0, lambda image: F.pad(image[..., 5:], [0, 0, 5, 0])),  # int(16 / 3) to the left
+    "translate_y": (10.0, lambda image: F.pad(image[..., 5:, :], [0, 0, 0, 5])),
+    "color": (5.0, lambda image: F.adjust_saturation(image, 1.0)),  # 1.8 * .5 + .1
+    "contrast": (10.0, lambda image: F.adjust_contrast(image, 1.9)),
+    "brightness": (0.0, lambda image: F.adjust_brightness(image, 0.1)),
+    "sharpness": (10.0, lambda image: F.adjust_sharpness(image, 1.9)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_operation_has_the_official_magnitude(name):
+    level, expected = CASES[name]
+    image = contracts.images(SIZE, 1, torch.uint8)
+    output = AugMix(all_ops=True).transform(image, params(name, level, sign=-1, all_ops=True))
+    assert (output.int() - expected(image).int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize(("name", "axis"), [("shear_x", -1), ("shear_y", -2)])
+def test_shear_moves_rows_in_proportion_to_their_distance_from_the_corner(name, axis):
+    ramp = torch.arange(SIZE, dtype=torch.float32).mul(8).expand(3, SIZE, SIZE)
+    ramp = (ramp if axis == -1 else ramp.mT)[None].to(torch.uint8)
+    output = AugMix().transform(ramp, params(name, 10.0)).float()  # a factor of .3
+    moved = (output - ramp.float()).abs()[0, 0] / 8
+    middle = moved[8, 8].item()
+    assert math.isclose(middle, 0.3 * 8.5, abs_tol=0.3)
+
+
+def test_a_mix_is_the_weighted_sum_of_its_chains():
+    image = contracts.images(SIZE, 1, torch.uint8)
+    draw = params("equalize", 1.0, strength=0.25)
+    expected = 0.75 * image.float() + 0.25 * F.equalize(image).float()
+    torch.testing.assert_close(AugMix().transform(image / 255, draw), expected / 255)
+    draw["operations"][:] = -1  # an empty chain is the image
+    torch.testing.assert_close(AugMix().transform(image / 255, draw), image / 255)
+
+
+def test_draws_have_the_stated_distributions():
+    draw = AugMix(severity=3).make_params([torch.zeros(4000, 3, 1, 1)])
+    assert draw["weights"].shape == (4000, 3)
+    torch.testing.assert_close(draw["weights"].sum(dim=1), torch.ones(4000))
+    assert (draw["weights"].mean(dim=0) - 1 / 3).abs().max() < 0.02
+    # Dirichlet(1, 1, 1): each weight is Beta(1, 2), of variance 1/18.
+    assert (draw["weights"].var(dim=0) - 1 / 18).abs().max() < 0.005
+    assert abs(draw["strength"].mean() - 0.5) < 0.02
+    assert 0.1 <= draw["levels"].min() < 0.15
+    assert 2.95 < draw["levels"].max() <= 3
+    depth = (draw["operations"] >= 0).sum(dim=-1).flatten()
+    assert [round((depth == d).float().mean().item(), 1) for d in (0, 1, 2, 3)] == [0, 0.3, 0.3, 0.3]
+    assert set(draw["operations"].unique().tolist()) == set(range(-1, len(OPERATIONS)))
+    assert set(draw["signs"].unique().tolist()) == {-1, 1}
+
+
+def test_options():
+    draw = AugMix(width=2, depth=5, all_ops=True).make_params([torch.zeros(500, 3, 1, 1)])
+    assert draw["operations"].shape == (500, 2, 5)
+    assert draw["operations"].min() == 0
+    assert draw["operations"].max() == len(OPERATIONS) + len(MORE_OPERATIONS) - 1
+
+
+def test_more_severity_changes_more():
+    image = F.gaussian_blur(contracts.images(32, 64), [5, 5])
+    changes = []
+    for severity in (1, 3, 10):
+        torch.manual_seed(0)
+        changes.append((AugMix(severity)(image) - image).abs().mean().item())
+    assert 0 < changes[0] < changes[1] < changes[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"severity": 0}, r"severity must be in \[0.1, 10\]. Got 0"),
+        ({"severity": 11}, "Got 11"),
+        ({"width": 0}, "width must be at least 1. Got 0"),
+        ({"depth": 0}, "depth must be at least 1, or None. Got 0"),
+    ],
+)
+def test_bad_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        AugMix(**options)
+
+
+def test_bad_images():
+    with pytest.raises(ValueError, match="1 or 3 channels. Got 4"):
+        AugMix()(torch.rand(2, 4, 8, 8))
+    with pytest.raises(ValueError, match="in \\[0, 1\\]"):
+        AugMix()(torch.full((2, 3, 8, 8), 2.0))
+    transform = AugMix()
+    with pytest.raises(ValueError, match="as many as the draw's, 4. Got 2"):
+        transform.transform(torch.rand(2, 3, 8, 8), transform.make_params([torch.rand(4, 3, 8, 8)]))

@@ -1,0 +1,176 @@
+"""compose_with: names, halves, labels, what may follow; the loss by hand; the recipes."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from diffaug_transforms import AugMix, DeepAugment, DiffAug, compose_with
+from diffaug_transforms.transforms import RECIPES, ViewsLoss, recipe
+
+from . import contracts
+
+SIZE = 16
+
+
+def test_views_are_named_in_order(network):
+    views = compose_with(AugMix(), AugMix(), v2.RandomInvert(p=1.0), DeepAugment(), diffaug=DiffAug(network))
+    batch = views(contracts.images(SIZE))
+    assert list(batch) == ["clean", "augmix1", "augmix2", "randominvert", "deepaugment", "diffaug"]
+    assert all(type(view) is tv_tensors.Image and view.shape == (4, 3, SIZE, SIZE) for view in batch.values())
+    assert torch.equal(batch["clean"], contracts.images(SIZE))
+    assert torch.equal(batch["randominvert"], 1 - contracts.images(SIZE))
+    assert len({view.sum().item() for view in batch.values()}) == 6
+
+
+def test_diffaug_starts_from_the_original_whatever_the_clean_view_is(network):
+    diffaug, image = DiffAug(network), contracts.images(SIZE)
+    crop = v2.Lambda(F.horizontal_flip)
+    torch.manual_seed(0)
+    expected = diffaug(image)
+    for options in ({}, {"clean": crop}, {"clean": crop, "original": v2.Identity()}):
+        torch.manual_seed(0)
+        views = compose_with(diffaug=diffaug, **options)(image)
+        assert torch.equal(views["diffaug"], expected)
+        assert torch.equal(views["clean"], image.flip(-1) if "clean" in options else image)
+    torch.manual_seed(0)
+    views = compose_with(diffaug=diffaug, original=crop)(image)
+    torch.manual_seed(0)
+    assert torch.equal(views["diffaug"], diffaug(image.flip(-1)))
+
+
+class Photos(torch.utils.data.Dataset):
+    def __init__(self, views):
+        self.views = views
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return self.views(F.to_pil_image(contracts.images(SIZE, seed=index)[0])), index
+
+
+def test_the_halves_run_apart_in_workers_and_on_the_batch(network):
+    views = compose_with(AugMix(), diffaug=DiffAug(network), clean=v2.RandomHorizontalFlip())
+    half = pickle.loads(pickle.dumps(views.per_sample))
+    loader = DataLoader(Photos(half), batch_size=3, num_workers=1)
+    for batch, labels in loader:
+        assert set(batch) == {"clean", "augmix", "diffaug"}
+        assert batch["clean"].dtype == torch.uint8
+        result = views.on_batch(batch, labels)
+        assert list(result) == ["clean", "augmix", "diffaug"]
+        assert result["diffaug"].dtype == torch.uint8
+        assert not torch.equal(result["diffaug"], batch["diffaug"])
+
+
+def test_prepared_diffaug_views_pass_through():
+    views = compose_with()
+    prepared = {"clean": contracts.images(SIZE), "diffaug": contracts.images(SIZE, seed=1)}
+    assert torch.equal(views.on_batch(prepared)["diffaug"], prepared["diffaug"])
+
+
+def test_labels_travel_to_conditional_networks(conditional):
+    diffaug, image = DiffAug(conditional), contracts.images(SIZE)
+    views = compose_with(diffaug=diffaug)
+    for labels in (torch.tensor([0, 1, 2, 3]), torch.tensor([4, 4, 4, 4])):
+        torch.manual_seed(0)
+        expected, _ = diffaug(image, labels)
+        torch.manual_seed(0)
+        assert torch.equal(views(image, labels)["diffaug"], expected)
+    with pytest.raises(ValueError, match="labels"):
+        views(image)
+
+
+@pytest.mark.parametrize("mixing", [v2.MixUp, v2.CutMix])
+def test_mixing_after_it_mixes_all_views_alike(network, mixing):
+    batch = compose_with(AugMix(), diffaug=DiffAug(network))(contracts.images(SIZE), torch.arange(4))
+    torch.manual_seed(3)
+    mixed, targets = mixing(num_classes=4)(batch, torch.arange(4))
+    assert targets.shape == (4, 4)
+    torch.testing.assert_close(targets.sum(dim=1), torch.ones(4))
+    for name, view in batch.items():
+        torch.manual_seed(3)
+        expected, _ = mixing(num_classes=4)(view, torch.arange(4))
+        assert torch.equal(mixed[name], expected)
+        assert not torch.equal(mixed[name], view)
+    logits = {name: torch.randn(4, 4) for name in mixed}
+    assert ViewsLoss()(logits, targets).isfinite()
+
+
+def test_parameters_and_state_are_the_models_alone(network):
+    views = compose_with(AugMix(), DeepAugment(), diffaug=DiffAug(network))
+    assert not list(views.parameters())
+    assert not views.state_dict()
+
+
+def test_bad_arguments():
+    with pytest.raises(TypeError, match="augmentations must be transforms. Got 'augmix'"):
+        compose_with("augmix")
+    with pytest.raises(TypeError, match="diffaug must be a DiffAug. Got str"):
+        compose_with(diffaug="cifar10")
+    with pytest.raises(ValueError, match="jsd must be at least 0. Got -1"):
+        ViewsLoss(jsd=-1)
+    with pytest.raises(ValueError, match="views must hold 'clean'. Got \\['diffaug'\\]"):
+        ViewsLoss()({"diffaug": torch.zeros(1, 2)}, torch.tensor([0]))
+    with pytest.raises(ValueError, match="recipe must be one of baseline, .*Got 'autoaugment'"):
+        recipe("autoaugment")
+
+
+def logits_of(p: float) -> torch.Tensor:
+    """Two classes of probability p and 1 - p."""
+    return torch.tensor([[math.log(p), math.log(1 - p)]])
+
+
+def test_the_loss_by_hand():
+    label = torch.tensor([0])
+    logits = {"clean": logits_of(0.5), "diffaug": logits_of(0.25), "deepaugment": logits_of(0.125)}
+    assert math.isclose(ViewsLoss()(logits, label), math.log(2) + math.log(4) + math.log(8), rel_tol=1e-5)
+    weighted = ViewsLoss(clean=0, diffaug=2, deepaugment=0)
+    assert math.isclose(weighted(logits, label), 2 * math.log(4), rel_tol=1e-5)
+    # JSD of (1/2, 1/2) and (1/4, 3/4) about their mean (3/8, 5/8); DiffAug's view takes no part in it.
+    kl_clean = 0.5 * math.log(0.5 / 0.375) + 0.5 * math.log(0.5 / 0.625)
+    kl_augmented = 0.25 * math.log(0.25 / 0.375) + 0.75 * math.log(0.75 / 0.625)
+    divergence = (kl_clean + kl_augmented) / 2
+    logits = {"clean": logits_of(0.5), "augmix": logits_of(0.25), "diffaug": logits_of(0.25)}
+    expected = math.log(2) + math.log(4) + 12 * divergence
+    assert math.isclose(ViewsLoss()(logits, label), expected, rel_tol=1e-5)
+    expected += math.log(4) - 6 * divergence
+    assert math.isclose(ViewsLoss(augmented=1, jsd=6)(logits, label), expected, rel_tol=1e-5)
+
+
+def test_the_divergence_is_zero_for_equal_views_and_finite_for_opposite_ones():
+    label, sure = torch.tensor([0]), torch.tensor([[200.0, -200.0]])
+    loss = ViewsLoss(clean=0)
+    assert loss({"clean": sure, "augmix1": sure, "augmix2": sure}, label) == 0
+    opposite = -sure.clone().requires_grad_()
+    value = loss({"clean": sure, "augmix": opposite}, label)
+    assert math.isclose(value.item(), 12 * math.log(2), rel_tol=1e-4)
+    value.backward()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes(name, network):
+    views, loss = recipe(name, diffaug=DiffAug(network))
+    batch = views(contracts.images(SIZE))
+    parts = name.split("+")
+    expected = ["clean"] + ["augmix1", "augmix2"] * ("augmix" in parts)
+    expected += ["deepaugment"] * (name.startswith("deepaugment") and "augmix" not in parts)
+    assert list(batch) == expected + ["diffaug"] * ("diffaug" in parts)
+    logits = {key: view.flatten(1)[:, :5].as_subclass(torch.Tensor) for key, view in batch.items()}
+    assert loss(logits, torch.arange(4)) > 0
+
+
+def test_augmix_starts_from_the_union_with_deepaugment(network):
+    views, _ = recipe("deepaugment+augmix+diffaug", diffaug=DiffAug(network, p=0.0))
+    image = contracts.images(SIZE, batch=1)
+    batches = [contracts.seeded(views, image, seed=seed) for seed in range(12)]
+    changed = [not torch.equal(batch["clean"], image) for batch in batches]
+    assert 0 < sum(changed) < 12
+    assert all(torch.equal(batch["diffaug"], image) for batch in batches)
