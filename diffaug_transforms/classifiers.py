@@ -109,7 +109,7 @@ def save_classifier(classifier: NormalizedClassifier, folder: Path, name: str, *
     folder.mkdir(parents=True, exist_ok=True)
     save_model(classifier.model, str(folder / "model.safetensors"))
     config = {"name": name, "mean": classifier.mean, "std": classifier.std, **facts}
-    (folder / "classifier.json").write_text(json.dumps(config, indent=1) + "\n")
+    (folder / "classifier.json").write_text(json.dumps(config, indent=1, default=str) + "\n")
 
 
 def load_classifier(folder: str | Path) -> NormalizedClassifier:

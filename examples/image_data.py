@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +83,8 @@ def cached_views(images: LabelledImages, folder: Path) -> list[list[Path]]:
         raise ValueError("cached views need an image folder as data, with the same tree")
     copies = []
     for path in images.paths:
-        numbered = folder / path.parent / f"{path.stem}_0{path.suffix}"
-        found = [folder / path] if (folder / path).exists() else []
-        while numbered.exists():
-            found.append(numbered)
-            numbered = numbered.with_name(f"{path.stem}_{len(found)}{path.suffix}")
+        numbered = (folder / path.parent / f"{path.stem}_{copy}{path.suffix}" for copy in count())
+        found = [folder / path] if (folder / path).exists() else list(takewhile(Path.exists, numbered))
         if not found:
             raise OSError(f"{folder} has no copy of {path}: was `diffaug augment` run on the same folder to its end?")
         copies.append(found)

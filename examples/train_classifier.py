@@ -205,8 +205,12 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> tuple[Normalize
 def main() -> None:
     args = parse_arguments()
     set_seed(args.seed)
-    precision = args.mixed_precision
-    accelerator = Accelerator(mixed_precision=precision, log_with="tensorboard", project_dir=str(args.output))
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # said, so that torchrun's processes on CPUs find each other
+        mixed_precision=args.mixed_precision,
+        log_with="tensorboard",
+        project_dir=str(args.output),
+    )
     accelerator.init_trackers("logs")
     classifier, facts = train(args, accelerator)
     test = load_images(args.data, "test") or load_images(args.data, "validation") or load_images(args.data, "val")
@@ -215,8 +219,7 @@ def main() -> None:
         facts["test_accuracy"] = accuracy(classifier, test, args.size, accelerator)
         accelerator.log({"test_accuracy": facts["test_accuracy"]}, step=args.steps)
     if accelerator.is_main_process:
-        arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-        save_classifier(classifier, args.output, args.model, **facts, arguments=arguments)
+        save_classifier(classifier, args.output, args.model, **facts, arguments=vars(args))
         print(f"Saved {args.output}: test accuracy {facts.get('test_accuracy', float('nan')):.2f} %")
     accelerator.end_training()
 

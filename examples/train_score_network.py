@@ -100,7 +100,8 @@ def noise_prediction_loss(unet: Callable[..., Any], scheduler: DDPMScheduler, ba
 def main() -> None:
     args = parse_arguments()
     set_seed(args.seed)
-    accelerator = Accelerator(mixed_precision=args.mixed_precision)
+    on_cpu = not torch.accelerator.is_available()  # said, so that torchrun's processes on CPUs find each other
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=args.mixed_precision)
     args.output.mkdir(parents=True, exist_ok=True)
     images, labels = load_images(args.data, args.limit)
     scheduler = DDPMScheduler(1000, beta_schedule="linear")

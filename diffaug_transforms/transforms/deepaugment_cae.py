@@ -1,0 +1,182 @@
+"""A compressive autoencoder with its code corrupted at random.
+
+The network (after Theis et al., ICLR 2017), the corruptions of its code and their probabilities are those of
+CAE_Model/cae_32x32x32_zero_pad_bin.py and CAE_distort_imagenet.py in github.com/hendrycks/imagenet-r (Hendrycks et
+al., ICCV 2021). Its code is 32 bits for 4x4 pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from .deepaugment_weights import Change, Weights, pick, pick_several, random_signs, read_weights, uniform
+
+Shapes = dict[str, tuple[int, ...]]
+
+#: Weight shapes in the order of the network. The two transposed convolutions have their outputs second.
+LAYERS: Shapes = {
+    "e_conv_1.1": (64, 3, 5, 5),
+    "e_conv_2.1": (128, 64, 5, 5),
+    **{f"e_block_{block}.{i}": (128, 128, 3, 3) for block in (1, 2, 3) for i in (1, 4)},
+    "e_conv_3.0": (32, 128, 5, 5),
+    "d_up_conv_1.0": (64, 32, 3, 3),
+    "d_up_conv_1.3": (64, 128, 2, 2),
+    **{f"d_block_{block}.{i}": (128, 128, 3, 3) for block in (1, 2, 3) for i in (1, 4)},
+    "d_up_conv_2.0": (32, 128, 3, 3),
+    "d_up_conv_2.3": (32, 256, 2, 2),
+    "d_up_conv_3.0": (16, 256, 3, 3),
+    "d_up_conv_3.3": (3, 16, 3, 3),
+}
+TRANSPOSED = ("d_up_conv_1.3", "d_up_conv_2.3")
+
+
+def cae_shapes() -> Shapes:
+    """Name -> shape of every tensor, by the original's names."""
+    shapes = {f"{name}.weight": shape for name, shape in LAYERS.items()}
+    return shapes | {f"{name}.bias": (shape[name in TRANSPOSED],) for name, shape in LAYERS.items()}
+
+
+def read_cae(path: Path) -> Weights:
+    return read_weights(path, cae_shapes())
+
+
+def keep(code: Tensor, generator: Generator) -> Tensor:
+    return code
+
+
+def stretch_bits(bits: Tensor, generator: Generator) -> Tensor:
+    """Each bit times 3 + 4 u r: u uniform in [0, 1] for the image, r for the bit."""
+    u = torch.rand((), generator=generator).item()
+    return bits * (3 + 4 * u * uniform(bits.shape, bits, generator))
+
+
+def drop_places(code: Tensor, generator: Generator) -> Tensor:
+    """Each place, in all channels, zeroed with probability 0.2."""
+    return code * (uniform(code.shape[2:], code, generator) >= 0.2)
+
+
+def negate_places(code: Tensor, generator: Generator) -> Tensor:
+    """Each place, in all channels, negated with probability 0.1."""
+    return code * random_signs(code.shape[2:], code, generator, positive=0.9)
+
+
+def permute_channels(code: Tensor, generator: Generator) -> Tensor:
+    """The first ten channels in a random order."""
+    order = torch.randperm(10, generator=generator).tolist()
+    return code[:, order + list(range(10, code.shape[1]))]
+
+
+def flip_channels(code: Tensor, generator: Generator) -> Tensor:
+    """Five channels, drawn with replacement, upside down, left to right, or both."""
+    code, axes = code.clone(), pick(((-2,), (-1,), (-2, -1)), generator)
+    for channel in pick_several(code.shape[1], 5, generator):
+        code[:, channel] = code[:, channel].flip(axes)
+    return code
+
+
+def flip_code(code: Tensor, generator: Generator) -> Tensor:
+    """All channels upside down, left to right, or both."""
+    return code.flip(pick(((-2,), (-1,), (-2, -1)), generator))
+
+
+def identity_kernel(code: Tensor) -> Tensor:
+    """The 3x3 convolution that changes nothing."""
+    kernel = code.new_zeros(code.shape[1], code.shape[1], 3, 3)
+    kernel[range(len(kernel)), range(len(kernel)), 1, 1] = 1
+    return kernel
+
+
+def mix_channels(code: Tensor, generator: Generator) -> Tensor:
+    """Convolved with the identity plus uniform noise in [-0.1, 0.1]."""
+    kernel = identity_kernel(code)
+    return F.conv2d(code, kernel + 0.2 * (uniform(kernel.shape, kernel, generator) - 0.5), padding=1)
+
+
+def add_channels(code: Tensor, generator: Generator) -> Tensor:
+    """To each channel, with probability 1/2, another one is added, shifted by at most 1."""
+    kernel, channels = identity_kernel(code), code.shape[1]
+    for channel in range(channels):
+        if torch.rand((), generator=generator) < 0.5:
+            other, (row, column) = pick(range(channels), generator), pick_several(3, 2, generator)
+            kernel[channel, other, row, column] = 1
+    return F.conv2d(code, kernel, padding=1)
+
+
+def shift_channels(code: Tensor, generator: Generator) -> Tensor:
+    """Channels shifted by at most 1: each as the one before it, or by a new draw with probability 0.2."""
+    kernel = torch.zeros_like(identity_kernel(code))
+    row, column = pick_several(3, 2, generator)
+    for channel in range(code.shape[1]):
+        if torch.rand((), generator=generator) < 0.2:
+            row, column = pick_several(3, 2, generator)
+        kernel[channel, channel, row, column] = 1
+    return F.conv2d(code, kernel, padding=1)
+
+
+#: What is done before the code becomes bits, and after. One row is drawn per image.
+CODE_DISTORTIONS: Sequence[tuple[Change, Change]] = (
+    (keep, stretch_bits),
+    (drop_places, keep),
+    (negate_places, keep),
+    (permute_channels, keep),
+    (flip_channels, keep),
+    (flip_code, keep),
+    (mix_channels, keep),
+    (add_channels, keep),
+    (shift_channels, keep),
+)
+
+
+def convolve(x: Tensor, weights: Weights, name: str, **options: int) -> Tensor:
+    return F.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], **options)
+
+
+def halve(x: Tensor, weights: Weights, name: str) -> Tensor:
+    return F.leaky_relu(convolve(F.pad(x, (1, 2, 1, 2)), weights, name, stride=2))
+
+
+def residual_blocks(x: Tensor, weights: Weights, names: str) -> Tensor:
+    for block in (1, 2, 3):
+        inside = F.leaky_relu(convolve(x, weights, f"{names}_{block}.1", padding=1))
+        x = x + convolve(inside, weights, f"{names}_{block}.4", padding=1)
+    return x
+
+
+def double(x: Tensor, weights: Weights, name: str) -> Tensor:
+    """An unpadded convolution, then zeros around it: a border that the network was trained with."""
+    x = F.pad(F.leaky_relu(convolve(x, weights, f"{name}.0")), (1, 1, 1, 1))
+    return F.conv_transpose2d(x, weights[f"{name}.3.weight"], weights[f"{name}.3.bias"], stride=2)
+
+
+def encode(image: Tensor, weights: Weights) -> Tensor:
+    """The code, (1, 32, about H/4, about W/4) in [-1, 1]."""
+    x = halve(halve(image, weights, "e_conv_1.1"), weights, "e_conv_2.1")
+    return torch.tanh(convolve(residual_blocks(x, weights, "e_block"), weights, "e_conv_3.0", padding=2))
+
+
+def binarize(code: Tensor, generator: Generator) -> Tensor:
+    """1 with probability (1 + code) / 2, else 0 (Toderici et al. 2016, eq. 2)."""
+    return (uniform(code.shape, code, generator) <= (1 + code) / 2).to(code)
+
+
+def decode(bits: Tensor, weights: Weights) -> Tensor:
+    x = residual_blocks(double(2 * bits - 1, weights, "d_up_conv_1"), weights, "d_block")
+    x = F.leaky_relu(convolve(double(x, weights, "d_up_conv_2"), weights, "d_up_conv_3.0"))
+    return torch.tanh(convolve(F.pad(x, (2, 2, 2, 2), mode="reflect"), weights, "d_up_conv_3.3"))
+
+
+def cae(image: Tensor, weights: Weights, generator: Generator) -> Tensor:
+    """A (1, 3, H, W) image in [0, 1] encoded, distorted and decoded, clipped to [0, 1]; sides to multiples of 4.
+
+    Args:
+        weights: on the image's device.
+        generator: draws the distortion and the bits.
+    """
+    before, after = pick(CODE_DISTORTIONS, generator)
+    bits = binarize(before(encode(image, weights), generator), generator)
+    return decode(after(bits, generator), weights).clamp(0, 1)

@@ -1,0 +1,148 @@
+"""EDSR, a super-resolution network by 4, with its features corrupted at random.
+
+The network is EDSR-baseline (Lim et al., CVPR workshops 2017): 16 residual blocks, 64 features, residual scale 1. The
+corruptions of features and their probabilities are those of EDSR_distort_imagenet.py in github.com/hendrycks/imagenet-r
+(Hendrycks et al., ICCV 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from .deepaugment_weights import Weights, pick, pick_several, random_signs, read_weights, uniform
+
+BLOCKS = 16
+FEATURES = 64
+#: Features are corrupted before this part of the body.
+MIDDLE = 5
+#: Share by channel of DIV2K, on which EDSR was trained.
+IMAGE_MEAN = (0.4488, 0.4371, 0.4040)
+
+Part = Callable[[Tensor], Tensor]
+Shapes = dict[str, tuple[int, ...]]
+
+
+def edsr_shapes() -> Shapes:
+    """Name -> shape of every tensor, by the official names, which super-image's EDSR shares."""
+    convolutions = {"head.0": (FEATURES, 3), f"body.{BLOCKS}": (FEATURES, FEATURES), "tail.1": (3, FEATURES)}
+    convolutions |= {f"tail.0.{i}": (4 * FEATURES, FEATURES) for i in (0, 2)}
+    convolutions |= {f"body.{block}.body.{i}": (FEATURES, FEATURES) for block in range(BLOCKS) for i in (0, 2)}
+    shapes: Shapes = {f"{name}.weight": (*size, 3, 3) for name, size in convolutions.items()}
+    return shapes | {f"{name}.bias": size[:1] for name, size in convolutions.items()}
+
+
+#: What the network calls a pixel, factor (image - mean): in the official checkpoints (rgb_range 255), and in the Hub's.
+SCALES: tuple[tuple[float, tuple[float, ...]], ...] = ((255.0, IMAGE_MEAN), (1.0, (0.0, 0.0, 0.0)))
+
+
+def keep(x: Tensor, generator: Generator) -> Tensor:
+    return x
+
+
+def swap_channels(x: Tensor, generator: Generator) -> Tensor:
+    """Five times two channels change places."""
+    order = list(range(x.shape[1]))
+    for _ in range(5):
+        first, second = pick_several(len(order), 2, generator)
+        order[first], order[second] = order[second], order[first]
+    return x[:, order]
+
+
+def drop_features(x: Tensor, generator: Generator) -> Tensor:
+    """Each feature zeroed with probability 0.05."""
+    return x * (uniform(x.shape, x, generator) < 0.95)
+
+
+def negate_features(x: Tensor, generator: Generator) -> Tensor:
+    """Each feature negated with probability 0.025."""
+    return x * random_signs(x.shape, x, generator, positive=0.975)
+
+
+def run(parts: Sequence[Part], x: Tensor) -> Tensor:
+    for part in parts:
+        x = part(x)
+    return x
+
+
+def plain_body(parts: Sequence[Part], x: Tensor, generator: Generator) -> Tensor:
+    return run(parts, x)
+
+
+def negated_body(parts: Sequence[Part], x: Tensor, generator: Generator) -> Tensor:
+    return run(parts[MIDDLE:], -run(parts[:MIDDLE], x))
+
+
+def rectified_body(parts: Sequence[Part], x: Tensor, generator: Generator) -> Tensor:
+    """ReLU (1/3) or GELU (2/3) after the first five blocks."""
+    middle = run(parts[:MIDDLE], x)
+    return run(parts[MIDDLE:], F.relu(middle) if pick((True, False, False), generator) else F.gelu(middle))
+
+
+def flipped_body(parts: Sequence[Part], x: Tensor, generator: Generator) -> Tensor:
+    """Channels reversed and, upside down (1/3) or left to right (2/3), the image too, after the first five blocks."""
+    axes = pick(((1, 2), (1, 3), (1, 3)), generator)
+    return run(parts[MIDDLE:], run(parts[:MIDDLE], x).flip(axes))
+
+
+def shortened_body(parts: Sequence[Part], x: Tensor, generator: Generator) -> Tensor:
+    """Without the parts that three draws from 2...16 name."""
+    skipped = [2 + index for index in pick_several(len(parts) - 2, 3, generator)]
+    return run([part for i, part in enumerate(parts) if i not in skipped], x)
+
+
+#: Equally likely; one of each is drawn per image.
+HEAD_DISTORTIONS = (swap_channels, drop_features, negate_features, keep)
+BODY_DISTORTIONS = (negated_body, rectified_body, flipped_body, shortened_body, plain_body)
+
+
+def convolve(x: Tensor, weights: Weights, name: str) -> Tensor:
+    return F.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], padding=1)
+
+
+def residual_block(weights: Weights, block: int, x: Tensor) -> Tensor:
+    return x + convolve(F.relu(convolve(x, weights, f"body.{block}.body.0")), weights, f"body.{block}.body.2")
+
+
+def with_scale(weights: Weights, factor: float, mean: Sequence[float]) -> Weights:
+    return {**weights, "image.factor": torch.tensor(factor), "image.mean": torch.tensor(mean).reshape(3, 1, 1)}
+
+
+def edsr(image: Tensor, weights: Weights, generator: Generator | None = None) -> Tensor:
+    """A (1, 3, H, W) image in [0, 1] at four times the size, clipped to [0, 1].
+
+    Args:
+        weights: of ``read_edsr``, on the image's device.
+        generator: draws one corruption of the head's features and one of the body's; None: neither.
+    """
+    factor, mean = weights["image.factor"], weights["image.mean"]
+    body: list[Part] = [partial(residual_block, weights, block) for block in range(BLOCKS)]
+    body.append(partial(convolve, weights=weights, name=f"body.{BLOCKS}"))
+    x = convolve(factor * (image - mean), weights, "head.0")
+    if generator is None:
+        x = x + run(body, x)
+    else:
+        x = pick(HEAD_DISTORTIONS, generator)(x, generator)
+        x = x + pick(BODY_DISTORTIONS, generator)(body, x, generator)
+    for name in ("tail.0.0", "tail.0.2"):
+        x = F.pixel_shuffle(convolve(x, weights, name), 2)
+    return (convolve(x, weights, "tail.1") / factor + mean).clamp(0, 1)
+
+
+def read_edsr(path: Path) -> Weights:
+    """EDSR-baseline for a factor of 4, from an official checkpoint or from super-image's, which is the Hub's.
+
+    super-image's network sees images in [0, 1] and never uses the mean and the range of 255 that its file and its
+    config.json name. No tensor tells the two apart, so the scale is taken on which flat grey images stay as they are.
+    """
+    weights = read_weights(path, edsr_shapes())
+    grey = torch.tensor([0.1, 0.5, 0.9]).reshape(3, 1, 1, 1).expand(3, 3, 32, 32)
+    candidates = [with_scale(weights, factor, mean) for factor, mean in SCALES]
+    with torch.no_grad():
+        changes = [(edsr(grey, candidate) - grey[..., :1, :1]).abs().mean().item() for candidate in candidates]
+    return candidates[changes.index(min(changes))]

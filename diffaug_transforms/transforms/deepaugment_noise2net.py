@@ -1,0 +1,100 @@
+"""Noise2Net: a small image-to-image Res2Net, made anew from a seed; no pretrained weights.
+
+The sizes, probabilities and ranges are those of train_noise2net.py in github.com/hendrycks/imagenet-r (Hendrycks et
+al., ICCV 2021).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from .deepaugment_weights import pick
+
+BLOCKS = 4
+SCALES = 4
+HIDDEN = 16
+#: Of the kernel sizes and dilations one each is drawn per convolution.
+KERNEL_SIZES = (1, 3)
+DILATIONS = (1, 2, 3)
+MAX_EPSILON = 0.75
+#: The network sees images as an ImageNet classifier does.
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+
+class Block(NamedTuple):
+    """A Res2Net bottleneck's weights.
+
+    Attributes:
+        expand: (64, 3, 1, 1).
+        convs: three of (16, 16, k, k), k of 1 or 3.
+        dilations: theirs.
+        project: (3, 64, 1, 1).
+    """
+
+    expand: Tensor
+    convs: list[Tensor]
+    dilations: list[int]
+    project: Tensor
+
+
+def initial_weight(shape: tuple[int, int, int, int], generator: Generator) -> Tensor:
+    """torch.nn.Conv2d's: uniform in plus or minus 1 / sqrt(fan in). Biases have no effect before a normalization."""
+    return (torch.rand(shape, generator=generator) * 2 - 1) / math.sqrt(math.prod(shape[1:]))
+
+
+def make_block(generator: Generator) -> Block:
+    sizes = [pick(KERNEL_SIZES, generator) for _ in range(SCALES - 1)]
+    return Block(
+        expand=initial_weight((HIDDEN * SCALES, 3, 1, 1), generator),
+        convs=[initial_weight((HIDDEN, HIDDEN, size, size), generator) for size in sizes],
+        dilations=[pick(DILATIONS, generator) for _ in sizes],
+        project=initial_weight((3, HIDDEN * SCALES, 1, 1), generator),
+    )
+
+
+def make_noise2net(seed: int) -> list[Block]:
+    """The four blocks of a seed, on the CPU: the same on every device.
+
+    The original draws kernel sizes and dilations once per training run and the weights per image and step; here a
+    seed gives both.
+    """
+    generator = Generator().manual_seed(seed)
+    return [make_block(generator) for _ in range(BLOCKS)]
+
+
+def normalize(features: Tensor) -> Tensor:
+    """Each channel of one image to mean 0 and variance 1, as the original's batch normalization does per image."""
+    return F.layer_norm(features, features.shape[2:])
+
+
+def run_block(block: Block, x: Tensor) -> Tensor:
+    """Res2Net (Gao et al. 2019, eq. 1): every scale's convolution also sees the result of the scale before it."""
+    scales = list(F.relu(normalize(F.conv2d(x, block.expand.to(x)))).split(HIDDEN, dim=1))
+    for i, (weight, dilation) in enumerate(zip(block.convs, block.dilations)):
+        features = scales[i] + scales[i - 1] if i else scales[i]
+        padding = dilation * (weight.shape[-1] // 2)
+        features = F.conv2d(features, weight.to(x), padding=padding, dilation=dilation)
+        scales[i] = F.relu(normalize(features))
+    return normalize(F.conv2d(torch.cat(scales, dim=1), block.project.to(x)))
+
+
+def noise2net(image: Tensor, seed: int, epsilon: float | Tensor) -> Tensor:
+    """x + epsilon block(x), four times, in ImageNet's normalization; clipped to [0, 1].
+
+    Args:
+        image: (1, 3, H, W) in [0, 1]. One image at a time: on a CPU a grouped convolution over a batch is no faster
+            at 32 pixels and three times as slow at 224.
+        seed: of the network.
+        epsilon: strength; the original draws it uniformly in 0.375...0.75.
+    """
+    mean, std = (image.new_tensor(values).reshape(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+    x = (image - mean) / std
+    for block in make_noise2net(seed):
+        x = x + epsilon * run_block(block, x)
+    return (x * std + mean).clamp(0, 1)

@@ -1,0 +1,101 @@
+"""examples/train_classifier.py as a user runs it: killed and resumed, on two processes, from prepared views."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diffaug_transforms import DiffAugEnsemble
+from diffaug_transforms.classifiers import load_classifier
+from diffaug_transforms.cli import main as diffaug_command
+from diffaug_transforms.figures import sample_images
+
+from .training import EXAMPLES, run, run_and_kill
+
+for module in ("accelerate", "datasets", "tensorboard"):
+    pytest.importorskip(module)
+sys.path.insert(0, str(EXAMPLES))
+from image_data import Batches, cached_views, load_images  # noqa: E402
+
+SCRIPT = "train_classifier.py"
+OPTIONS = ["--model", "cifar_resnet-8", "--batch-size", "8", "--mixed-precision", "no", "--lr", "0.05"]
+SPLITS = ("train", "test")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample images as an image folder of four classes with a train and a test split."""
+    root = tmp_path_factory.mktemp("images")
+    for i, image in enumerate(sample_images().values()):
+        for split in SPLITS:
+            path = root / split / f"class{i % 4}" / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path)
+    return root
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(output / "model.safetensors")
+
+
+def test_a_killed_run_resumes_to_the_same_classifier(folder, tmp_path):
+    options = ["--data", folder, "--recipe", "augmix+diffaug", "--steps", 6, "--checkpoint-every", 2, *OPTIONS]
+    run(SCRIPT, "--output", tmp_path / "whole", *options)
+    run_and_kill(SCRIPT, tmp_path / "killed", *options)
+    assert not (tmp_path / "killed" / "classifier.json").exists()
+    run(SCRIPT, "--output", tmp_path / "killed", *options, "--workers", 1)
+    for a, b in zip(weights(tmp_path / "whole").values(), weights(tmp_path / "killed").values()):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-4)  # summation order differs between runs
+    facts = json.loads((tmp_path / "whole" / "classifier.json").read_text())
+    assert facts["classes"] == ["class0", "class1", "class2", "class3"]
+    assert facts["images"] == 48
+    assert 0 <= facts["test_accuracy"] <= 100
+    assert list((tmp_path / "whole" / "logs").rglob("events*"))
+    robust = DiffAugEnsemble(load_classifier(tmp_path / "whole"), timesteps=[0, 30])
+    assert robust(torch.rand(2, 3, 32, 32)).shape == (2, 4)
+
+
+def test_two_processes_prepared_views_extra_data_and_a_start(folder, tmp_path):
+    prepared = tmp_path / "prepared"
+    assert diffaug_command(["augment", str(folder / "train"), str(prepared), "--copies", "2"]) == 0
+    start = tmp_path / "start"
+    run(SCRIPT, "--data", folder, "--recipe", "baseline", "--output", start, "--steps", 1, *OPTIONS)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    options = ["--data", folder, "--extra-data", folder, "--diffaug-data", prepared, prepared, "--init", start]
+    both = tmp_path / "both"
+    run(SCRIPT, *options, "--recipe", "diffaug", "--steps", 2, *OPTIONS, "--output", both, launcher=launcher)
+    facts = json.loads((both / "classifier.json").read_text())
+    assert facts["images"] == 2 * 2 * 8
+    assert not torch.equal(weights(both)["8.weight"], weights(start)["8.weight"])
+
+
+def test_images_and_prepared_copies_are_paired_by_path(folder, tmp_path):
+    images = load_images(str(folder), "train")
+    assert len(images) == 8
+    assert images.labels == [0, 0, 1, 1, 2, 2, 3, 3]
+    for path in images.paths:
+        for name in [path.name] if path.stem == "0" else [f"{path.stem}_0.png", f"{path.stem}_1.png"]:
+            (tmp_path / path.parent).mkdir(exist_ok=True)
+            (tmp_path / path.parent / name).touch()
+    copies = cached_views(images, tmp_path)
+    assert sorted(len(found) for found in copies) == [1, 2, 2, 2, 2, 2, 2, 2]
+    (tmp_path / images.paths[0]).unlink()
+    with pytest.raises(OSError, match="has no copy of class0/0.png"):
+        cached_views(images, tmp_path)
+    assert load_images(str(folder), "validation") is None
+    assert [images.spread(4).labels, images.join(images).labels[8:]] == [[0, 1, 2, 3], images.labels]
+
+
+def test_every_pass_sees_every_image_once_whatever_the_processes():
+    steps = 12  # of 5 images: four passes over 15
+    alone = [keys for keys in Batches(15, 5, steps, seed=0)]
+    assert sorted(key for keys in alone[:3] for key in keys) == [(0, i) for i in range(15)]
+    assert len({tuple(i for keys in alone[k : k + 3] for _, i in keys) for k in (0, 3, 6, 9)}) == 4
+    assert list(Batches(15, 5, steps, seed=0, start=7)) == alone[7:]
+    halves = [list(Batches(15, 5, steps // 2, seed=0, rank=rank, world=2)) for rank in (0, 1)]
+    assert [keys for pair in zip(*halves) for keys in pair] == alone
