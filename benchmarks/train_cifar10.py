@@ -45,7 +45,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--copies", type=int, default=2, help="prepared DiffAug views of each training image")
     parser.add_argument("--synthetic", type=int, default=250, help="synthetic images of each class")
     parser.add_argument("--images", type=int, default=500, help="test images of each corruption")
-    parser.add_argument("--clean-images", type=int, default=2000, help="clean test images of the DE column")
+    parser.add_argument("--clean-images", type=int, default=1000, help="clean test images of the DE column")
     parser.add_argument("--parallel", type=int, default=1, help="classifiers trained at a time, with equal CPU threads")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/train_cifar10.json")
     return parser.parse_args()

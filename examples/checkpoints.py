@@ -1,12 +1,15 @@
-"""Checkpoints of the training scripts: whole after a kill at any moment."""
+"""Checkpoints of the training scripts, whole after a kill at any moment, and the memory that they took."""
 
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
 
@@ -30,3 +33,10 @@ def resume(accelerator: Accelerator, folder: Path) -> dict[str, Any]:
         return {}
     accelerator.load_state(str(checkpoint))
     return json.loads((checkpoint / "progress.json").read_text())
+
+
+def peak_bytes() -> int:
+    """The most memory that was in use: of the GPU's tensors, or of the whole process on a CPU (Linux, macOS)."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, takewhile
+from itertools import count, takewhile, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,31 @@ def cached_views(images: LabelledImages, folder: Path) -> list[list[Path]]:
             raise OSError(f"{folder} has no copy of {path}: was `diffaug augment` run on the same folder to its end?")
         copies.append(found)
     return copies
+
+
+def read_training_images(
+    sources: Sequence[str], prepared: Sequence[Path], limit: int | None
+) -> tuple[LabelledImages, list[list[Path]] | None]:
+    """The training images of all sources, and the prepared copies of each image where folders of them are given.
+
+    Args:
+        sources: as ``load_images``' data; the first ``limit`` of each, evenly spaced.
+        prepared: one folder of `diffaug augment` for each source, or none.
+    """
+    if prepared and len(prepared) != len(sources):
+        raise ValueError(f"there must be one prepared folder for each source of images. Got {len(prepared)} folders")
+    joined: LabelledImages | None = None
+    copies: list[list[Path]] = []
+    for source, folder in zip_longest(sources, prepared):
+        images = load_images(source, "train")
+        if images is None:
+            raise ValueError(f"data must hold training images. Got {source}")
+        images = images.spread(limit) if limit else images
+        copies += cached_views(images, folder) if folder is not None else []
+        joined = images if joined is None else joined.join(images)
+    if joined is None:
+        raise ValueError("sources must hold at least one. Got none")
+    return joined, copies or None
 
 
 class ViewsDataset(Dataset):

@@ -16,14 +16,16 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from checkpoints import resume, save_checkpoint
-from image_data import Batches, LabelledImages, ViewsDataset, cached_views, geometry, load_images
+from checkpoints import peak_bytes, resume, save_checkpoint
+from image_data import Batches, LabelledImages, ViewsDataset, geometry, load_images, read_training_images
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -75,32 +77,13 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_data(args: argparse.Namespace) -> tuple[LabelledImages, list[list[Path]] | None]:
-    """The training images, and the copies that `diffaug augment` made of each where the recipe is to read them."""
-    folders = args.diffaug_data if args.diffaug_data and "diffaug" in args.recipe else []
-    images, cached = read_source(args.data, folders[0] if folders else None, args.limit)
-    if args.extra_data:
-        if len(folders) == 1:
-            raise ValueError("diffaug-data needs a second folder, for extra-data. Got one")
-        extra, extra_cached = read_source(args.extra_data, folders[1] if folders else None, None)
-        images, cached = images.join(extra), cached + extra_cached
-    return images, cached or None
-
-
-def read_source(data: str, folder: Path | None, limit: int | None) -> tuple[LabelledImages, list[list[Path]]]:
-    images = load_images(data, "train")
-    if images is None:
-        raise ValueError(f"data must hold training images. Got {data}")
-    images = images.spread(limit) if limit else images
-    return images, cached_views(images, folder) if folder is not None else []
-
-
 def build_views(args: argparse.Namespace, cached: bool) -> tuple[Views, ViewsLoss]:
     """The recipe's views and loss; cached DiffAug views need no transform."""
     clean, original = geometry(args.size)
+    dtype = torch.float32 if args.mixed_precision == "no" else None
     views, loss = recipe(
         args.recipe,
-        diffaug=DiffAug(args.network, p=args.p, max_batch=args.max_batch, compile=args.compile),
+        diffaug=DiffAug(args.network, p=args.p, max_batch=args.max_batch, dtype=dtype, compile=args.compile),
         deepaugment=DeepAugment(args.deepaugment, weights=args.deepaugment_weights),
         clean=clean,
         original=original,
@@ -163,27 +146,37 @@ def accuracy(classifier: nn.Module, images: LabelledImages, size: int, accelerat
     return 100 * float(accelerator.reduce(right)) / len(images)
 
 
+def build_loader(
+    args: argparse.Namespace, accelerator: Accelerator, views: Views, data: tuple[LabelledImages, Any], start: int
+) -> DataLoader:
+    """This process's part of every batch from step ``start`` on, as per-sample views and labels."""
+    images, cached = data
+    dataset = ViewsDataset(images, views.per_sample, args.seed, cached, geometry(args.size)[1])
+    rank, world = accelerator.process_index, accelerator.num_processes
+    batches = Batches(len(images), args.batch_size, args.steps, args.seed, rank, world, start)
+    return DataLoader(dataset, batch_sampler=batches, num_workers=args.workers, pin_memory=torch.cuda.is_available())
+
+
 def train(args: argparse.Namespace, accelerator: Accelerator) -> tuple[NormalizedClassifier, dict[str, Any]]:
-    """The trained classifier, and facts about the run: classes, steps, images, seconds."""
-    images, cached = read_data(args)
-    views, loss_of = build_views(args, cached is not None)
-    raw = build_classifier(args, len(images.classes))
+    """The trained classifier, and facts about the run."""
+    prepared = args.diffaug_data if args.diffaug_data and "diffaug" in args.recipe else []
+    data = read_training_images([data for data in (args.data, args.extra_data) if data], prepared, args.limit)
+    classes = data[0].classes
+    views, loss_of = build_views(args, data[1] is not None)
+    raw = build_classifier(args, len(classes))
     optimizer, schedule = build_optimizer(args, raw)
     classifier, optimizer = accelerator.prepare(raw, optimizer)
     accelerator.register_for_checkpointing(schedule)
     progress = {"step": 0, "seconds": 0.0} | resume(accelerator, args.output)
     forward = torch.compile(classifier) if args.compile else classifier
 
-    rank, world = accelerator.process_index, accelerator.num_processes
-    dataset = ViewsDataset(images, views.per_sample, args.seed, cached, geometry(args.size)[1])
-    batches = Batches(len(images), args.batch_size, args.steps, args.seed, rank, world, start=progress["step"])
-    loader = DataLoader(dataset, batch_sampler=batches, num_workers=args.workers, pin_memory=torch.cuda.is_available())
+    loader = build_loader(args, accelerator, views, data, progress["step"])
     bar = tqdm(loader, initial=progress["step"], total=args.steps, disable=not accelerator.is_main_process)
-    started = time.perf_counter() - progress["seconds"]
+    clock = [time.perf_counter()]
     smoothed: dict[str, float] = {}
     for step, (sample_views, labels) in enumerate(bar, start=progress["step"] + 1):
         labels = labels.to(accelerator.device)
-        batch_views = make_batch_views(views, sample_views, labels, (args.seed, step, rank))
+        batch_views = make_batch_views(views, sample_views, labels, (args.seed, step, accelerator.process_index))
         with accelerator.autocast():
             logits = classify_views(forward, batch_views)
         loss = loss_of(logits, labels)
@@ -191,15 +184,23 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> tuple[Normalize
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        now = {"loss": loss.detach(), "accuracy": 100 * (logits["clean"].argmax(dim=1) == labels).float().mean()}
-        smoothed = {name: 0.95 * smoothed.get(name, float(v)) + 0.05 * float(v) for name, v in now.items()}
-        bar.set_postfix(loss=f"{smoothed['loss']:.3f}", accuracy=f"{smoothed['accuracy']:.1f}", refresh=False)
+        right = (logits["clean"].argmax(dim=1) == labels).float().mean()
+        for name, value in (("loss", float(loss.detach())), ("accuracy", 100 * float(right))):
+            smoothed[name] = 0.95 * smoothed.get(name, value) + 0.05 * value
+        bar.set_postfix({name: f"{value:.3g}" for name, value in smoothed.items()}, refresh=False)
+        clock.append(time.perf_counter())
         if step % 20 == 0 or step == args.steps:
             accelerator.log({**smoothed, "lr": schedule.get_last_lr()[0]}, step=step)
         if step % args.checkpoint_every == 0:
-            save_checkpoint(accelerator, args.output, step=step, seconds=time.perf_counter() - started)
-    seen = args.steps * args.batch_size * world
-    return raw, {"classes": images.classes, "images": seen, "seconds": round(time.perf_counter() - started, 1)}
+            seconds = progress["seconds"] + clock[-1] - clock[0]
+            save_checkpoint(accelerator, args.output, step=step, seconds=seconds)
+    return raw, {
+        "classes": classes,
+        "images": args.steps * args.batch_size * accelerator.num_processes,
+        "seconds": round(progress["seconds"] + clock[-1] - clock[0], 1),
+        "seconds_per_step": median(b - a for a, b in pairwise(clock)) if len(clock) > 1 else None,
+        "peak_bytes": peak_bytes(),
+    }
 
 
 def main() -> None:
