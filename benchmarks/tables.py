@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 
 from records import Record, read_records
 
@@ -73,7 +74,67 @@ def throughput() -> str:
     return rows(["ratio of times", "value", "setting"], body)
 
 
-TABLES: dict[str, Callable[[], str]] = {"eps_mse": eps_mse, "psnr": psnr, "throughput": throughput}
+FAMILIES = {
+    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
+    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    "weather": ("snow", "frost", "fog", "brightness"),
+    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+}
+
+
+def mean_over_seeds(records: Sequence[Record]) -> str:
+    """Mean over seeds of the mean over sets, with the standard error over seeds where there are several."""
+    by_seed: dict[int, list[float]] = {}
+    for r in records:
+        by_seed.setdefault(r["seed"], []).append(r["value"])
+    means = [mean(values) for values in by_seed.values()]
+    return f"{mean(means):.1f}" + (f" ± {stdev(means) / len(means) ** 0.5:.1f}" if len(means) > 1 else "")
+
+
+def select(records: Sequence[Record], **wanted: object) -> list[Record]:
+    return [r for r in records if all(r[key] == value for key, value in wanted.items())]
+
+
+def recipes() -> str:
+    records = read_records("train_cifar10")
+    body = []
+    for name in dict.fromkeys(r["recipe"] for r in records):
+        own = select(records, recipe=name)
+        pairs = [(dataset, mode) for dataset in ("cifar10", "cifar10-c") for mode in ("default", "de")]
+        columns = [select(own, dataset=dataset, mode=mode) for dataset, mode in pairs]
+        body.append([name, str(len({r["seed"] for r in own})), *map(mean_over_seeds, columns)])
+    return rows(["recipe", "seeds", "clean, Default", "clean, DE", "corrupted, Default", "corrupted, DE"], body)
+
+
+def corruption_families() -> str:
+    records = [r for r in read_records("train_cifar10") if r["corruption"] != "clean"]
+    body = []
+    for name in ("baseline", "diffaug", "augmix", "augmix+diffaug"):
+        for mode in ("default", "de"):
+            own = select(records, recipe=name, mode=mode)
+            families = [[r for r in own if r["corruption"] in members] for members in FAMILIES.values()]
+            body.append([name, {"default": "Default", "de": "DE"}[mode], *map(mean_over_seeds, families)])
+    return rows(["recipe", "mode", *FAMILIES], body)
+
+
+def training_step() -> str:
+    records = read_records("training_step")
+    body = []
+    for method in dict.fromkeys(r["method"] for r in records):
+        value = {r["metric"]: r["value"] for r in records if r["method"] == method}
+        ratios = [f"{value['time_ratio']:.1f}", f"{value['memory_ratio']:.2f}"]
+        body.append([method, *ratios, f"{value['seconds_per_step']:.2f}", f"{value['peak_bytes'] / 2**30:.2f}"])
+    return rows(["DiffAug", "time, ratio", "memory, ratio", "seconds a step", "peak GiB"], body)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "eps_mse": eps_mse,
+    "psnr": psnr,
+    "throughput": throughput,
+    "recipes": recipes,
+    "corruption_families": corruption_families,
+    "training_step": training_step,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

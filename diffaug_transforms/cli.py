@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 import torch
@@ -15,10 +16,13 @@ from torchvision.transforms import v2
 
 from .figures import draw_grid, fit_to_network, sample_images, views_over_time
 from .offline import augment_folder
+from .offline_ray import augment_dataset
 from .score import list_score_networks, load_score_network
-from .transforms import DiffAug
+from .transforms import DeepAugment, DiffAug
+from .transforms.deepaugment import REDRAW_PROBABILITY
 
 FIGURE_TIMESTEPS = "25,50,100,150,200,300,400,500,600"
+METHODS = ("diffaug", "deepaugment", "deepaugment:edsr", "deepaugment:cae")
 
 
 def demo(args: argparse.Namespace) -> int:
@@ -57,25 +61,37 @@ def show(args: argparse.Namespace) -> int:
 
 
 def augment(args: argparse.Namespace) -> int:
-    """Write augmented copies of a folder tree of images."""
-    transform = DiffAug(
-        args.network, timesteps=None if args.timesteps is None else parse_timesteps(args.timesteps)
-    ).eval()
+    """Write augmented copies of a folder tree of images; of Parquet or WebDataset shards with --engine ray."""
+    transform, redraw = offline_transform(args)
     steps = [v2.Resize(args.resize, antialias=True)] if args.resize else []
     steps += [v2.CenterCrop(args.crop)] if args.crop else []
-    failures = augment_folder(
-        args.src,
-        args.dst,
-        transform,
-        copies=args.copies,
-        seed=args.seed,
-        batch_size=args.batch_size,
-        prepare=v2.Compose(steps) if steps else None,
-        device=args.device,
-    )
+    options: Any = {"copies": args.copies, "seed": args.seed, "batch_size": args.batch_size}
+    options["prepare"] = v2.Compose(steps) if steps else None
+    if args.engine == "ray":
+        failures = augment_dataset(args.src, args.dst, transform, device=args.device, workers=args.workers, **options)
+        print("".join(f"{line}\n" for line in failures), end="", file=sys.stderr)
+    elif args.workers is not None:
+        raise ValueError(f"--workers goes with --engine ray. Got {args.workers}")
+    else:
+        device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        failures = augment_folder(Path(args.src), Path(args.dst), transform, redraw=redraw, device=device, **options)
     if failures:
         print(f"diffaug: {len(failures)} files could not be read and were skipped", file=sys.stderr)
     return 1 if failures else 0
+
+
+def offline_transform(args: argparse.Namespace) -> tuple[DiffAug | DeepAugment, float]:
+    """The transform of --with, and the probability that a copy gets a newly corrupted network."""
+    method, _, kind = args.method.partition(":")
+    if method == "diffaug":
+        if args.weights is not None:
+            raise ValueError(f"--weights goes with --with deepaugment:edsr and deepaugment:cae. Got {args.weights}")
+        steps = None if args.timesteps is None else parse_timesteps(args.timesteps)
+        return DiffAug(args.network, timesteps=steps).eval(), 1.0
+    if args.timesteps is not None or args.network != "cifar10":
+        raise ValueError("--network and --timesteps go with --with diffaug")
+    transform = DeepAugment(kind or "noise2net", weights=args.weights)
+    return transform.eval(), REDRAW_PROBABILITY if kind else 1.0
 
 
 def networks(args: argparse.Namespace) -> int:
@@ -120,12 +136,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="diffaug", description="DiffAug: diffuse-and-denoise augmentation.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(function, example):  # type: ignore[no-untyped-def]
+    def command(function, *examples):  # type: ignore[no-untyped-def]
         sub = commands.add_parser(
             function.__name__,
             help=function.__doc__,
             description=function.__doc__,
-            epilog=f"example:\n  {example}",
+            epilog="\n  ".join(["example:" if len(examples) == 1 else "examples:", *examples]),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         sub.set_defaults(function=function)
@@ -133,7 +149,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     show_parser = command(show, "diffaug show cat.jpg --timesteps 50:501:50 --output cat_over_t.png")
     show_parser.add_argument("image", type=Path, help="a picture; its centre is cut out at the network's size")
-    folder_parser = command(augment, "diffaug augment train/ train_diffaug/ --timesteps 350:701:50 --copies 2 --seed 1")
+    folder_parser = command(
+        augment,
+        "diffaug augment train/ train_diffaug/ --timesteps 350:701:50 --copies 2 --seed 1",
+        "diffaug augment train/ train_edsr/ --with deepaugment:edsr",
+        "diffaug augment s3://bucket/train s3://bucket/train_diffaug --engine ray --workers 8",
+    )
     figures = [command(demo, "diffaug demo --output demo.png"), show_parser]
     for sub in figures:
         add_figure_options(sub)
@@ -158,15 +179,18 @@ def add_figure_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_folder_options(parser: argparse.ArgumentParser) -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("src", type=Path, metavar="SRC", help="folder tree of images")
-    parser.add_argument("dst", type=Path, metavar="DST", help="where the copies go, in the same tree")
+    parser.add_argument("src", metavar="SRC", help="folder tree of images; for Ray also of Parquet files or tars")
+    parser.add_argument("dst", metavar="DST", help="where the copies go, in the same tree; for Ray: shards")
+    parser.add_argument("--with", choices=METHODS, default="diffaug", dest="method", help="default: %(default)s")
+    parser.add_argument("--weights", help="file for deepaugment:cae (required) and deepaugment:edsr")
     parser.add_argument("--timesteps", help="500, 50,100,150 or start:stop:step; default: the network's own")
     parser.add_argument("--copies", type=int, default=1, help="per image; default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
     parser.add_argument("--resize", type=int, help="first resize the shorter side to this many pixels")
     parser.add_argument("--crop", type=int, help="then cut out the centre of this many pixels")
-    parser.add_argument("--device", default=device, help="default: %(default)s here")
+    parser.add_argument("--device", help="default: cuda where there is one, else cpu")
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="default: %(default)s")
+    parser.add_argument("--workers", type=int, help="networks that Ray runs; default: one per GPU, or per core")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -178,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("diffaug: stopped; the same command resumes where it was", file=sys.stderr)
         return 130
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
         print(f"diffaug: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 

@@ -93,7 +93,7 @@ def test_images_and_prepared_copies_are_paired_by_path(folder, tmp_path):
 
 def test_every_pass_sees_every_image_once_whatever_the_processes():
     steps = 12  # of 5 images: four passes over 15
-    alone = [keys for keys in Batches(15, 5, steps, seed=0)]
+    alone = list(Batches(15, 5, steps, seed=0))
     assert sorted(key for keys in alone[:3] for key in keys) == [(0, i) for i in range(15)]
     assert len({tuple(i for keys in alone[k : k + 3] for _, i in keys) for k in (0, 3, 6, 9)}) == 4
     assert list(Batches(15, 5, steps, seed=0, start=7)) == alone[7:]

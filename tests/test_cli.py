@@ -12,8 +12,8 @@ from torchvision.transforms.v2 import functional as F
 
 from diffaug_transforms import cli, load_score_network
 from diffaug_transforms.figures import draw_grid, sample_images
-from diffaug_transforms.offline import augment_folder
-from diffaug_transforms.transforms import DiffAug
+from diffaug_transforms.offline import augment_folder, list_jobs, read_image
+from diffaug_transforms.transforms import DeepAugment, DiffAug
 
 from . import contracts
 from .openai_checkpoints import golden
@@ -140,6 +140,64 @@ def test_augment_prepares(photos, saved, tmp_path):
         assert image.size == (16, 16)
 
 
+def test_augment_with_deepaugment(photos, tmp_path):
+    """Stopped and resumed, in other batches: the same files."""
+    command = ["augment", str(photos), "--with", "deepaugment", "--seed", "3"]
+    assert cli.main([*command, str(tmp_path / "whole")]) == 0
+    whole = files(tmp_path / "whole")
+    assert cli.main([*command, str(tmp_path / "parts"), "--batch-size", "1"]) == 0
+    (tmp_path / "parts" / "a" / "one.png").unlink()
+    assert cli.main([*command, str(tmp_path / "parts")]) == 0
+    assert files(tmp_path / "parts").keys() == whole.keys()
+    for name in whole:
+        if name.endswith(".png"):
+            with PIL.Image.open(tmp_path / "whole" / name) as a, PIL.Image.open(tmp_path / "parts" / name) as b:
+                assert (F.pil_to_tensor(a).int() - F.pil_to_tensor(b).int()).abs().max() <= 1
+            assert (photos / name).read_bytes() != whole[name]
+
+
+def test_copies_share_networks_along_the_sorted_list(tmp_path):
+    """About one image in 20 begins a new network; the images before it in the list do not depend on it."""
+    for i in range(400):
+        (tmp_path / f"{i:03}.png").touch()
+    target = tmp_path.parent / "out"
+    jobs = list_jobs(tmp_path, target, 2, 0, redraw=0.05)
+    for copy in range(2):
+        seeds = [job.seeds for job in jobs[copy::2]]
+        begins = [i for i, seed in enumerate(seeds) if seed.draw == seed.network]
+        assert begins[0] == 0
+        assert 10 <= len(begins) <= 32  # 20 expected, standard deviation 4.4
+        assert all(seeds[i].network == seeds[i - 1].network for i in range(1, 400) if i not in begins)
+    assert jobs[0].seeds.network != jobs[1].seeds.network
+    (tmp_path / "399.png").unlink()
+    assert list_jobs(tmp_path, target, 2, 0, redraw=0.05) == jobs[:-2]
+    assert all(job.seeds.draw == job.seeds.network for job in list_jobs(tmp_path, target, 2, 0))
+
+
+def test_the_network_of_a_copy_is_that_of_its_job(photos, tmp_path):
+    """A stand-in of DeepAugment's interface: the image is filled with a number made of its network's seed."""
+
+    class Fill(DeepAugment):
+        def transform(self, inpt, params):
+            return torch.zeros_like(inpt) + (params["network_seed"] % 251).to(torch.uint8).reshape(-1, 1, 1, 1)
+
+    target = tmp_path / "out"
+    assert augment_folder(photos, target, Fill(), copies=2, redraw=0.05) == []
+    for job in list_jobs(photos, target, 2, 0, redraw=0.05):
+        if job.target.suffix == ".png":
+            with PIL.Image.open(job.target) as image:
+                assert image.getextrema() == ((job.seeds.network % 251,) * 2,) * 3
+
+
+def test_copies_decode_once(photos, saved, tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        "diffaug_transforms.offline.read_image", lambda p, prepare: read.append(p) or read_image(p, prepare)
+    )
+    assert cli.main(["augment", str(photos), str(tmp_path / "out"), "--network", str(saved), "--copies", "3"]) == 0
+    assert len(read) == 4
+
+
 def test_networks_prints_every_card(capsys):
     assert cli.main(["networks"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -169,6 +227,12 @@ def test_convert(tmp_path, capsys):
         (["augment", ".", "out"], "DST must not lie inside SRC. Got out"),
         (["augment", ".", "../out"], "there are no images under ."),
         (["augment", ".", "../out", "--copies", "0"], "copies must be at least 1. Got 0"),
+        (["augment", ".", "../out", "--workers", "2"], "--workers goes with --engine ray. Got 2"),
+        (["augment", ".", "../out", "--weights", "a.pt"], "--weights goes with --with deepaugment:edsr and"),
+        (["augment", ".", "../out", "--with", "deepaugment", "--timesteps", "5"], "go with --with diffaug"),
+        (["augment", ".", "../out", "--with", "deepaugment:edsr", "--network", "x"], "go with --with diffaug"),
+        (["augment", ".", "../out", "--with", "deepaugment", "--weights", "a.pt"], "Got 'a.pt'"),
+        (["augment", ".", "../out", "--with", "deepaugment:cae"], "'cae' needs weights"),
         (["convert", "missing.pt", "out"], "there is no checkpoint at"),
         (["convert", "unknown.pt", "out"], "pass openai_flags (diffaug convert --flags)"),
         (["convert", "README.md", "out"], "CKPT must be an OpenAI .pt file. Got README.md"),
@@ -188,11 +252,27 @@ def test_errors_are_one_line(arguments, message, tmp_path, monkeypatch, capsys):
     assert message.replace("{cwd}", str(folder)) in error.replace("'missing.png'", f"'{folder}/missing.png'")
 
 
+def test_a_missing_extra_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert cli.main(["augment", ".", "out", "--engine", "ray"]) == 2
+    assert capsys.readouterr().err == (
+        'diffaug: error: engine ray needs Ray Data: pip install "diffaug-transforms[ray]"\n'
+    )
+
+
+@pytest.mark.parametrize(("option", "value"), [("--engine", "spark"), ("--with", "deepaugment:vae")])
+def test_unknown_choices(option, value, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["augment", ".", "out", option, value])
+    assert f"argument {option}: invalid choice: '{value}' (choose from" in capsys.readouterr().err
+
+
 def test_help_texts_have_examples(capsys):
     for command in ("demo", "show", "augment", "networks", "convert"):
         with pytest.raises(SystemExit, match="0"):
             cli.main([command, "--help"])
-        assert f"example:\n  diffaug {command}" in capsys.readouterr().out
+        text = capsys.readouterr().out
+        assert f"\n  diffaug {command}" in text[text.index("\nexample") :]
 
 
 def test_the_installed_command_runs():

@@ -1,0 +1,215 @@
+"""The offline command on a Ray of two workers: killed workers, stopped runs, and the local engine's pixels."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import shutil
+import signal
+import tarfile
+import time
+from pathlib import Path
+
+import PIL.Image
+import pytest
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from diffaug_transforms import DiffAug, cli
+from diffaug_transforms.offline import augment_folder
+from diffaug_transforms.offline_ray import Worker, augment_dataset, start_ray
+from diffaug_transforms.offline_rows import find_image_column, read_rows
+
+from . import contracts
+
+# Not importorskip: start_ray sets what Ray reads when it is imported.
+if importlib.util.find_spec("ray") is None:
+    pytest.skip("needs the extra ray", allow_module_level=True)
+pa = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+NAMES = [f"{label}/{i:02}.png" for label in ("cat", "dog") for i in range(10)]
+OPTIONS = {"seed": 3, "batch_size": 4, "workers": 2}
+
+
+class KillsItsWorker(DiffAug):
+    """The first worker that comes to its second batch is killed there, once."""
+
+    marker: Path
+    calls = 0
+
+    def transform(self, inpt, params):
+        self.calls += 1
+        if self.calls == 2 and not self.marker.exists():
+            self.marker.write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().transform(inpt, params)
+
+
+class Stops(DiffAug):
+    """Every worker fails once a shard is done, at its second batch: of four images, two copies each, the third call."""
+
+    checkpoints: Path
+    calls = 0
+
+    def transform(self, inpt, params):
+        self.calls += 1
+        if self.calls == 3:
+            deadline = time.monotonic() + 60
+            while not self.shards() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            raise ValueError("stopped here")
+        return super().transform(inpt, params)
+
+    def shards(self) -> list[Path]:
+        return [path for path in self.checkpoints.glob("*.parquet") if ".pending" not in path.name]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    """One Ray for all tests, which augment_dataset finds running."""
+    ray, started = start_ray(5)  # Logical cores: those of a run that failed are given back late.
+    assert started
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """Twenty images of two classes."""
+    folder = tmp_path_factory.mktemp("data") / "photos"
+    for name, image in zip(NAMES, contracts.images(32, batch=len(NAMES))):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        F.to_pil_image(image).save(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(photos, tmp_path_factory) -> dict[str, Tensor]:
+    """What the local engine makes of them, two copies each."""
+    target = tmp_path_factory.mktemp("local")
+    assert augment_folder(photos, target, DiffAug(timesteps=[50]), copies=2, seed=3) == []
+    return {p.relative_to(target).as_posix(): decode(p.read_bytes()) for p in target.rglob("*.png")}
+
+
+def decode(data: bytes) -> Tensor:
+    with PIL.Image.open(io.BytesIO(data)) as image:
+        return F.pil_to_tensor(image).int()
+
+
+def check_images(found: dict[str, Tensor], expected: dict[str, Tensor], names: list[str]) -> None:
+    assert sorted(found) == sorted(names)
+    for name in names:
+        assert (found[name] - expected[name]).abs().max() <= 1  # Other batch sizes round otherwise.
+
+
+def check_rows(target: Path, expected: dict[str, Tensor]) -> None:
+    """Every image once, with its label, as the local engine makes its copy 0."""
+    rows = parquet.read_table(target).to_pylist()
+    assert sorted(row["image"]["path"] for row in rows) == NAMES
+    assert all(row["label"] == row["image"]["path"][:3] for row in rows)
+    images = {row["image"]["path"]: decode(row["image"]["bytes"]) for row in rows}
+    check_images(images, {name: expected[name.replace(".png", "_0.png")] for name in NAMES}, NAMES)
+
+
+def test_a_killed_worker_costs_nothing(photos, expected, tmp_path):
+    source = tmp_path / "photos"
+    shutil.copytree(photos, source)
+    (source / "cat" / "broken.png").write_bytes(b"\x89PNG nonsense")
+    augment = KillsItsWorker(timesteps=[50])
+    augment.marker = tmp_path / "pid"
+    failures = augment_dataset(str(source), str(tmp_path / "out"), augment, **OPTIONS)
+    assert augment.marker.exists()
+    assert failures == ["skipped cat/broken.png: UnidentifiedImageError: cannot identify image file 'cat/broken.png'"]
+    check_rows(tmp_path / "out", expected)
+
+
+def test_a_stopped_run_resumes(photos, expected, tmp_path):
+    """Two WebDataset shards, two copies."""
+    source, target = tmp_path / "tars", tmp_path / "out"
+    source.mkdir()
+    for label in ("cat", "dog"):
+        with tarfile.open(source / f"{label}.tar", "w") as tar:
+            for path in sorted((photos / label).iterdir()):
+                add(tar, f"{label}/{path.name}", path.read_bytes())
+                add(tar, f"{label}/{path.stem}.cls", label.encode())
+    stops = Stops(timesteps=[50])
+    stops.checkpoints = target / ".checkpoint"
+    with pytest.raises(RuntimeError, match="^stopped here$"):
+        augment_dataset(str(source), str(target), stops, copies=2, **OPTIONS)
+    before = read_tars(target)
+    assert 0 < len(before) < 3 * len(NAMES)
+    command = ["augment", str(source), str(target), "--engine", "ray", "--workers", "2", "--copies", "2"]
+    assert cli.main([*command, "--seed", "3", "--batch-size", "4", "--timesteps", "50"]) == 0
+    members = read_tars(target)
+    assert before.items() <= members.items()
+    assert {name: members.pop(name.replace(".png", ".cls")).decode() for name in NAMES} == {n: n[:3] for n in NAMES}
+    images = {name.replace(".0.", "_0.").replace(".1.", "_1."): decode(data) for name, data in members.items()}
+    check_images(images, expected, list(expected))
+
+
+def test_parquet_keeps_its_columns(cluster, photos, expected, tmp_path):
+    """As in Hugging Face datasets; the worker is called here, without an actor."""
+    images = [{"bytes": (photos / name).read_bytes(), "path": name} for name in NAMES]
+    parquet.write_table(pa.table({"image": images, "label": range(20), "id": NAMES}), tmp_path / "train.parquet")
+    rows, id_column, column = read_rows(cluster, str(tmp_path / "train.parquet"))
+    assert (id_column, column) == ("row_hash", "image")
+    table = pa.concat_tables(cluster.get(rows.to_arrow_refs()))
+    assert len(set(table["row_hash"].to_pylist())) == len(NAMES)
+    result = Worker(DiffAug(timesteps=[50]), 1, 3, None, "cpu", id_column, column, None)(table)
+    assert result.drop_columns("image").equals(table.drop_columns("image"))
+    assert result.schema.field("image") == table.schema.field("image")
+    found = {row["image"]["path"]: decode(row["image"]["bytes"]) for row in result.to_pylist()}
+    check_images(found, {name: expected[name.replace(".png", "_0.png")] for name in NAMES}, NAMES)
+
+
+def test_parquet_of_bytes(photos):
+    """Copies become columns of bytes; without a path, the draw goes by the row."""
+    files = [(photos / name).read_bytes() for name in NAMES[:3]]
+    table = pa.table({"jpg": files, "label": [1, 2, 3], "row_hash": [7, 8, 9]})
+    assert find_image_column(table.schema) == "jpg"
+    result = Worker(DiffAug(timesteps=[50]), 2, 3, None, "cpu", "row_hash", "jpg", None)(table)
+    assert result.column_names == ["label", "row_hash", "jpg_0", "jpg_1"]
+    assert result["label"].to_pylist() == [1, 2, 3]
+    copies = result["jpg_0"].to_pylist() + result["jpg_1"].to_pylist()
+    assert len(set(copies)) == 6
+    assert {decode(data).shape for data in copies} == {(3, 32, 32)}
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def read_tars(folder: Path) -> dict[str, bytes]:
+    """All members of all shards; none may be there twice."""
+    members: dict[str, bytes] = {}
+    for path in folder.glob("*.tar"):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                assert member.name not in members
+                members[member.name] = tar.extractfile(member).read()
+    return members
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["."], "there are no images, .parquet or .tar files under"),
+        (["missing"], "there are no images, .parquet or .tar files under"),
+        (["rows.parquet"], "SRC must have one image column, of bytes or of structs with bytes. Got {'label': 'int64',"),
+        ([".", "--workers", "0"], "workers must be at least 1. Got 0"),
+        ([".", "--copies", "0"], "copies must be at least 1. Got 0"),
+    ],
+)
+def test_errors_are_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    if arguments == ["rows.parquet"]:
+        parquet.write_table(pa.table({"label": [1, 2]}), "rows.parquet")
+    assert cli.main(["augment", arguments[0], "../out", "--engine", "ray", *arguments[1:]]) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("diffaug")]
+    assert len(error) == 1
+    assert message in error[0]
