@@ -10,15 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffaug_transforms.classifiers import NormalizedClassifier, build_model, save_classifier
 from diffaug_transforms.figures import sample_images
 
 datasets = pytest.importorskip("datasets")
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import cifar10_sets  # noqa: E402
 import denoising  # noqa: E402
 import tables  # noqa: E402
 import throughput  # noqa: E402
+import train_cifar10  # noqa: E402
+import training_step  # noqa: E402
 
 NEEDED = {"benchmark", "network", "metric", "value", "n", "seed"}
 
@@ -50,10 +54,18 @@ def test_medians_are_taken_over_rounds():
     assert "".join(calls) == "aabb" + "ab" * 3
 
 
+def write_dataset(folder: Path) -> None:
+    """The eight sample images as both splits of CIFAR-10 in the Hub's layout."""
+    classes = datasets.ClassLabel(names=list(train_cifar10.CLASSES))
+    features = datasets.Features({"img": datasets.Image(), "label": classes})
+    images = sample_images()
+    rows = datasets.Dataset.from_dict({"img": list(images.values()), "label": list(images)}, features=features)
+    for split in ("train", "test"):
+        rows.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+
+
 def test_denoising_script(tmp_path, network):
-    features = datasets.Features({"img": datasets.Image(), "label": datasets.Value("int64")})
-    rows = {"img": list(sample_images().values()), "label": [0] * 8}
-    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "data" / "test-00000-of-00001.parquet")
+    write_dataset(tmp_path / "data")
     output = tmp_path / "denoising.json"
     run("denoising.py", "--data", str(tmp_path / "data"), "--limit", "8", "--output", str(output))
     result = json.loads(output.read_text())
@@ -82,3 +94,70 @@ def test_tables_are_pivots_of_the_records(monkeypatch):
     both = [{**record, "mode": mode} for mode in ("unconditional", "conditional")]
     monkeypatch.setattr(tables, "read_records", lambda script: both)
     assert "| unconditional | 0.0312 ± 0.0004 | 10 |" in tables.eps_mse()
+
+
+def test_the_mean_over_seeds_by_hand():
+    values = {0: (70.0, 72.0), 1: (74.0, 76.0), 2: (78.0, 80.0)}
+    records = [{"seed": seed, "value": value} for seed, pair in values.items() for value in pair]
+    # Means 71, 75, 79 of standard deviation 4: 4 / sqrt(3) = 2.3.
+    assert tables.mean_over_seeds(records) == "75.0 ± 2.3"
+    assert tables.mean_over_seeds(records[:2]) == "71.0"
+
+
+def test_classifiers_are_judged_clean_and_corrupted_alone_and_as_ensembles(tmp_path, monkeypatch):
+    pytest.importorskip("cv2")
+    write_dataset(tmp_path / "data")
+    torch.manual_seed(0)
+    model = build_model("cifar_resnet-8", 10)
+    facts = {"classes": list(train_cifar10.CLASSES), "images": 5, "seconds": 1.0, "arguments": {"steps": 1}}
+    save_classifier(
+        NormalizedClassifier(model, [0.5], [0.5]), tmp_path / "work" / "augmix-1", "cifar_resnet-8", **facts
+    )
+    options = ["--data", str(tmp_path / "data"), "--work", str(tmp_path / "work")]
+    monkeypatch.setattr(sys, "argv", ["", *options, "--images", "2", "--clean-images", "3"])
+    args = train_cifar10.parse_arguments()
+    records = train_cifar10.evaluate(args, "augmix", 1)
+    assert len(records) == 1 + 1 + 15 * 2
+    assert {(r["dataset"], r["mode"], r["n"]) for r in records} == {
+        ("cifar10", "default", 8),
+        ("cifar10", "de", 3),
+        ("cifar10-c", "default", 2),
+        ("cifar10-c", "de", 2),
+    }
+    assert all(set(r) >= NEEDED - {"network"} | {"model", "recipe", "corruption", "severity"} for r in records)
+    views = cifar10_sets.ensemble_views("contrast", args.data, 2, tmp_path / "work" / "views")
+    assert views.shape == (10, 2, 3, 32, 32)
+    images, _ = cifar10_sets.load_test_images(args.data, 2)
+    contrast = views[0].float().std(dim=(-1, -2)) / (images / 255).std(dim=(-1, -2))
+    assert contrast.mean().item() == pytest.approx(0.15, abs=0.01)  # CIFAR-10-C's factor at severity 5
+
+
+def test_the_plan_holds_every_recipe_and_several_seeds_of_the_main_ones(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["", "--seeds", "3"])
+    runs = train_cifar10.plan(train_cifar10.parse_arguments())
+    assert len(set(runs)) == len(runs) == 10 + 2 * len(train_cifar10.SEVERAL_SEEDS)
+    assert {name for name, seed in runs if seed == 2} == set(train_cifar10.SEVERAL_SEEDS)
+
+
+def test_samples_are_of_the_labels_asked_for(null_conditional):
+    labels = torch.tensor([0, 1, 0])
+    first, again = (
+        cifar10_sets.synthesize(null_conditional, labels, 3, torch.Generator().manual_seed(0)) for _ in range(2)
+    )
+    other = cifar10_sets.synthesize(null_conditional, labels + 1, 3, torch.Generator().manual_seed(0))
+    assert first.shape == (3, 3, 16, 16)
+    assert first.dtype == torch.uint8
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_the_cost_of_a_step_is_a_ratio_to_the_one_without_diffaug(monkeypatch):
+    monkeypatch.setattr(sys, "argv", [""])
+    runs = {
+        "no DiffAug": [{"seconds_per_step": s, "peak_bytes": 100} for s in (1.0, 2.0, 9.0)],
+        "in the loop": [{"seconds_per_step": s, "peak_bytes": 150} for s in (7.0, 8.0, 9.0)],
+    }
+    made = training_step.records(training_step.parse_arguments(), runs)
+    values = {(r["method"], r["metric"]): r["value"] for r in made}
+    assert values["in the loop", "time_ratio"] == 4
+    assert values["in the loop", "memory_ratio"] == 1.5
