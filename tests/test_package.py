@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import diffaug_transforms
+from diffaug_transforms.classifiers import NormalizedClassifier, build_model, save_classifier
 
 ROOT = Path(__file__).parent.parent
 LAZY = ("diffusers", "huggingface_hub", "safetensors", "accelerate", "transformers", "matplotlib")
@@ -99,6 +100,8 @@ def test_wheel_and_sdist_hold_what_they_should(distributions):
 def test_readme_code_runs(number, tmp_path, monkeypatch):
     code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[number]
     monkeypatch.chdir(tmp_path)
+    trained = NormalizedClassifier(build_model("cifar_resnet-8", 10), [0.5], [0.5])
+    save_classifier(trained, tmp_path / "runs" / "a", "cifar_resnet-8", classes=list("0123456789"))
     exec(compile(code, f"README block {number}", "exec"), {"__name__": "readme"})
 
 
@@ -107,12 +110,15 @@ def test_docstring_examples():
 
     import torch
 
-    from diffaug_transforms import score, transforms
+    from diffaug_transforms import classifiers, score, transforms
+    from diffaug_transforms.robustness import corruptions
     from diffaug_transforms.score import functional, hub, network, schedule
-    from diffaug_transforms.transforms import diffaug, ensemble
+    from diffaug_transforms.transforms import augmix, compose, deepaugment, diffaug, ensemble, recipes
 
+    pytest.importorskip("cv2")
     names = {**vars(score), **vars(transforms), "torch": torch}
-    for module in (schedule, functional, network, hub, diffaug, ensemble):
+    diffusion = (schedule, functional, network, hub)
+    for module in (*diffusion, diffaug, ensemble, augmix, deepaugment, compose, recipes, corruptions, classifiers):
         result = doctest.testmod(module, extraglobs=names)
         assert result.attempted > 0, module.__name__
         assert result.failed == 0, module.__name__
