@@ -78,22 +78,24 @@ def augment_folder(
         for start in range(0, len(jobs), 4 * batch_size):
             chunk = [job for job in jobs[start : start + 4 * batch_size] if not job.target.exists()]
             sources = list(dict.fromkeys(job.source for job in chunk))
-            images: dict[Path, Tensor] = {}
-            for path, image in zip(sources, pool.map(lambda path: read_image(path, prepare), sources)):
-                if isinstance(image, str):
-                    failures.append(image)
-                    bar.write(image, file=sys.stderr)
-                else:
-                    images[path] = image
-            readable = [job for job in chunk if job.source in images]
+            read: dict[Path, Any] = dict(zip(sources, pool.map(lambda path: read_image(path, prepare), sources)))
+            failures += report_failures(read, bar)
+            readable = [job for job in chunk if isinstance(read[job.source], Tensor)]
             bar.update(len(jobs[start : start + 4 * batch_size]) - len(readable))
-            for batch in same_size_batches(readable, [images[job.source].shape for job in readable], batch_size):
-                done = augment_batch(
-                    augment, [images[job.source] for job in batch], [job.seeds for job in batch], device
-                )
+            for batch in same_size_batches(readable, [read[job.source].shape for job in readable], batch_size):
+                images = [read[job.source] for job in batch]
+                done = augment_batch(augment, images, [job.seeds for job in batch], device)
                 list(pool.map(save_image, done, [job.target for job in batch]))
                 bar.update(len(batch))
     return sorted(set(failures))
+
+
+def report_failures(read: dict[Path, Any], bar: Any) -> list[str]:
+    """The lines that stand for images that could not be read, each printed."""
+    lines = [line for line in read.values() if isinstance(line, str)]
+    for line in lines:
+        bar.write(line, file=sys.stderr)
+    return lines
 
 
 def list_jobs(source: Path, target: Path, copies: int, seed: int, redraw: float = 1.0) -> list[Job]:

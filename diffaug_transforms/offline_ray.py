@@ -61,26 +61,13 @@ def augment_dataset(
             raise ValueError(f"{name} must be at least 1. Got {value}")
     ray, started = start_ray(workers)
     try:
-        resources = ray.cluster_resources()
-        gpus = 0 if device == "cpu" else int(resources.get("GPU", 0))
-        rows, id_column, image_column = read_rows(ray, absolute(source))
-        rows.context.raise_original_map_exception = True
-        rows.context.checkpoint_config = ray.data.checkpoint.CheckpointConfig(
-            id_column,
-            f"{absolute(target)}/.checkpoint",
-            delete_checkpoint_on_success=False,
-            checkpoint_filter_cls=arrow_filter(),
-        )
+        rows, id_column, image_column = read_checkpointed(ray, source, target)
         failures = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Failures).remote()
-        device = device or ("cuda" if gpus else "cpu")
+        pool = actor_pool(ray, device, workers)
+        device = device or ("cuda" if pool["num_gpus"] else "cpu")
+        arguments = (augment, copies, seed, prepare, device, id_column, image_column, failures)
         augmented = rows.map_batches(
-            Worker,
-            fn_constructor_args=(augment, copies, seed, prepare, device, id_column, image_column, failures),
-            batch_size=batch_size,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=workers or gpus or max(1, int(resources["CPU"]) - SPARE_CORES)),
-            num_cpus=1,
-            num_gpus=1 if gpus else 0,
+            Worker, fn_constructor_args=arguments, batch_size=batch_size, batch_format="pyarrow", **pool
         )
         if id_column == "__id__":
             augmented.write_webdataset(absolute(target), encoder=webdataset_members)
@@ -93,6 +80,27 @@ def augment_dataset(
     finally:
         if started:
             ray.shutdown()
+
+
+def read_checkpointed(ray: Any, source: str, target: str) -> tuple[Any, str, str]:
+    """``read_rows``, without those that a run before this one finished, by the checkpoint under the target."""
+    rows, id_column, image_column = read_rows(ray, absolute(source))
+    rows.context.raise_original_map_exception = True
+    rows.context.checkpoint_config = ray.data.checkpoint.CheckpointConfig(
+        id_column,
+        f"{absolute(target)}/.checkpoint",
+        delete_checkpoint_on_success=False,
+        checkpoint_filter_cls=arrow_filter(),
+    )
+    return rows, id_column, image_column
+
+
+def actor_pool(ray: Any, device: str | None, workers: int | None) -> dict[str, Any]:
+    """What map_batches is told of its workers: how many, and what each has for itself."""
+    resources = ray.cluster_resources()
+    gpus = 0 if device == "cpu" else int(resources.get("GPU", 0))
+    size = workers or gpus or max(1, int(resources["CPU"]) - SPARE_CORES)
+    return {"compute": ray.data.ActorPoolStrategy(size=size), "num_cpus": 1, "num_gpus": 1 if gpus else 0}
 
 
 # Logical cores: besides the workers, reading, writing and the checkpoint's filter hold one each.
