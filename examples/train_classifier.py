@@ -5,6 +5,7 @@
     accelerate launch examples/train_classifier.py --data imagenet/ --output runs/rn50 # several GPUs, the paper's RN50:
         --model resnet50 --size 224 --network imagenet256 --recipe diffaug --steps 450000 --batch-size 32 (x 8 GPUs)
         --lr 0.1 --weight-decay 1e-4 --schedule step --workers 12 --compile
+    accelerate launch examples/train_classifier.py ... --recipe augmix+diffaug --init augmix.pth --steps 50000 --lr 1e-4
 
 Where DiffAug in the loop is too slow, `diffaug augment data/train data_diffaug --copies 2` prepares it once, and
 `--diffaug-data data_diffaug` reads it. What is lost: draws repeat after as many passes as there are copies, and
@@ -97,7 +98,9 @@ def build_classifier(args: argparse.Namespace, num_classes: int) -> NormalizedCl
     model = build_model(args.model, num_classes, args.pretrained)
     if args.init:
         load_weights(model, args.init)
-    return NormalizedClassifier(model, IMAGENET_MEAN, IMAGENET_STD).to(memory_format=torch.channels_last)
+    timms = getattr(model, "pretrained_cfg", {})
+    mean, std = timms.get("mean", IMAGENET_MEAN), timms.get("std", IMAGENET_STD)
+    return NormalizedClassifier(model, mean, std).to(memory_format=torch.channels_last)
 
 
 def build_optimizer(args: argparse.Namespace, classifier: nn.Module) -> tuple[Optimizer, LRScheduler]:
@@ -170,6 +173,8 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> tuple[Normalize
     progress = {"step": 0, "seconds": 0.0} | resume(accelerator, args.output)
     forward = torch.compile(classifier) if args.compile else classifier
 
+    if data[1] is not None:
+        accelerator.print(f"DiffAug is prepared: its draws repeat after {len(data[1][0])} passes over the images")
     loader = build_loader(args, accelerator, views, data, progress["step"])
     bar = tqdm(loader, initial=progress["step"], total=args.steps, disable=not accelerator.is_main_process)
     clock = [time.perf_counter()]
