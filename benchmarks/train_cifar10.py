@@ -1,7 +1,7 @@
 """The paper's training recipes on CIFAR-10 at one equal budget: clean and corrupted accuracy, Default and DE.
 
     python benchmarks/train_cifar10.py --parallel 2                   # on CPUs, with prepared DiffAug views
-    python benchmarks/train_cifar10.py --in-loop --start-steps 40000 --steps 10000 --model resnet18    # on a GPU
+    python benchmarks/train_cifar10.py --in-loop --start-steps 40000 --steps 8000 --workers 12 --model cifar_resnet-128
 
 For each seed one classifier is trained as usual (the start), and from it every recipe trains on for the same number
 of steps and images, as the paper trains from published checkpoints. `+synth` adds synthetic images of the embedded
@@ -47,6 +47,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=500, help="test images of each corruption")
     parser.add_argument("--clean-images", type=int, default=1000, help="clean test images of the DE column")
     parser.add_argument("--parallel", type=int, default=1, help="classifiers trained at a time, with equal CPU threads")
+    parser.add_argument("--workers", type=int, default=0, help="DataLoader processes of each training")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/train_cifar10.json")
     return parser.parse_args()
 
@@ -75,7 +76,7 @@ def train(args: argparse.Namespace, name: str, seed: int) -> None:
         options += ["--steps", args.start_steps, "--lr", 0.2]
     else:
         options += ["--steps", args.steps, "--lr", 0.05, "--init", args.work / f"start-{seed}"]
-    options += ["--data", args.work / "images", "--output", output]
+    options += ["--data", args.work / "images", "--output", output, "--workers", args.workers]
     folders = [args.work / "images_diffaug"]
     if "+synth" in name:
         options += ["--extra-data", args.work / "synth"]

@@ -113,6 +113,8 @@ def test_parameters_and_state_are_the_models_alone(network):
 def test_bad_arguments():
     with pytest.raises(TypeError, match="augmentations must be transforms. Got 'augmix'"):
         compose_with("augmix")
+    with pytest.raises(TypeError, match="pass it as diffaug="):
+        compose_with(AugMix(), DiffAug("cifar10"))
     with pytest.raises(TypeError, match="diffaug must be a DiffAug. Got str"):
         compose_with(diffaug="cifar10")
     with pytest.raises(ValueError, match="jsd must be at least 0. Got -1"):

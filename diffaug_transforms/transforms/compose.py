@@ -46,6 +46,8 @@ def compose_with(
     for transform in augmentations:
         if not callable(transform):
             raise TypeError(f"augmentations must be transforms. Got {transform!r}")
+        if isinstance(transform, DiffAug):
+            raise TypeError(f"DiffAug is no augmentation among others: pass it as diffaug=. Got {transform!r}")
     if diffaug is not None and not isinstance(diffaug, DiffAug):
         raise TypeError(f"diffaug must be a DiffAug. Got {type(diffaug).__name__}")
     named = dict(zip(view_names(augmentations), augmentations))
