@@ -77,7 +77,7 @@ def run(args: argparse.Namespace, work: Path, options: list[object]) -> Record:
     command = [sys.executable, SCRIPT, "--data", work / "images", "--output", work / "run", "--model", args.model]
     command += ["--size", args.size, "--network", args.network, "--batch-size", args.batch_size, "--steps", args.steps]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    subprocess.run([str(part) for part in [*command, *options]], check=True, capture_output=True, env=environment)
+    subprocess.run([str(part) for part in [*command, *options]], check=True, env=environment)
     return json.loads((work / "run" / "classifier.json").read_text())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, takewhile, zip_longest
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+Read = Callable[[int], PIL.Image.Image]
+
 
 @dataclass(frozen=True)
 class LabelledImages:
     """How to read image i, the labels, the class names, and each image's place under its folder (None for a Hub's)."""
 
-    read: Callable[[int], PIL.Image.Image]
+    read: Read
     labels: list[int]
     classes: list[str]
     paths: list[Path] | None
@@ -38,24 +41,39 @@ class LabelledImages:
         """That many of the images, evenly spaced: folders are sorted by class."""
         kept = [i * len(self) // number for i in range(min(number, len(self)))]
         paths = None if self.paths is None else [self.paths[i] for i in kept]
-        return LabelledImages(lambda i: self.read(kept[i]), [self.labels[i] for i in kept], self.classes, paths)
+        return LabelledImages(partial(read_kept, self.read, kept), [self.labels[i] for i in kept], self.classes, paths)
 
     def join(self, other: LabelledImages) -> LabelledImages:
         """The images of both. ValueError if their classes differ."""
         if other.classes != self.classes:
             raise ValueError(f"extra data must have the classes {self.classes}. Got {other.classes}")
-        size, paths = len(self), None
-        if self.paths is not None and other.paths is not None:
-            paths = self.paths + other.paths
-        read = lambda i: self.read(i) if i < size else other.read(i - size)  # noqa: E731
+        paths = None if self.paths is None or other.paths is None else self.paths + other.paths
+        read = partial(read_joined, self.read, other.read, len(self))
         return LabelledImages(read, self.labels + other.labels, self.classes, paths)
+
+
+# Readers are partials of these and not closures: DataLoader workers may have to be sent them.
+def read_file(files: list[Path], index: int) -> PIL.Image.Image:
+    return PIL.Image.open(files[index])
+
+
+def read_row(rows: Any, column: str, index: int) -> PIL.Image.Image:
+    return rows[index][column]
+
+
+def read_kept(read: Read, kept: list[int], index: int) -> PIL.Image.Image:
+    return read(kept[index])
+
+
+def read_joined(first: Read, second: Read, size: int, index: int) -> PIL.Image.Image:
+    return first(index) if index < size else second(index - size)
 
 
 def load_images(data: str, split: str) -> LabelledImages | None:
     """A split of an image folder (``data/split/class/image``, or ``data/class/image`` as "train"), of a Hub dataset,
     or of a folder in the Hub's layout. None where there is no such split."""
     root = Path(data)
-    if root.is_dir() and not any(root.rglob("*.parquet")) and not any(root.rglob("*.arrow")):
+    if root.is_dir() and not any(any(root.glob(pattern)) for pattern in ("*.parquet", "*/*.parquet", "*/*.arrow")):
         has_splits = (root / "train").is_dir()
         folder = root / split if has_splits else root
         if not folder.is_dir() or (split != "train" and not has_splits):
@@ -63,7 +81,7 @@ def load_images(data: str, split: str) -> LabelledImages | None:
         images = ImageFolder(str(folder))
         files = [Path(path) for path, _ in images.samples]
         paths = [path.relative_to(folder) for path in files]
-        return LabelledImages(lambda i: PIL.Image.open(files[i]), images.targets, images.classes, paths)
+        return LabelledImages(partial(read_file, files), images.targets, images.classes, paths)
     try:
         rows = load_dataset(data, split=split)
     except ValueError as error:
@@ -74,7 +92,7 @@ def load_images(data: str, split: str) -> LabelledImages | None:
     label = next(name for name in ("label", "labels", "fine_label") if name in rows.features)
     feature, labels = rows.features[label], rows[label][:]
     classes = feature.names if isinstance(feature, ClassLabel) else [str(k) for k in range(max(labels) + 1)]
-    return LabelledImages(lambda i: rows[i][image], labels, classes, None)
+    return LabelledImages(partial(read_row, rows, image), labels, classes, None)
 
 
 def cached_views(images: LabelledImages, folder: Path) -> list[list[Path]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 from pathlib import Path
 
@@ -88,7 +89,9 @@ def test_images_and_prepared_copies_are_paired_by_path(folder, tmp_path):
     with pytest.raises(OSError, match="has no copy of class0/0.png"):
         cached_views(images, tmp_path)
     assert load_images(str(folder), "validation") is None
-    assert [images.spread(4).labels, images.join(images).labels[8:]] == [[0, 1, 2, 3], images.labels]
+    few, twice = images.spread(4), pickle.loads(pickle.dumps(images.join(images)))
+    assert [few.labels, twice.labels[8:]] == [[0, 1, 2, 3], images.labels]
+    assert few[1][0].tobytes() == images[2][0].tobytes() == twice[10][0].tobytes() != images[3][0].tobytes()
 
 
 def test_every_pass_sees_every_image_once_whatever_the_processes():
