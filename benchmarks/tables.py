@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -82,17 +83,34 @@ FAMILIES = {
 }
 
 
-def mean_over_seeds(records: Sequence[Record]) -> str:
+COLUMNS = [(dataset, mode) for dataset in ("cifar10", "cifar10-c") for mode in ("default", "de")]
+COLUMN_NAMES = ("clean, Default", "clean, DE", "corrupted, Default", "corrupted, DE")
+
+
+def mean_over_seeds(records: Sequence[Record], sign: str = "") -> str:
     """Mean over seeds of the mean over sets, with the standard error over seeds where there are several."""
     by_seed: dict[int, list[float]] = {}
     for r in records:
         by_seed.setdefault(r["seed"], []).append(r["value"])
     means = [mean(values) for values in by_seed.values()]
-    return f"{mean(means):.1f}" + (f" ± {stdev(means) / len(means) ** 0.5:.1f}" if len(means) > 1 else "")
+    return f"{mean(means):{sign}.1f}" + (f" ± {stdev(means) / len(means) ** 0.5:.1f}" if len(means) > 1 else "")
 
 
 def select(records: Sequence[Record], **wanted: object) -> list[Record]:
     return [r for r in records if all(r[key] == value for key, value in wanted.items())]
+
+
+def budget(records: Sequence[Record]) -> str:
+    """What every recipe had: model, images, and the seconds that training took beside other work."""
+    start, later = select(records, recipe="start"), [r for r in records if r["recipe"] != "start"]
+    images = {r["images_seen"] for r in start}, {r["images_seen"] for r in later}
+    (first,), (second,) = images
+    seconds = sorted(r["seconds"] for r in later)
+    return (
+        f"Model {start[0]['model']}. The start: {first:,} images ({first / 50_000:.1f} passes over the training set), "
+        f"{mean(r['seconds'] for r in start):.0f} s. Every recipe from there on: {second:,} images "
+        f"({second / 50_000:.1f} passes), all views of each, {seconds[0]:.0f} to {seconds[-1]:.0f} s.\n\n"
+    )
 
 
 def recipes() -> str:
@@ -100,10 +118,24 @@ def recipes() -> str:
     body = []
     for name in dict.fromkeys(r["recipe"] for r in records):
         own = select(records, recipe=name)
-        pairs = [(dataset, mode) for dataset in ("cifar10", "cifar10-c") for mode in ("default", "de")]
-        columns = [select(own, dataset=dataset, mode=mode) for dataset, mode in pairs]
+        columns = [select(own, dataset=d, mode=m) for d, m in COLUMNS]
         body.append([name, str(len({r["seed"] for r in own})), *map(mean_over_seeds, columns)])
-    return rows(["recipe", "seeds", "clean, Default", "clean, DE", "corrupted, Default", "corrupted, DE"], body)
+    return budget(records) + rows(["recipe", "seeds", *COLUMN_NAMES], body)
+
+
+def diffaug_effect() -> str:
+    """Accuracy with DiffAug minus without, paired by seed, under each recipe."""
+    records = read_records("train_cifar10")
+    body = []
+    for name in dict.fromkeys(r["recipe"] for r in records):
+        other = name.replace("baseline", "diffaug") if "baseline" in name else f"{name}+diffaug"
+        key = itemgetter("seed", "dataset", "corruption", "mode")
+        reached = {key(r): r["value"] for r in select(records, recipe=other)}
+        if reached:
+            gains = [{**r, "value": reached[key(r)] - r["value"]} for r in select(records, recipe=name)]
+            columns = [select(gains, dataset=d, mode=m) for d, m in COLUMNS]
+            body.append([f"{name} to {other}", *(mean_over_seeds(column, sign="+") for column in columns)])
+    return rows(["from, to", *COLUMN_NAMES], body)
 
 
 def corruption_families() -> str:
@@ -132,6 +164,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "psnr": psnr,
     "throughput": throughput,
     "recipes": recipes,
+    "diffaug_effect": diffaug_effect,
     "corruption_families": corruption_families,
     "training_step": training_step,
 }

@@ -104,6 +104,20 @@ def test_the_mean_over_seeds_by_hand():
     assert tables.mean_over_seeds(records[:2]) == "71.0"
 
 
+def test_the_effect_of_diffaug_is_paired_by_seed(monkeypatch):
+    accuracy = {("baseline", 0): 60.0, ("baseline", 1): 70.0, ("diffaug", 0): 66.0, ("diffaug", 1): 74.0}
+    sets = [("cifar10", "clean"), ("cifar10-c", "fog")]
+    records = [
+        {"recipe": recipe, "seed": seed, "dataset": dataset, "corruption": corruption, "mode": mode, "value": value}
+        for (recipe, seed), value in accuracy.items()
+        for dataset, corruption in sets
+        for mode in ("default", "de")
+    ]
+    monkeypatch.setattr(tables, "read_records", lambda script: records)
+    # Gains of 6 and 4: a mean of 5, a standard deviation of sqrt(2), a standard error of 1.
+    assert tables.diffaug_effect().splitlines()[-1] == "| baseline to diffaug |" + " +5.0 ± 1.0 |" * 4
+
+
 def test_classifiers_are_judged_clean_and_corrupted_alone_and_as_ensembles(tmp_path, monkeypatch):
     pytest.importorskip("cv2")
     write_dataset(tmp_path / "data")
