@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 from datasets import load_dataset
-from diffaug_transforms.robustness import CORRUPTIONS, corrupt
 from diffusers import DDIMScheduler
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 from tqdm.auto import tqdm
 
 from diffaug_transforms import DiffAugEnsemble, ScoreNetwork, load_score_network
+from diffaug_transforms.robustness import CORRUPTIONS, corrupt
 from diffaug_transforms.transforms.lazy import fast_dtype
 
 SETS = ("clean", *CORRUPTIONS)
