@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -68,6 +69,7 @@ def write_synthetic(folder: Path, classes: Sequence[str], per_class: int, steps:
                 F.to_pil_image(sample).save(path)
 
 
+@cache
 def load_test_images(data: str, number: int) -> tuple[Tensor, Tensor]:
     """The first test images, uint8 (N, 3, 32, 32), and their labels; rows are balanced over classes."""
     rows = load_dataset(data, split=f"test[:{number}]")
@@ -75,6 +77,7 @@ def load_test_images(data: str, number: int) -> tuple[Tensor, Tensor]:
     return images, torch.tensor(rows["label"])
 
 
+@cache
 @torch.inference_mode()
 def ensemble_views(name: str, data: str, number: int, folder: Path) -> Tensor:
     """DiffAugEnsemble's views (|S|, N, 3, 32, 32) in [0, 1] of the first test images, clean or corrupted at severity 5.

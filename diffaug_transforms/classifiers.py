@@ -50,10 +50,11 @@ def build_model(name: str, num_classes: int, pretrained: bool = False) -> nn.Mod
     Raises:
         ValueError: no library knows the name. ImportError: timm is needed and missing.
     """
-    if name.startswith("cifar_resnet-"):
+    own, _, width = name.partition("-")
+    if own == "cifar_resnet" and width.isdecimal() and int(width):
         if pretrained:
             raise ValueError(f"there are no pretrained weights for {name}")
-        return cifar_resnet(num_classes, width=int(name.removeprefix("cifar_resnet-")))
+        return cifar_resnet(num_classes, width=int(width))
     if name.startswith("timm/"):
         return _timm().create_model(name.removeprefix("timm/"), pretrained=pretrained, num_classes=num_classes)
     if name not in models.list_models(module=models):

@@ -79,19 +79,17 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def build_views(args: argparse.Namespace, cached: bool) -> tuple[Views, ViewsLoss]:
-    """The recipe's views and loss; cached DiffAug views need no transform."""
+    """The recipe's views and loss. Prepared DiffAug views come with the samples: the rest is the recipe without it."""
     clean, original = geometry(args.size)
     dtype = torch.float32 if args.mixed_precision == "no" else None
-    views, loss = recipe(
-        args.recipe,
+    name = args.recipe.removesuffix("diffaug").rstrip("+") or "baseline" if cached else args.recipe
+    return recipe(
+        name,
         diffaug=DiffAug(args.network, p=args.p, max_batch=args.max_batch, dtype=dtype, compile=args.compile),
         deepaugment=DeepAugment(args.deepaugment, weights=args.deepaugment_weights),
         clean=clean,
         original=original,
     )
-    if cached:
-        views.per_sample.apart, views.on_batch.diffaug = False, None
-    return views, loss
 
 
 def build_classifier(args: argparse.Namespace, num_classes: int) -> NormalizedClassifier:

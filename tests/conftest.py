@@ -7,8 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as F
 
 from diffaug_transforms import ScoreNetwork
+from diffaug_transforms.figures import sample_images
 from diffaug_transforms.score import NoiseSchedule
 
 
@@ -81,6 +83,12 @@ def conditional(schedule: NoiseSchedule) -> ScoreNetwork:
 def null_conditional(schedule: NoiseSchedule) -> ScoreNetwork:
     """Five classes and a null class."""
     return ScoreNetwork(tiny_unet(num_class_embeds=6), schedule, null_class=5)
+
+
+@pytest.fixture(scope="session")
+def samples() -> Tensor:
+    """The package's eight sample images, uint8 (8, 3, 32, 32)."""
+    return torch.stack([F.pil_to_tensor(image) for image in sample_images().values()])
 
 
 @pytest.fixture

@@ -75,6 +75,8 @@ def test_timms_models():
 def test_what_cannot_be_built_or_loaded(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="torchvision classifier, timm/NAME or cifar_resnet-WIDTH. Got 'resnet51'"):
         build_model("resnet51", 10)
+    with pytest.raises(ValueError, match="cifar_resnet-WIDTH. Got 'cifar_resnet-wide'"):
+        build_model("cifar_resnet-wide", 10)
     with pytest.raises(ValueError, match="no pretrained weights for cifar_resnet-8"):
         build_model("cifar_resnet-8", 10, pretrained=True)
     with pytest.raises(OSError, match="Missing: \\['classifier.json', 'model.safetensors'\\]"):

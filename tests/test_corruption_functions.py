@@ -5,13 +5,10 @@ from __future__ import annotations
 import importlib.util
 
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 from torch.nn import functional as nnF
-from torchvision.transforms.v2 import functional as F
 
-from diffaug_transforms.figures import SAMPLES
 from diffaug_transforms.robustness import DATASETS, corrupt
 from diffaug_transforms.robustness.corruption_constants import CONSTANTS
 
@@ -20,12 +17,6 @@ if importlib.util.find_spec("imagecorruptions") is None:
     pytest.skip("the extra benchmarks", allow_module_level=True)
 
 GREY = torch.full((4, 3, 64, 64), 128, dtype=torch.uint8)
-
-
-@pytest.fixture(scope="session")
-def photos() -> torch.Tensor:
-    """The package's eight sample images, uint8 (8, 3, 32, 32)."""
-    return torch.stack([F.pil_to_tensor(PIL.Image.open(file).convert("RGB")) for file in sorted(SAMPLES.glob("*.png"))])
 
 
 @pytest.mark.parametrize(("dataset", "sigma"), [("cifar10-c", 0.10), ("imagenet-c", 0.38)])
@@ -52,24 +43,24 @@ def test_impulse_noise_replaces_its_share_with_black_and_white():
         assert (output == value).double().mean().item() == pytest.approx(0.035, abs=0.004)
 
 
-def test_contrast_and_brightness_by_formula(photos):
-    unit = photos.double() / 255
+def test_contrast_and_brightness_by_formula(samples):
+    unit = samples.double() / 255
     mean = unit.mean((2, 3), keepdim=True)
-    assert (corrupt(photos, "contrast", 5) - 255 * (0.15 * (unit - mean) + mean)).abs().max() < 1.001
+    assert (corrupt(samples, "contrast", 5) - 255 * (0.15 * (unit - mean) + mean)).abs().max() < 1.001
     # Adding to HSV's value with hue and saturation kept scales the three channels by one factor.
     value = unit.amax(1, keepdim=True)
     brighter = unit * (value + 0.3).clamp(max=1) / value.clamp(min=1 / 255) + 0.3 * (value == 0)
-    assert (corrupt(photos, "brightness", 5) - 255 * brighter).abs().max() < 1.001
+    assert (corrupt(samples, "brightness", 5) - 255 * brighter).abs().max() < 1.001
 
 
-def test_defocus_is_the_mean_over_a_disk(photos):
+def test_defocus_is_the_mean_over_a_disk(samples):
     """ImageNet-C's severity 1: the 29 pixels within radius 3, whose edge's smoothing of 0.1 pixels is none."""
     offsets = torch.cartesian_prod(torch.arange(-3, 4), torch.arange(-3, 4))
     offsets = offsets[offsets.square().sum(1) <= 9]
     assert len(offsets) == 29
-    padded = nnF.pad(photos.double(), (3, 3, 3, 3), mode="reflect")
+    padded = nnF.pad(samples.double(), (3, 3, 3, 3), mode="reflect")
     mean = sum(padded[..., 3 + y : 35 + y, 3 + x : 35 + x] for y, x in offsets) / 29
-    assert (corrupt(photos, "defocus_blur", 1, dataset="imagenet-c") - mean).abs().max() < 1.001
+    assert (corrupt(samples, "defocus_blur", 1, dataset="imagenet-c") - mean).abs().max() < 1.001
 
 
 def test_glass_blur_fetches_from_the_pixels_above_and_left():
@@ -82,9 +73,9 @@ def test_glass_blur_fetches_from_the_pixels_above_and_left():
     assert shift.double().std() > 0.4
 
 
-def test_glass_blur_equals_its_loop_over_pixels(photos):
+def test_glass_blur_equals_its_loop_over_pixels(samples):
     """With shifts of 4 a pixel that was replaced is fetched again: order matters."""
-    image, rng = photos[0].permute(1, 2, 0).numpy(), np.random.default_rng(0)
+    image, rng = samples[0].permute(1, 2, 0).numpy(), np.random.default_rng(0)
     expected = np.uint8(255 * functions.blur(image / 255, 1.5))
     for _ in range(2):
         for row in range(28, 4, -1):
@@ -97,8 +88,8 @@ def test_glass_blur_equals_its_loop_over_pixels(photos):
 
 
 @pytest.mark.parametrize("angle", [0, 30, -45, -120])
-def test_motion_is_imagemagicks_sum_along_a_line(photos, angle):
-    image = photos[0].permute(1, 2, 0).numpy()
+def test_motion_is_imagemagicks_sum_along_a_line(samples, angle):
+    image = samples[0].permute(1, 2, 0).numpy()
     output = functions.move(image, 20, 15, angle)
     weights = np.exp(-(np.arange(41) ** 2) / (2 * 15**2))
     expected = np.zeros(image.shape)
@@ -152,20 +143,20 @@ def test_fog_is_rougher_where_heights_decay_less():
     assert roughness(1.4) > 1.5 * roughness(3)
 
 
-def test_pixelate_at_one_half_is_the_mean_of_blocks(photos):
+def test_pixelate_at_one_half_is_the_mean_of_blocks(samples):
     """Of 2x2 pixels, rounded once per axis."""
-    blocks = nnF.avg_pool2d(photos.double(), 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
-    assert (corrupt(photos, "pixelate", 2, dataset="imagenet-c") - blocks).abs().max() <= 1
+    blocks = nnF.avg_pool2d(samples.double(), 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert (corrupt(samples, "pixelate", 2, dataset="imagenet-c") - blocks).abs().max() <= 1
 
 
 @pytest.mark.parametrize(
     "corruption",
     ["gaussian_noise", "shot_noise", "defocus_blur", "brightness", "contrast", "pixelate", "jpeg_compression"],
 )
-def test_imagenet_c_equals_imagecorruptions(photos, corruption):
+def test_imagenet_c_equals_imagecorruptions(samples, corruption):
     """Value for value, at all severities. It draws from NumPy's global state; the others differ from ImageNet-C."""
     library = pytest.importorskip("imagecorruptions")
-    image = photos[0].permute(1, 2, 0).numpy()
+    image = samples[0].permute(1, 2, 0).numpy()
     state = np.random.get_state()
     for severity, constants in enumerate(CONSTANTS["imagenet-c"][corruption], start=1):
         arguments = constants if isinstance(constants, tuple) else (constants,)

@@ -12,7 +12,6 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from diffaug_transforms.figures import SAMPLES
 from diffaug_transforms.robustness import CORRUPTIONS, DATASETS, corrupt
 from diffaug_transforms.robustness.corruption_constants import CONSTANTS
 
@@ -21,12 +20,6 @@ if importlib.util.find_spec("imagecorruptions") is None:
     pytest.skip("the extra benchmarks", allow_module_level=True)
 
 GREY = torch.full((4, 3, 64, 64), 128, dtype=torch.uint8)
-
-
-@pytest.fixture(scope="session")
-def photos() -> torch.Tensor:
-    """The package's eight sample images, uint8 (8, 3, 32, 32)."""
-    return torch.stack([F.pil_to_tensor(PIL.Image.open(file).convert("RGB")) for file in sorted(SAMPLES.glob("*.png"))])
 
 
 def change(images: torch.Tensor, corruption: str, severity: int, dataset: str = "cifar10-c") -> float:
@@ -44,12 +37,12 @@ def test_names_and_table_are_whole():
 
 @pytest.mark.parametrize("dataset", DATASETS)
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
-def test_every_severity_changes_every_image(photos, corruption, dataset):
+def test_every_severity_changes_every_image(samples, corruption, dataset):
     for severity in range(1, 6):
-        before = photos[:2].clone()
-        output = corrupt(photos[:2], corruption, severity, dataset=dataset, seed=0)
+        before = samples[:2].clone()
+        output = corrupt(samples[:2], corruption, severity, dataset=dataset, seed=0)
         assert (output.dtype, output.shape) == (torch.uint8, before.shape)
-        assert torch.equal(photos[:2], before)
+        assert torch.equal(samples[:2], before)
         assert (output != before).flatten(1).any(1).all()
 
 
@@ -63,43 +56,43 @@ def test_other_shapes(corruption, dataset):
 
 
 @pytest.mark.parametrize("corruption", sorted(set(CORRUPTIONS) - {"glass_blur", "frost", "elastic_transform"}))
-def test_severity_grows_the_change(photos, corruption):
+def test_severity_grows_the_change(samples, corruption):
     """The three left out have constants that grow in one place and shrink in another, in the published table too."""
-    changes = [change(photos, corruption, severity) for severity in range(1, 6)]
+    changes = [change(samples, corruption, severity) for severity in range(1, 6)]
     assert changes == sorted(changes)
     assert changes[4] > 1.5 * changes[0]
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
-def test_an_image_depends_on_seed_and_index_alone(photos, corruption):
-    together = corrupt(photos[:4], corruption, seed=3)
-    assert torch.equal(corrupt(photos[:4], corruption, seed=3), together)
-    assert torch.equal(corrupt(photos[2], corruption, seed=3, first=2), together[2])
-    assert torch.equal(corrupt(photos[2:4], corruption, seed=3, first=2), together[2:])
+def test_an_image_depends_on_seed_and_index_alone(samples, corruption):
+    together = corrupt(samples[:4], corruption, seed=3)
+    assert torch.equal(corrupt(samples[:4], corruption, seed=3), together)
+    assert torch.equal(corrupt(samples[2], corruption, seed=3, first=2), together[2])
+    assert torch.equal(corrupt(samples[2:4], corruption, seed=3, first=2), together[2:])
     drawn = corruption not in ("defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression")
-    assert torch.equal(corrupt(photos[:4], corruption, seed=4), together) is not drawn
-    twins = corrupt(photos[:1].expand(2, -1, -1, -1), corruption, seed=3)
+    assert torch.equal(corrupt(samples[:4], corruption, seed=4), together) is not drawn
+    twins = corrupt(samples[:1].expand(2, -1, -1, -1), corruption, seed=3)
     assert torch.equal(twins[0], twins[1]) is not drawn
 
 
-def test_seeds_come_from_generators_and_leave_numpy_alone(photos):
+def test_seeds_come_from_generators_and_leave_numpy_alone(samples):
     state = np.random.get_state()[1].copy()
-    first, second = (corrupt(photos, "snow", seed=torch.Generator().manual_seed(7)) for _ in range(2))
+    first, second = (corrupt(samples, "snow", seed=torch.Generator().manual_seed(7)) for _ in range(2))
     assert torch.equal(first, second)
     torch.manual_seed(7)
-    assert torch.equal(corrupt(photos, "snow"), first)
-    assert not torch.equal(corrupt(photos, "snow"), first)
+    assert torch.equal(corrupt(samples, "snow"), first)
+    assert not torch.equal(corrupt(samples, "snow"), first)
     assert np.array_equal(np.random.get_state()[1], state)
 
 
-def test_types_come_back(photos):
-    image = F.to_pil_image(photos[0])
+def test_types_come_back(samples):
+    image = F.to_pil_image(samples[0])
     output = corrupt(image, "fog", seed=0)
     assert isinstance(output, PIL.Image.Image)
-    assert torch.equal(F.pil_to_tensor(output), corrupt(photos[0], "fog", seed=0))
-    assert type(corrupt(tv_tensors.Image(photos), "fog", seed=0)) is tv_tensors.Image
-    assert corrupt(photos.reshape(2, 4, 3, 32, 32), "fog", seed=0).shape == (2, 4, 3, 32, 32)
-    assert corrupt(photos[:0], "fog", seed=0).shape == (0, 3, 32, 32)
+    assert torch.equal(F.pil_to_tensor(output), corrupt(samples[0], "fog", seed=0))
+    assert type(corrupt(tv_tensors.Image(samples), "fog", seed=0)) is tv_tensors.Image
+    assert corrupt(samples.reshape(2, 4, 3, 32, 32), "fog", seed=0).shape == (2, 4, 3, 32, 32)
+    assert corrupt(samples[:0], "fog", seed=0).shape == (0, 3, 32, 32)
 
 
 @pytest.mark.parametrize(

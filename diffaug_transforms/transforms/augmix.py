@@ -53,6 +53,8 @@ MORE_OPERATIONS: dict[str, Operation] = {
     "brightness": lambda image, level, sign: F.adjust_brightness(image, level * 1.8 / 10 + 0.1),
     "sharpness": lambda image, level, sign: F.adjust_sharpness(image, level * 1.8 / 10 + 0.1),
 }
+# A draw's indices into it.
+IN_ORDER = (*OPERATIONS.values(), *MORE_OPERATIONS.values())
 
 
 class AugMix(v2.Transform):
@@ -139,13 +141,12 @@ class AugMix(v2.Transform):
 
     def _mix_chains(self, image: Tensor, operations: Any, levels: Any, signs: Any, weights: list[float]) -> Tensor:
         """The weighted sum of one image's chains, float32 in [0, 1], of a uint8 image (C, H, W)."""
-        table = [*OPERATIONS.values(), *MORE_OPERATIONS.values()]
         mixture = torch.zeros(image.shape, device=image.device)
         for chain, weight in zip(zip(operations, levels, signs), weights):
             view = image
             for operation, level, sign in zip(*chain):
                 if operation >= 0:
-                    view = table[operation](view, level, sign)
+                    view = IN_ORDER[operation](view, level, sign)
             mixture.add_(view, alpha=weight / 255)
         return mixture
 
