@@ -62,6 +62,7 @@ HELD = (
     "diffaug_transforms/score/weights/cifar10/unet/diffusion_pytorch_model.safetensors",
     "diffaug_transforms/score/weights/cifar10/scheduler/scheduler_config.json",
     "diffaug_transforms/score/weights/cifar10/README.md",
+    "diffaug_transforms/robustness/imagenet_d.json",
     "diffaug_transforms/samples/cat.png",
     "diffaug_transforms/py.typed",
 )
@@ -110,15 +111,25 @@ def test_docstring_examples():
 
     import torch
 
-    from diffaug_transforms import classifiers, score, transforms
-    from diffaug_transforms.robustness import corruptions
-    from diffaug_transforms.score import functional, hub, network, schedule
-    from diffaug_transforms.transforms import augmix, compose, deepaugment, diffaug, ensemble, recipes
+    from diffaug_transforms import classifiers, robustness, score, transforms
+    from diffaug_transforms.robustness import adaptation, corruptions, mce, shift_sets
+    from diffaug_transforms.score import functional, hub, network, sampling, schedule
+    from diffaug_transforms.transforms import (
+        anytime,
+        augmix,
+        compose,
+        deepaugment,
+        diffaug,
+        ensemble,
+        recipes,
+        self_ensemble,
+    )
 
     pytest.importorskip("cv2")
-    names = {**vars(score), **vars(transforms), "torch": torch}
-    diffusion = (schedule, functional, network, hub)
-    for module in (*diffusion, diffaug, ensemble, augmix, deepaugment, compose, recipes, corruptions, classifiers):
+    names = {**vars(score), **vars(transforms), **vars(robustness), "torch": torch}
+    diffusion = (schedule, functional, network, hub, sampling)
+    views = (diffaug, ensemble, anytime, self_ensemble, augmix, deepaugment, compose, recipes, classifiers)
+    for module in (*diffusion, *views, adaptation, corruptions, shift_sets, mce):
         result = doctest.testmod(module, extraglobs=names)
         assert result.attempted > 0, module.__name__
         assert result.failed == 0, module.__name__

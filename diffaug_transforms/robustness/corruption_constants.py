@@ -1,4 +1,6 @@
-"""The constants of the 15 corruptions at severities 1...5, as data. One row per corruption, one entry per severity.
+"""The constants of the 15 corruptions at severities 1...5 as data, and a baseline's errors under them.
+
+One row per corruption, one entry per severity.
 
 Source: hendrycks/robustness, ``ImageNet-C/create_c/make_cifar_c.py`` and ``make_imagenet_c.py``. An entry holds the
 arguments of the function of that name in ``corruption_functions``, in its order:
@@ -86,5 +88,27 @@ CONSTANTS: dict[str, dict[str, tuple[Any, Any, Any, Any, Any]]] = {
         ),
         "pixelate": (0.6, 0.5, 0.4, 0.3, 0.25),
         "jpeg_compression": (25, 18, 15, 10, 7),
+    },
+}
+
+# AlexNet's top-1 errors on ImageNet-C, means over the severities, by which mCE divides. Source: the constants of
+# google-research/augmix, ``imagenet.py``, taken from hendrycks/robustness.
+BASELINE_ERRORS: dict[str, dict[str, float]] = {
+    "alexnet": {
+        "gaussian_noise": 0.886428,
+        "shot_noise": 0.894468,
+        "impulse_noise": 0.922640,
+        "defocus_blur": 0.819880,
+        "glass_blur": 0.826268,
+        "motion_blur": 0.785948,
+        "zoom_blur": 0.798360,
+        "snow": 0.866816,
+        "frost": 0.826572,
+        "fog": 0.819324,
+        "brightness": 0.564592,
+        "contrast": 0.853204,
+        "elastic_transform": 0.646056,
+        "pixelate": 0.717840,
+        "jpeg_compression": 0.606500,
     },
 }

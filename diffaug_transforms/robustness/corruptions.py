@@ -62,7 +62,9 @@ def corrupt(
         >>> corrupt(images, "fog", severity=3, seed=0).shape
         torch.Size([8, 3, 32, 32])
     """
-    _check_arguments(corruption, severity, dataset, first)
+    check_arguments(corruption, severity, dataset)
+    if first < 0:
+        raise ValueError(f"first must be at least 0. Got {first}")
     pixels = _as_uint8(image)
     function = getattr(_functions(), corruption)
     constants = CONSTANTS[dataset][corruption][severity - 1]
@@ -76,17 +78,19 @@ def corrupt(
     return cast(Image, restore(result.to(pixels.device), image))
 
 
-def _check_arguments(corruption: str, severity: int, dataset: str, first: int) -> None:
+def check_arguments(corruption: str, severity: int, dataset: str) -> None:
     if corruption not in CORRUPTIONS:
         nearest = difflib.get_close_matches(str(corruption), CORRUPTIONS, n=3, cutoff=0.4)
         hint = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
         raise ValueError(f"corruption must be one of {', '.join(CORRUPTIONS)}. Got {corruption!r}.{hint}")
-    if severity not in (1, 2, 3, 4, 5):
-        raise ValueError(f"severity must be one of 1, 2, 3, 4, 5. Got {severity!r}")
+    check_severity(severity)
     if dataset not in DATASETS:
         raise ValueError(f"dataset must be {' or '.join(map(repr, DATASETS))}. Got {dataset!r}")
-    if first < 0:
-        raise ValueError(f"first must be at least 0. Got {first}")
+
+
+def check_severity(severity: int) -> None:
+    if severity not in (1, 2, 3, 4, 5):
+        raise ValueError(f"severity must be one of 1, 2, 3, 4, 5. Got {severity!r}")
 
 
 def _as_uint8(image: Tensor | PIL.Image.Image) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -87,6 +87,33 @@ def posterior_log_variance(learned: Tensor, timesteps: Tensor, schedule: NoiseSc
         return schedule.gather(schedule.fixed_large_log_variance, timesteps)
     share = (learned + 1) / 2
     return share * schedule.gather(schedule.log_betas, timesteps) + (1 - share) * small
+
+
+class ReverseStep(NamedTuple):
+    """One step back, each (B, C, H, W): clipped pred_x0, and mean and log-variance of p(x_{t-1} | x_t)."""
+
+    pred_x0: Tensor
+    mean: Tensor
+    log_variance: Tensor
+
+
+def reverse_step(
+    prediction: Tensor,
+    learned: Tensor,
+    x_t: Tensor,
+    timesteps: Tensor,
+    schedule: NoiseSchedule,
+    prediction_type: str,
+    variance_type: str,
+) -> ReverseStep:
+    """One step back over ``schedule`` from ``ScoreNetwork.predict``'s answer (Ho et al. 2020, alg. 2, of clipped x_0).
+
+    ``timesteps`` (B,) are places in the schedule, which may be a respaced one.
+    """
+    x_0 = prediction_to_x0(prediction, x_t, timesteps, schedule, prediction_type).clamp(-1, 1)
+    mean = posterior_mean(x_0, x_t, timesteps, schedule)
+    log_variance = posterior_log_variance(learned, timesteps, schedule, variance_type)
+    return ReverseStep(x_0, mean, log_variance.expand_as(mean))
 
 
 def diffuse_and_denoise(

@@ -1,4 +1,4 @@
-"""Channels-last everywhere but where PyTorch is slow at it."""
+"""Channels-last everywhere but where PyTorch is slow at it: small group norms and gradients on the CPU."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ from torch import Tensor, nn
 
 #: From this many pixels on, PyTorch's channels-last group norm on the CPU is vectorised (torch 2.6 to 2.15).
 VECTORISED_PIXELS = 1024
+
+
+def fast_layout(device: torch.device, gradients: bool) -> torch.memory_format:
+    """The layout of weights and images that a convolutional network is fastest in.
+
+    Channels-last, on CPUs and GPUs alike; but on the CPU the backward of channels-last group norms is not vectorised:
+    the embedded network's forward and backward together take 34 ms an image, contiguous 23 (bfloat16, one core).
+    """
+    return torch.contiguous_format if gradients and device.type == "cpu" else torch.channels_last
 
 
 def avoid_slow_group_norms(unet: nn.Module) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from . import functional as F
 from .download import upload_folder
-from .memory_format import avoid_slow_group_norms
+from .memory_format import avoid_slow_group_norms, fast_layout
 from .schedule import AUGMENT_TIMESTEPS, ENSEMBLE_TIMESTEPS, NoiseSchedule, match_timesteps
 
 if TYPE_CHECKING:
@@ -153,13 +153,14 @@ class ScoreNetwork(nn.Module):
 
     def eps(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
         """The noise predicted in x_t, (B, C, H, W)."""
-        prediction, _ = self._predict(x_t, timesteps, labels)
+        prediction, _ = self.predict(x_t, timesteps, labels)
         return F.prediction_to_eps(prediction, x_t, timesteps, self.schedule, self.prediction_type)
 
     def pred_x0(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None, clip: bool = True) -> Tensor:
         """The denoised image E[x_0 | x_t], (B, C, H, W), in [-1, 1] where ``clip``."""
-        prediction, _ = self._predict(x_t, timesteps, labels)
-        return self._to_x0(prediction, x_t, timesteps, clip)
+        prediction, _ = self.predict(x_t, timesteps, labels)
+        x_0 = F.prediction_to_x0(prediction, x_t, timesteps, self.schedule, self.prediction_type)
+        return x_0.clamp(-1, 1) if clip else x_0
 
     def score(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
         """The gradient of log p(x_t) by x_t: -eps / sqrt(1 - alphas_cumprod)."""
@@ -167,18 +168,15 @@ class ScoreNetwork(nn.Module):
 
     def posterior(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of p(x_{t-1} | x_t), each (B, C, H, W) (Ho et al. 2020, eq. 7, of clipped pred_x0)."""
-        prediction, variance = self._predict(x_t, timesteps, labels)
-        x_0 = self._to_x0(prediction, x_t, timesteps, clip=True)
-        mean = F.posterior_mean(x_0, x_t, timesteps, self.schedule)
-        log_variance = F.posterior_log_variance(variance, timesteps, self.schedule, self.variance_type)
-        return mean, log_variance.expand_as(mean)
+        answer = self.predict(x_t, timesteps, labels)
+        step = F.reverse_step(*answer, x_t, timesteps, self.schedule, self.prediction_type, self.variance_type)
+        return step.mean, step.log_variance
 
-    def _to_x0(self, prediction: Tensor, x_t: Tensor, timesteps: Tensor, clip: bool) -> Tensor:
-        x_0 = F.prediction_to_x0(prediction, x_t, timesteps, self.schedule, self.prediction_type)
-        return x_0.clamp(-1, 1) if clip else x_0
+    def predict(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """One call of the U-Net: what it predicts (see ``prediction_type``) and its channels of learned variance.
 
-    def _predict(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The U-Net's raw prediction and its C learned-variance channels (none of them for fixed variance)."""
+        Each (B, C, H, W); the second has no channels where the variance is fixed.
+        """
         if timesteps.device.type == "cpu":  # elsewhere a check would wait for the device at every call
             self.schedule.check_timesteps(timesteps.tolist())
         if self.num_classes is None:
@@ -195,8 +193,7 @@ class ScoreNetwork(nn.Module):
         return output[:, : self.in_channels], output[:, self.in_channels :]
 
     def _call(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
-        # Channels-last is the layout that convolutions are fastest in, on CPUs and GPUs alike.
-        x_t = x_t.to(self.dtype, memory_format=torch.channels_last)
+        x_t = x_t.to(self.dtype, memory_format=fast_layout(x_t.device, x_t.requires_grad))
         output = self.unet(x_t, timesteps, labels)
         return (output if isinstance(output, Tensor) else output.sample).float()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -111,6 +111,16 @@ class NoiseSchedule:
         elif config.get("beta_schedule") == "linear":
             betas = torch.linspace(config["beta_start"], config["beta_end"], len(betas), dtype=torch.float64)
         return cls(betas)
+
+    def respaced(self, timesteps: Sequence[int]) -> NoiseSchedule:
+        """The schedule of these ascending timesteps alone, alphas_cumprod as it was (Nichol & Dhariwal 2021)."""
+        steps = list(timesteps)
+        self.check_timesteps(steps)
+        if steps != sorted(set(steps)) or not steps:
+            raise ValueError(f"timesteps must ascend. Got {steps}")
+        kept = torch.cumprod(1 - torch.tensor(self.exact_betas, dtype=torch.float64), dim=0)[steps]
+        previous = torch.cat([torch.ones(1, dtype=torch.float64), kept[:-1]])
+        return NoiseSchedule(1 - kept / previous).to(self.betas.device)
 
     @property
     def num_timesteps(self) -> int:

@@ -1,18 +1,23 @@
 """What a user puts into a pipeline or around a classifier."""
 
+from .anytime import AnytimeEnsemble, AnytimePrediction
 from .augmix import AugMix
 from .compose import Views, ViewsLoss, compose_with
 from .deepaugment import DeepAugment
 from .diffaug import DiffAug
 from .ensemble import DiffAugEnsemble
 from .recipes import RECIPES, recipe
+from .self_ensemble import SelfEnsemble
 
 __all__ = [
     "RECIPES",
+    "AnytimeEnsemble",
+    "AnytimePrediction",
     "AugMix",
     "DeepAugment",
     "DiffAug",
     "DiffAugEnsemble",
+    "SelfEnsemble",
     "Views",
     "ViewsLoss",
     "compose_with",

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import PIL.Image
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from ..score import ScoreNetwork
+
 LABEL_KEYS = ("labels", "label", "targets", "target", "y")
+
+#: What wrappers of a classifier take as ``normalize``.
+Normalize = Callable[[Tensor], Tensor] | tuple[Sequence[float], Sequence[float]] | None
 
 
 def as_timesteps(timesteps: Iterable[int] | int | None) -> tuple[int, ...] | None:
@@ -35,6 +41,18 @@ def as_timesteps(timesteps: Iterable[int] | int | None) -> tuple[int, ...] | Non
 def check_max_batch(max_batch: int | None) -> None:
     if max_batch is not None and max_batch < 1:
         raise ValueError(f"max_batch must be at least 1. Got {max_batch}")
+
+
+def check_channels(batch: Tensor, network: ScoreNetwork) -> None:
+    if batch.shape[1] != network.in_channels:
+        raise ValueError(f"images must have the network's {network.in_channels} channels. Got {batch.shape[1]}")
+
+
+def as_normalize(normalize: Normalize) -> Callable[[Tensor], Tensor]:
+    """What comes before a classifier: of ``(mean, std)`` a ``v2.Normalize``; a callable as it is; of None nothing."""
+    if normalize is None:
+        return nn.Identity()
+    return v2.Normalize(*normalize) if isinstance(normalize, tuple) else normalize
 
 
 def batch_shape(image: Tensor | PIL.Image.Image) -> tuple[tuple[int, ...], torch.device]:

@@ -19,6 +19,7 @@ from .checks import (
     as_labels,
     as_timesteps,
     batch_shape,
+    check_channels,
     check_max_batch,
     find_labels,
     from_float,
@@ -84,7 +85,7 @@ class DiffAug(v2.Transform):
         self.max_batch = max_batch
         self.differentiable = differentiable
         self.generator = generator
-        self._network = LazyNetwork(network, dtype, compile)
+        self._network = LazyNetwork(network, dtype, compile, gradients=differentiable)
         self._drawn_from: Tensor | None = None
         self._warned = False
         if isinstance(network, ScoreNetwork):
@@ -184,8 +185,7 @@ class DiffAug(v2.Transform):
 
     def _check_images(self, batch: Tensor, noise: Tensor) -> None:
         network = self.network
-        if batch.shape[1] != network.in_channels:
-            raise ValueError(f"images must have the network's {network.in_channels} channels. Got {batch.shape[1]}")
+        check_channels(batch, network)
         if noise.shape != batch.shape:
             raise ValueError(f"images must have the shape of the draw, {tuple(noise.shape)}. Got {tuple(batch.shape)}")
         height, width = batch.shape[-2:]

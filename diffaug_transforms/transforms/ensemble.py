@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
 from ..score import ScoreNetwork
-from .checks import as_timesteps, to_float, to_pixels
+from .checks import Normalize, as_normalize, as_timesteps, to_float, to_pixels
 from .diffaug import DiffAug
 
 
@@ -47,7 +46,7 @@ class DiffAugEnsemble(nn.Module):
         network: str | Path | ScoreNetwork = "cifar10",
         *,
         timesteps: Iterable[int] | int | None = None,
-        normalize: Callable[[Tensor], Tensor] | tuple[Sequence[float], Sequence[float]] | None = None,
+        normalize: Normalize = None,
         max_batch: int | None = None,
         dtype: torch.dtype | None = None,
         compile: bool = False,
@@ -56,7 +55,7 @@ class DiffAugEnsemble(nn.Module):
     ) -> None:
         super().__init__()
         self.classifier = classifier
-        self.normalize = v2.Normalize(*normalize) if isinstance(normalize, tuple) else normalize
+        self.normalize = as_normalize(normalize)
         self.timesteps = as_timesteps(timesteps)
         self.diffaug = DiffAug(
             network,
@@ -78,24 +77,45 @@ class DiffAugEnsemble(nn.Module):
         """Probabilities (B, K): the exponential of ``forward``."""
         return self(images).exp()
 
+    @property
+    def view_timesteps(self) -> tuple[int, ...]:
+        """The set S in the order of the views: ``timesteps``, or the network's own, which loads it."""
+        return self.timesteps or self.diffaug.network.ensemble_timesteps
+
     def views(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """The views (|S|, B, C, H, W) in [0, 1] of images (B, C, H, W) in [0, 1], in the order of S.
 
         ``noise`` is for the timesteps above 0, (|S without 0|, B, C, H, W); None draws it.
         """
-        steps = torch.tensor(self.timesteps or self.diffaug.network.ensemble_timesteps)
-        moved = int((steps > 0).sum())
-        repeated = images.repeat(moved, 1, 1, 1)
-        if noise is None:
-            params = self.diffaug.make_params([repeated])
-        else:
-            selected = torch.ones(len(repeated), dtype=torch.bool, device=images.device)
-            params = {"noise": noise.reshape(repeated.shape), "selected": selected}
-        params["timesteps"] = steps[steps > 0].repeat_interleave(len(images)).to(images.device)
-        denoised = self.diffaug.transform(repeated, params).unflatten(0, (moved, len(images)))
+        noise = self.draw_noise(images) if noise is None else self.check_noise(noise, images)
+        steps = torch.tensor(self.view_timesteps, device=images.device)
+        moved = steps[steps > 0]
+        denoised = self.denoise(
+            images.repeat(len(moved), 1, 1, 1), moved.repeat_interleave(len(images)), noise.flatten(0, 1)
+        )
         views = images.repeat(len(steps), 1, 1, 1, 1)
-        views[(steps > 0).to(images.device)] = denoised
+        views[steps > 0] = denoised.unflatten(0, (len(moved), len(images)))
         return views
+
+    def draw_noise(self, images: Tensor) -> Tensor:
+        """Noise for all views of images (B, C, H, W): (|S without 0|, B, C, H, W)."""
+        repeated = images.expand(self._noise_shape(images))
+        return self.diffaug.make_params([repeated])["noise"].reshape(repeated.shape)
+
+    def check_noise(self, noise: Tensor, images: Tensor) -> Tensor:
+        """The noise; ValueError where it is not of the shape that ``draw_noise`` gives."""
+        shape = self._noise_shape(images)
+        if noise.shape != shape:
+            raise ValueError(f"noise must be (|S without 0|, B, C, H, W), {tuple(shape)}. Got {tuple(noise.shape)}")
+        return noise
+
+    def _noise_shape(self, images: Tensor) -> torch.Size:
+        return torch.Size([sum(t > 0 for t in self.view_timesteps), *images.shape])
+
+    def denoise(self, images: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
+        """DiffAug of images (N, C, H, W) in [0, 1], each at its own of timesteps int64 (N,), all above 0."""
+        selected = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        return self.diffaug.transform(images, {"timesteps": timesteps, "noise": noise, "selected": selected})
 
     def classify(self, views: Tensor) -> Tensor:
         """Logits (|S|, B, K) of views (|S|, B, C, H, W), in batches of at most ``max_batch``."""
@@ -104,7 +124,7 @@ class DiffAugEnsemble(nn.Module):
         return torch.cat([self._classify(part) for part in parts]).unflatten(0, views.shape[:2])
 
     def _classify(self, images: Tensor) -> Tensor:
-        return self.classifier(self.normalize(images) if self.normalize is not None else images)
+        return self.classifier(self.normalize(images))
 
 
 def log_mean_probabilities(logits: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..score import ScoreNetwork, load_score_network
+from ..score.memory_format import fast_layout
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
@@ -33,9 +34,12 @@ class LazyNetwork:
         source: whatever ``load_score_network`` takes, or a ScoreNetwork, which is copied where its dtype must change.
         dtype: None: ``fast_dtype`` of the device.
         compile: compile the U-Net with ``torch.compile`` (the first call of each shape is slow).
+        gradients: whether gradients to the images are wanted, for which another layout is fast.
     """
 
-    def __init__(self, source: str | Path | ScoreNetwork, dtype: torch.dtype | None, compile: bool) -> None:
+    def __init__(
+        self, source: str | Path | ScoreNetwork, dtype: torch.dtype | None, compile: bool, gradients: bool = False
+    ) -> None:
         if not isinstance(source, (str, Path, ScoreNetwork)):
             raise TypeError(f"network must be a name, a path or a ScoreNetwork. Got {type(source).__name__}")
         if dtype is not None and not dtype.is_floating_point:
@@ -43,6 +47,7 @@ class LazyNetwork:
         self.source = source
         self.dtype = dtype
         self.compile = compile
+        self.gradients = gradients
         self._loaded: ScoreNetwork | None = source if isinstance(source, ScoreNetwork) else None
         self._ready_for: tuple[torch.device, torch.dtype] | None = None
         self._process = os.getpid()
@@ -62,7 +67,7 @@ class LazyNetwork:
             return network
         if network is self.source and wanted != (network.device, network.dtype):
             network = copy.deepcopy(network)
-        self._loaded = network.to(*wanted).to(memory_format=torch.channels_last)
+        self._loaded = network.to(*wanted).to(memory_format=fast_layout(device, self.gradients))
         if self.compile:
             network.unet.compile()
         network.requires_grad_(False)

@@ -1,0 +1,178 @@
+"""DDA: take a shifted image back towards the network's data, holding on to its low frequencies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from ..score import ScoreNetwork, diffuse, match_timesteps, to_signed, to_unit
+from ..score.functional import ReverseStep, reflect_pad_to_multiple
+from ..score.sampling import Guide, Predict, sample, spaced_timesteps
+from ..transforms.checks import check_channels, check_max_batch, from_float, restore, to_float, to_pixels
+from ..transforms.lazy import LazyNetwork
+
+#: The reference's start, step 50 of 100 respaced ones, as a timestep of the paper's network at 256 pixels.
+START_TIMESTEP = 505
+
+
+class DDA(nn.Module):
+    """Diffusion-driven adaptation of test images (Gao et al., CVPR 2023, "Back to the Source", alg. 1).
+
+    An image is diffused to ``start_timestep`` and sampled back over respaced steps. After each step
+    x <- x - guidance_scale * gradient by x_t of || phi(image) - phi(pred_x0(x_t)) ||_2, through the U-Net and the
+    clip; phi keeps low frequencies. Constants and order are those of ``shiyegao/DDA``. The reference takes one norm
+    over the whole batch; here it is one per image, which is the reference's answer at batch 1, so that nobody's answer
+    depends on who shares the batch.
+
+    Args:
+        network: as DiffAug's; conditional networks need a null class.
+        start_timestep: in 1...T-1, rounded to the nearest of the respaced steps. None: the reference's 505 of 1000 at
+            256 pixels, matched to the network's size and schedule (about 100 at 32 pixels).
+        num_steps: respaced steps over all of 0...T-1, of which those below the start are walked.
+        guidance_scale: 6 in the reference.
+        downscale: phi resizes by 1 / downscale and back, bicubic, antialiased; 4 in the reference.
+        max_batch: largest batch the network sees at once; None: all of it.
+        dtype, compile: as DiffAug's.
+        checkpointing: recompute the U-Net's blocks in the backward pass: less memory, more time.
+        generator: source of the draws; None: torch's global one.
+        progress: show a progress bar over the steps.
+
+    Raises:
+        ValueError: an argument out of range; images that are not as in ``forward``; a conditional network without null
+            class.
+
+    Example:
+        >>> adapt = DDA("cifar10")
+        >>> adapt(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 3, 32, 32])
+    """
+
+    def __init__(
+        self,
+        network: str | Path | ScoreNetwork = "cifar10",
+        *,
+        start_timestep: int | None = None,
+        num_steps: int = 100,
+        guidance_scale: float = 6.0,
+        downscale: int = 4,
+        max_batch: int | None = None,
+        dtype: torch.dtype | None = None,
+        compile: bool = False,
+        checkpointing: bool = False,
+        generator: torch.Generator | None = None,
+        progress: bool = False,
+    ) -> None:
+        super().__init__()
+        check_max_batch(max_batch)
+        if start_timestep is not None and start_timestep < 1:
+            raise ValueError(f"start_timestep must be at least 1. Got {start_timestep}")
+        if num_steps < 2:
+            raise ValueError(f"num_steps must be at least 2. Got {num_steps}")
+        if downscale < 1:
+            raise ValueError(f"downscale must be at least 1. Got {downscale}")
+        self.start_timestep = start_timestep
+        self.num_steps = num_steps
+        self.guidance_scale = guidance_scale
+        self.downscale = downscale
+        self.max_batch = max_batch
+        self.checkpointing = checkpointing
+        self.generator = generator
+        self.progress = progress
+        self._network = LazyNetwork(network, dtype, compile, gradients=True)
+
+    @property
+    def network(self) -> ScoreNetwork:
+        """The score network, loaded if it was not."""
+        return self._network.metadata()
+
+    @property
+    def timesteps(self) -> tuple[int, ...]:
+        """The respaced timesteps that are walked, ascending, and as the last one the start. One network call for each
+        but the start."""
+        schedule, size = self.network.schedule, self.network.image_size
+        start = self.start_timestep
+        if start is None:
+            (start,) = match_timesteps([START_TIMESTEP], schedule, size)
+        schedule.check_timesteps([start])
+        steps = spaced_timesteps(schedule.num_timesteps, self.num_steps)
+        nearest = min(range(1, len(steps)), key=lambda place: abs(steps[place] - start))
+        return steps[: nearest + 1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Adapted images in the shape, dtype and range of ``images``: uint8, or float in [0, 1], (B, C, H, W)."""
+        pixels = to_pixels(images)
+        batch = to_float(pixels)
+        if not len(batch):
+            return images
+        adapted = torch.cat([self.adapt(part) for part in batch.split(self.max_batch or len(batch))])
+        return cast(Tensor, restore(from_float(adapted, pixels.dtype), images))
+
+    def adapt(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """All images at once, float32 (B, C, H, W) in [0, 1], deterministic for given noise.
+
+        Args:
+            images: float32 (B, C, H, W) in [0, 1].
+            noise: (len(timesteps) - 1, B, C, H', W'), standard normal: the first diffuses, the others are the steps',
+                in their order. H' and W' are H and W padded to the network's strides. None: drawn.
+        """
+        # Gradients cannot be had of tensors made in inference mode, hence the clone outside of it.
+        with torch.inference_mode(False), torch.no_grad():
+            network = self._ready_network(images)
+            *walked, start = self.timesteps
+            reference = reflect_pad_to_multiple(to_signed(images.clone()), network.stride)
+            draws = iter(noise.clone()) if noise is not None else self._draw_like(reference)
+            t = torch.full((len(images),), start, device=images.device)
+            x_t = diffuse(reference, t, next(draws), network.schedule)
+            guide = low_pass_guide(reference, self.guidance_scale, self.downscale)
+            x_0 = sample(network, x_t, walked, guide=guide, noise=draws, progress=self.progress)
+            height, width = images.shape[-2:]
+            return to_unit(x_0[..., :height, :width]).clamp(0, 1)
+
+    def _ready_network(self, images: Tensor) -> ScoreNetwork:
+        network = self._network.on(images.device)
+        check_channels(images, network)
+        if self.checkpointing:
+            network.unet.enable_gradient_checkpointing()  # type: ignore[operator]
+        return network
+
+    def _draw_like(self, images: Tensor) -> Iterator[Tensor]:
+        source = self.generator.device if self.generator is not None else images.device
+        while True:
+            yield torch.randn(images.shape, generator=self.generator, device=source).to(images.device)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> DDA:
+        self._network.move(fn)
+        return super()._apply(fn, recurse)
+
+    def extra_repr(self) -> str:
+        start = "matched" if self.start_timestep is None else self.start_timestep
+        return f"{self._network!r}, start_timestep={start}, num_steps={self.num_steps}, scale={self.guidance_scale}"
+
+
+def low_pass(images: Tensor, downscale: int) -> Tensor:
+    """Down by ``downscale`` and up again, bicubic with antialiasing both ways: DDA's phi. (B, C, H, W)."""
+    height, width = images.shape[-2:]
+    smaller = (max(height // downscale, 1), max(width // downscale, 1))
+    small = interpolate(images, size=smaller, mode="bicubic", antialias=True)
+    return interpolate(small, size=(height, width), mode="bicubic", antialias=True)
+
+
+def low_pass_guide(reference: Tensor, guidance_scale: float, downscale: int) -> Guide:
+    """The guide that pulls pred_x0's low frequencies towards those of ``reference`` (B, C, H, W) in [-1, 1]."""
+    target = low_pass(reference, downscale)
+
+    def guide(x_t: Tensor, timesteps: Tensor, predict: Predict) -> ReverseStep:
+        with torch.enable_grad():
+            x_t = x_t.detach().requires_grad_()
+            step = predict(x_t)
+            distance = torch.linalg.vector_norm((target - low_pass(step.pred_x0, downscale)).flatten(1), dim=1)
+            (gradient,) = torch.autograd.grad(distance.sum(), x_t)
+        pred_x0, mean, log_variance = (part.detach() for part in step)
+        return ReverseStep(pred_x0, mean - guidance_scale * gradient, log_variance)
+
+    return guide

@@ -1,0 +1,171 @@
+"""DDA against its definition: closed-form gradients on the Gaussian oracle, and one answer per image."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffaug_transforms import ScoreNetwork
+from diffaug_transforms.robustness import DDA
+from diffaug_transforms.robustness.adaptation import low_pass
+
+from .conftest import GaussianOracle
+
+
+def images(number: int = 8, size: int = 16, seed: int = 0) -> Tensor:
+    return torch.rand(number, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def noise_for(dda: DDA, batch: Tensor, seed: int = 1) -> Tensor:
+    return torch.randn(len(dda.timesteps) - 1, *batch.shape, generator=torch.Generator().manual_seed(seed))
+
+
+def low_pass_matrix(size: int) -> Tensor:
+    """phi of one channel as a matrix, float64: each column is what phi makes of one pixel."""
+    basis = torch.eye(size * size, dtype=torch.float64).reshape(-1, 1, size, size)
+    return low_pass(basis, 4).reshape(size * size, -1).T
+
+
+def adapt_by_definition(oracle: GaussianOracle, dda: DDA, batch: Tensor, noise: Tensor) -> Tensor:
+    """DDA in float64, gradients by hand: pred_x0 = mean + gain (x_t - a mean), clipped.
+
+    The norm's gradient by x_t is -gain [not clipped] phi^T (phi(ref) - phi(pred_x0)) / || ... ||.
+    """
+    betas = torch.tensor(dda.network.schedule.exact_betas, dtype=torch.float64)
+    *walked, start = dda.timesteps
+    kept = torch.cumprod(1 - betas, dim=0)
+    phi, size = low_pass_matrix(batch.shape[-1]), batch.shape
+    reference = batch.double() * 2 - 1
+    x = kept[start].sqrt() * reference + (1 - kept[start]).sqrt() * noise[0].double()
+    for place in reversed(range(len(walked))):
+        abar, before = kept[walked[place]], kept[walked[place - 1]] if place else torch.tensor(1.0).double()
+        beta = 1 - abar / before
+        gain = abar.sqrt() * oracle.variance / (abar * oracle.variance + 1 - abar)
+        raw = oracle.mean + gain * (x - abar.sqrt() * oracle.mean)
+        difference = (reference - raw.clamp(-1, 1)).flatten(2) @ phi.T
+        norm = difference.flatten(1).norm(dim=1).reshape(-1, 1, 1)
+        gradient = -gain * ((raw > -1) & (raw < 1)) * (difference / norm @ phi).reshape(size)
+        mean = (before.sqrt() * beta * raw.clamp(-1, 1) + (1 - beta).sqrt() * (1 - before) * x) / (1 - abar)
+        deviation = (beta * (1 - before) / (1 - abar)).sqrt()
+        z = noise[len(walked) - place].double() if place else torch.zeros_like(x)
+        x = mean + deviation * z - 6 * gradient
+    return ((x + 1) / 2).clamp(0, 1)
+
+
+@pytest.mark.parametrize(("mean", "variance"), [(0.1, 0.04), (0.9, 0.3)], ids=["inside", "clipped"])
+@pytest.mark.parametrize("start", [101, 505])
+def test_dda_is_its_definition_on_the_gaussian_oracle(schedule, mean, variance, start):
+    oracle = GaussianOracle(schedule, mean=mean, variance=variance)
+    dda = DDA(ScoreNetwork(oracle, schedule), start_timestep=start, dtype=torch.float32)
+    batch = images(4, size=8)
+    noise = noise_for(dda, batch)
+    expected = adapt_by_definition(oracle, dda, batch, noise)
+    assert torch.allclose(dda.adapt(batch, noise).double(), expected, atol=2e-4)
+
+
+def test_a_batch_of_eight_gives_each_image_what_a_batch_of_one_gives(network):
+    dda, batch = DDA(network, start_timestep=101, dtype=torch.float32), images()
+    noise = noise_for(dda, batch)
+    together = dda.adapt(batch, noise)
+    alone = torch.cat([dda.adapt(batch[i : i + 1], noise[:, i : i + 1]) for i in range(8)])
+    assert torch.allclose(together, alone, atol=1e-4)
+    assert not torch.allclose(together[1:], together[:-1], atol=0.01)
+
+
+def test_guidance_holds_on_to_low_frequencies(network):
+    batch = images(2)
+    kept = {}
+    for scale in (0.0, 6.0):
+        dda = DDA(network, start_timestep=505, guidance_scale=scale)
+        adapted = dda.adapt(batch, noise_for(dda, batch))
+        kept[scale] = (low_pass(adapted, 4) - low_pass(batch, 4)).norm()
+    assert kept[6.0] < 0.7 * kept[0.0]
+
+
+def test_start_is_the_references_at_256_pixels_and_matched_below(schedule):
+    def walk(size, **options):
+        return DDA(ScoreNetwork(GaussianOracle(schedule, size=size), schedule), **options).timesteps
+
+    assert (len(walk(256)), walk(256)[-1]) == (51, 505)
+    assert (len(walk(32)), walk(32)[-1]) == (14, 131)
+    assert walk(32, start_timestep=505) == walk(256)
+    assert walk(32, start_timestep=1) == (0, 10)
+    assert walk(256, start_timestep=100, num_steps=1000) == tuple(range(101))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(2, 3, 16, 16), (2, 3, 11, 13)])
+def test_shape_dtype_and_range_come_back(network, dtype, shape):
+    batch = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    batch = (batch * 255).to(dtype) if dtype == torch.uint8 else batch.to(dtype)
+    before = batch.clone()
+    with torch.inference_mode():
+        adapted = DDA(network, start_timestep=20)(batch)
+    assert (adapted.shape, adapted.dtype) == (batch.shape, dtype)
+    assert adapted.min() >= 0
+    assert adapted.max() <= (255 if dtype == torch.uint8 else 1)
+    assert torch.equal(batch, before)
+    assert not torch.equal(adapted, batch)
+
+
+def test_max_batch_checkpointing_and_seeds(network):
+    batch = images(3)
+
+    def run(**options):
+        generator = torch.Generator().manual_seed(0)
+        return DDA(network, start_timestep=30, dtype=torch.float32, generator=generator, **options)(batch)
+
+    assert torch.equal(run(), run())
+    sizes = []
+    handle = network.unet.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
+    run(max_batch=2)
+    handle.remove()
+    assert set(sizes) == {1, 2}
+    plain = run()
+    assert torch.allclose(run(checkpointing=True), plain, atol=1e-5)
+
+
+def test_empty_batch_comes_back(network):
+    assert DDA(network)(torch.rand(0, 3, 16, 16)).shape == (0, 3, 16, 16)
+
+
+def test_network_stays_out_of_state_and_travels(network):
+    dda = DDA(network, start_timestep=20, dtype=torch.float32)
+    assert not list(dda.parameters())
+    assert not dda.state_dict()
+    batch = images(1)
+    noise = noise_for(dda, batch)
+    for other in (pickle.loads(pickle.dumps(dda)), copy.deepcopy(dda)):
+        assert torch.equal(other.adapt(batch, noise), dda.adapt(batch, noise))
+    assert "\n" not in repr(dda)
+    assert all(p.grad is None for p in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"start_timestep": 0}, "start_timestep must be at least 1. Got 0"),
+        ({"num_steps": 1}, "num_steps must be at least 2. Got 1"),
+        ({"downscale": 0}, "downscale must be at least 1. Got 0"),
+        ({"max_batch": 0}, "max_batch must be at least 1. Got 0"),
+    ],
+)
+def test_bad_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        DDA(**options)
+
+
+def test_bad_images_and_networks(network, conditional):
+    dda = DDA(network, start_timestep=20)
+    with pytest.raises(ValueError, match=r"in \[0, 1\]. Got values in \[2.0, 2.0\]"):
+        dda(torch.full((1, 3, 16, 16), 2.0))
+    with pytest.raises(ValueError, match="must have the network's 3 channels. Got 1"):
+        dda(torch.rand(1, 1, 16, 16))
+    with pytest.raises(ValueError, match="0...999 for this network. Got 1000"):
+        DDA(network, start_timestep=1000)(images(1))
+    with pytest.raises(ValueError, match="needs labels"):
+        DDA(conditional, start_timestep=20)(images(1))
