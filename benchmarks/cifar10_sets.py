@@ -10,13 +10,13 @@ from pathlib import Path
 
 import torch
 from datasets import load_dataset
-from diffusers import DDIMScheduler
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 from tqdm.auto import tqdm
 
 from diffaug_transforms import DiffAugEnsemble, ScoreNetwork, load_score_network
 from diffaug_transforms.robustness import CORRUPTIONS, corrupt
+from diffaug_transforms.score.sampling import sample
 from diffaug_transforms.transforms.lazy import fast_dtype
 
 SETS = ("clean", *CORRUPTIONS)
@@ -42,16 +42,13 @@ def augment_images(source: Path, target: Path, copies: int) -> None:
 
 @torch.inference_mode()
 def synthesize(network: ScoreNetwork, labels: Tensor, steps: int, generator: torch.Generator) -> Tensor:
-    """Class-conditional samples, uint8 (B, 3, H, W): deterministic DDIM (Song et al. 2021) over evenly spaced steps."""
-    scheduler = DDIMScheduler(network.num_timesteps, beta_schedule="linear", timestep_spacing="trailing")
-    scheduler.set_timesteps(steps)
+    """Class-conditional samples, uint8 (B, 3, H, W): deterministic DDIM (Song et al. 2021), evenly spaced steps."""
     size = (len(labels), network.in_channels, network.image_size, network.image_size)
     x_t = torch.randn(size, generator=generator).to(network.device)
-    labels = labels.to(network.device)
-    for t in scheduler.timesteps:
-        eps = network.eps(x_t, torch.full_like(labels, int(t)), labels)
-        x_t = scheduler.step(eps.float(), int(t), x_t).prev_sample
-    return ((x_t.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+    stride = network.num_timesteps // steps
+    timesteps = range(stride - 1, network.num_timesteps, stride)
+    x_0 = sample(network, x_t, timesteps, method="ddim", labels=labels.to(network.device))
+    return ((x_0.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
 
 
 def write_synthetic(folder: Path, classes: Sequence[str], per_class: int, steps: int) -> None:

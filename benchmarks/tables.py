@@ -11,8 +11,9 @@ import sys
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
+from pivots import mean_over_seeds, pick, rows, select
 from records import Record, read_records
 
 ROOT = Path(__file__).parent.parent
@@ -31,17 +32,6 @@ def main() -> int:
                 page.write_text(fresh)
     print("\n".join(f"{'stale' if '--check' in sys.argv else 'rewrote'}: {page.relative_to(ROOT)}" for page in stale))
     return int("--check" in sys.argv and bool(stale))
-
-
-def pick(records: Sequence[Record], **wanted: object) -> Record:
-    """The one record with these values."""
-    (found,) = [r for r in records if all(r[key] == value for key, value in wanted.items())]
-    return found
-
-
-def rows(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *body]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def eps_mse() -> str:
@@ -85,19 +75,6 @@ FAMILIES = {
 
 COLUMNS = [(dataset, mode) for dataset in ("cifar10", "cifar10-c") for mode in ("default", "de")]
 COLUMN_NAMES = ("clean, Default", "clean, DE", "corrupted, Default", "corrupted, DE")
-
-
-def mean_over_seeds(records: Sequence[Record], sign: str = "") -> str:
-    """Mean over seeds of the mean over sets, with the standard error over seeds where there are several."""
-    by_seed: dict[int, list[float]] = {}
-    for r in records:
-        by_seed.setdefault(r["seed"], []).append(r["value"])
-    means = [mean(values) for values in by_seed.values()]
-    return f"{mean(means):{sign}.1f}" + (f" ± {stdev(means) / len(means) ** 0.5:.1f}" if len(means) > 1 else "")
-
-
-def select(records: Sequence[Record], **wanted: object) -> list[Record]:
-    return [r for r in records if all(r[key] == value for key, value in wanted.items())]
 
 
 def budget(records: Sequence[Record]) -> str:

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from diffaug_transforms.classifiers import NormalizedClassifier, build_model, save_classifier
-from diffaug_transforms.figures import sample_images
+from .benchmark_runs import run, write_classifier, write_dataset
 
-datasets = pytest.importorskip("datasets")
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
+pytest.importorskip("datasets")
 
-import cifar10_sets  # noqa: E402
-import denoising  # noqa: E402
-import tables  # noqa: E402
-import throughput  # noqa: E402
-import train_cifar10  # noqa: E402
-import training_step  # noqa: E402
+import cifar10_sets
+import denoising
+import tables
+import throughput
+import train_cifar10
+import training_step
 
 NEEDED = {"benchmark", "network", "metric", "value", "n", "seed"}
-
-
-def run(script: str, *arguments: str) -> None:
-    subprocess.run([sys.executable, str(BENCHMARKS / script), *arguments], check=True, timeout=200)
 
 
 def test_psnr_by_hand():
@@ -52,16 +43,6 @@ def test_medians_are_taken_over_rounds():
     methods = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
     assert set(throughput.time_interleaved(methods, 3, "cpu")) == {"a", "b"}
     assert "".join(calls) == "aabb" + "ab" * 3
-
-
-def write_dataset(folder: Path) -> None:
-    """The eight sample images as both splits of CIFAR-10 in the Hub's layout."""
-    classes = datasets.ClassLabel(names=list(train_cifar10.CLASSES))
-    features = datasets.Features({"img": datasets.Image(), "label": classes})
-    images = sample_images()
-    rows = datasets.Dataset.from_dict({"img": list(images.values()), "label": list(images)}, features=features)
-    for split in ("train", "test"):
-        rows.to_parquet(folder / f"{split}-00000-of-00001.parquet")
 
 
 def test_denoising_script(tmp_path, network):
@@ -121,12 +102,7 @@ def test_the_effect_of_diffaug_is_paired_by_seed(monkeypatch):
 def test_classifiers_are_judged_clean_and_corrupted_alone_and_as_ensembles(tmp_path, monkeypatch):
     pytest.importorskip("cv2")
     write_dataset(tmp_path / "data")
-    torch.manual_seed(0)
-    model = build_model("cifar_resnet-8", 10)
-    facts = {"classes": list(train_cifar10.CLASSES), "images": 5, "seconds": 1.0, "arguments": {"steps": 1}}
-    save_classifier(
-        NormalizedClassifier(model, [0.5], [0.5]), tmp_path / "work" / "augmix-1", "cifar_resnet-8", **facts
-    )
+    write_classifier(tmp_path / "work" / "augmix-1", "augmix", 1)
     options = ["--data", str(tmp_path / "data"), "--work", str(tmp_path / "work")]
     monkeypatch.setattr(sys, "argv", ["", *options, "--images", "2", "--clean-images", "3"])
     args = train_cifar10.parse_arguments()

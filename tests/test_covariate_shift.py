@@ -1,0 +1,238 @@
+"""The covariate-shift benchmark: the same answers in any number of processes, resumed parts, tables by hand."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as F
+
+from diffaug_transforms import DiffAugEnsemble, ScoreNetwork
+from diffaug_transforms.figures import sample_images
+from diffaug_transforms.robustness import CORRUPTIONS, DDA, corrupt
+from diffaug_transforms.transforms import AnytimeEnsemble
+
+from .benchmark_runs import CLASSES, run, write_classifier, write_dataset
+
+for module in ("accelerate", "cv2", "datasets", "matplotlib"):
+    pytest.importorskip(module)
+
+import adaptation_speed  # noqa: E402
+import covariate_shift  # noqa: E402
+import ensemble_rules  # noqa: E402
+from adapted_images import adapted_images, draw_noise  # noqa: E402
+from shift_inputs import device_batches, open_classifier, open_set  # noqa: E402
+from shift_tables import shift_table  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def cifar10(tmp_path_factory) -> str:
+    return str(write_dataset(tmp_path_factory.mktemp("cifar10")))
+
+
+@pytest.fixture
+def gaussian(oracle, schedule) -> ScoreNetwork:
+    """At 8 pixels its ensemble's ten timesteps are small ones."""
+    return ScoreNetwork(oracle, schedule)
+
+
+def test_the_script_resumes_and_two_processes_say_what_one_says(tmp_path, cifar10, network):
+    network.save_pretrained(tmp_path / "network")
+    folders = [write_classifier(tmp_path / recipe, recipe, 3) for recipe in ("baseline", "augmix")]
+    options = ["--dataset", "cifar10-c", "--data", cifar10, "--network", tmp_path / "network", "--limit", 4]
+    options += ["--corruptions", "fog", "contrast", "--batch-size", 3]
+    options += ["--keep-probabilities", *(f"--classifier={folder}" for folder in folders)]
+
+    def records(name: str, *launcher: str) -> list[dict[str, object]]:
+        output = tmp_path / f"{name}.json"
+        run("covariate_shift.py", *options, "--work", tmp_path / name, "--output", output, launcher=launcher)
+        return json.loads(output.read_text())["records"]
+
+    two = records("two", "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29541")
+    assert {r["corruption"] for r in two} == {"clean", "fog", "contrast"}
+    assert {r["mode"] for r in two} == {"default", "de", "dda", "dda-se", "view"}
+    assert {r["n"] for r in two} == {4}
+    part = tmp_path / "two" / "cifar10-c" / "fog-5" / "records.json"
+    kept = json.loads(part.read_text())
+    kept["records"][0]["value"] = 12345.0
+    part.write_text(json.dumps(kept))
+    (tmp_path / "two").rename(tmp_path / "one")
+    (tmp_path / "one" / "cifar10-c" / "contrast-5" / "records.json").unlink()
+    one = records("one")  # fog and clean are kept, contrast is judged anew by one process, on DDA's kept images
+    where = [r["value"] for r in one].index(12345.0)
+    one[where]["value"] = two[where]["value"]
+    key = json.dumps
+    assert sorted(map(key, one)) == sorted(map(key, two))
+    assert "| baseline | 1 | network |" in (tmp_path / "one.md").read_text()
+    assert (tmp_path / "one.png").stat().st_size > 5000
+    kept_views = list(ensemble_rules.kept_views(tmp_path / "one" / "cifar10-c" / "fog-5"))
+    assert [(name, timesteps, len(labels)) for name, timesteps, _, labels in kept_views] == [
+        (str(folder), "network", 4) for folder in folders
+    ]
+
+
+def test_noise_depends_on_the_image_alone():
+    together = draw_noise([3, 7], 2, (3, 4, 4), seed=0)
+    assert together.shape == (2, 2, 3, 4, 4)
+    assert torch.equal(draw_noise([7], 2, (3, 4, 4), seed=0), together[:, 1:])
+    assert not torch.equal(draw_noise([7], 2, (3, 4, 4), seed=1), together[:, 1:])
+
+
+def test_adapted_images_are_kept(tmp_path, gaussian):
+    dda = DDA(gaussian, start_timestep=50)
+    images = torch.randint(256, (3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    first = adapted_images(dda, images[:2], [4, 9], tmp_path, seed=0)
+    expected = dda.adapt(images[:2] / 255, draw_noise([4, 9], len(dda.timesteps) - 1, (3, 8, 8), 0))
+    assert torch.allclose(first, expected, atol=0.51 / 255)
+    dda.guidance_scale = 0  # what is kept is not made again
+    assert torch.equal(adapted_images(dda, images, [4, 9, 5], tmp_path, seed=0)[:2], first)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00004.png", "00005.png", "00009.png"]
+
+
+def test_sets_are_published_files_or_made_on_the_fly(tmp_path, cifar10):
+    made = open_set("cifar10-c", cifar10, "fog", 5)
+    clean = torch.stack([F.pil_to_tensor(image) for image in sample_images().values()])
+    assert torch.equal(torch.stack(list(made)), corrupt(clean, "fog", 5, dataset="cifar10-c", seed=0))
+    assert made.labels[3] == (CLASSES.index("cat"),)
+    assert torch.equal(open_set("cifar10-c", cifar10, "clean", 0)[3], clean[3])
+    np.save(tmp_path / "fog.npy", np.full((5, 32, 32, 3), 7, np.uint8))
+    np.save(tmp_path / "labels.npy", np.arange(5))
+    published = open_set("cifar10-c", str(tmp_path), "fog", 5)
+    assert (len(published), published.labels, int(published[0].max())) == (1, [(4,)], 7)
+
+
+def test_imagenet_sets_from_folders(tmp_path):
+    for folder in ("val/n01440764", "c/fog/5/n01440764", "r/n01443537"):
+        (tmp_path / folder).mkdir(parents=True)
+        sample_images()["cat"].resize((300, 300)).save(tmp_path / folder / "a.JPEG")
+    val, made = (open_set("imagenet-c", str(tmp_path / "val"), name, 5) for name in ("clean", "contrast"))
+    assert (val.labels, val[0].shape) == ([(0,)], (3, 224, 224))
+    assert made[0].float().std() < 0.3 * val[0].float().std()
+    assert open_set("imagenet-c", str(tmp_path / "c"), "fog", 5).name == "imagenet-c"
+    assert open_set("imagenet-r", str(tmp_path / "r"), "clean", 0).classes is not None
+
+
+def test_classifiers_from_folders_and_files(tmp_path):
+    _, fields = open_classifier(str(write_classifier(tmp_path / "a", "augmix", 2)))
+    assert fields == {"model": "cifar_resnet-8", "recipe": "augmix", "seed": 2}
+    torch.manual_seed(0)
+    from torchvision.models import mobilenet_v3_small
+
+    model = mobilenet_v3_small()
+    torch.save(model.state_dict(), tmp_path / "mine.pth")
+    classifier, fields = open_classifier(f"mobilenet_v3_small@{tmp_path / 'mine.pth'}")
+    assert fields == {"model": "mobilenet_v3_small", "recipe": "mine", "seed": 0}
+    assert torch.equal(classifier.model.classifier[3].weight, model.classifier[3].weight)
+
+
+def test_every_image_is_in_one_batch_of_one_process():
+    parts = [device_batches(11, 2, rank, 3) for rank in range(3)]
+    assert sorted(i for part in parts for batch in part for i in batch) == list(range(11))
+    assert max(len(batch) for part in parts for batch in part) == 2
+
+
+def shift_records(values: dict[tuple[str, str, int], float], severity: int = 5) -> list[dict[str, object]]:
+    common = {"model": "m", "metric": "accuracy", "n": 10}
+    return [
+        {
+            **common,
+            "recipe": recipe,
+            "seed": seed,
+            "corruption": corruption,
+            "severity": severity if corruption != "clean" else 0,
+            "mode": mode,
+            "timesteps": timesteps,
+            "value": value,
+        }
+        for (recipe, corruption, seed), value in values.items()
+        for mode, timesteps in (("default", ""), ("de", "network"), ("de", "paper"))
+    ]
+
+
+def test_the_table_by_hand():
+    records = shift_records({("baseline", "fog", 0): 40, ("baseline", "snow", 0): 50, ("baseline", "clean", 0): 80})
+    records += shift_records({("baseline", "fog", 1): 44, ("baseline", "snow", 1): 54, ("baseline", "clean", 1): 80})
+    lines = shift_table(records).splitlines()
+    assert lines[0] == "10 images of each of 2 parts, the same in every column."
+    assert lines[2] == "| classifier | seeds | timesteps | Default | DE | clean, Default | clean, DE |"
+    # Means 45 and 49: a mean of 47, a standard deviation of sqrt(8), a standard error of 2.
+    assert lines[4] == "| m | 2 | network | 47.0 ± 2.0 | 47.0 ± 2.0 | 80.0 ± 0.0 | 80.0 ± 0.0 |"
+    assert lines[5].startswith("| m | 2 | paper | 47.0 ± 2.0 |")
+
+
+def test_mce_in_the_table():
+    records = []
+    for severity in range(1, 6):
+        for recipe, value in (("baseline", 20.0), ("augmix", 60.0)):
+            records += shift_records({(recipe, corruption, 0): value for corruption in CORRUPTIONS}, severity)
+    table = shift_table(records, baseline="baseline")
+    assert "mCE, Default | mCE, DE |" in table
+    assert "| augmix | 1 | network | 60.0 | 60.0 | 50.0 | 50.0 |" in table  # errors .4 over .8
+
+
+def test_the_replay_is_the_anytime_ensemble(gaussian):
+    torch.manual_seed(0)
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5)).eval()
+    classifier[1].weight.data *= 8
+    steps = (0, 10, 10, 40, 80, 160)
+    ensemble = DiffAugEnsemble(classifier, gaussian, timesteps=steps, dtype=torch.float32)
+    images = torch.rand(64, 3, 8, 8)
+    noise = ensemble.draw_noise(images)
+    log_p = ensemble.classify(ensemble.views(images, noise)).log_softmax(dim=-1)
+    for confidence, min_views in ((None, 2), (0.9, 2), (0.7, 3)):
+        anytime = AnytimeEnsemble(ensemble, confidence=confidence, min_views=min_views)
+        prediction = anytime.predict(images, noise)
+        answers, calls = ensemble_rules.replay(log_p, steps, confidence, min_views)
+        assert torch.equal(prediction.log_probabilities.argmax(dim=1), answers)
+        assert torch.equal(prediction.network_calls, calls)
+        assert 0 < calls.float().mean() < 5
+
+
+def test_weights_by_hand():
+    sure, even = torch.tensor([0.9, 0.1]), torch.tensor([0.4, 0.6])
+    log_p = torch.stack([sure, even, even])[:, None].log()
+    values = {r["method"]: r["value"] for r in ensemble_rules.judge(log_p, torch.tensor([0]), (0, 5, 9))}
+    assert values["weights, mean"] == 100  # 1.7 against 1.3
+    even_more = torch.stack([sure, *[torch.tensor([0.3, 0.7])] * 4])[:, None].log()
+    values = {r["method"]: r["value"] for r in ensemble_rules.judge(even_more, torch.tensor([0]), (0, 1, 2, 3, 4))}
+    assert values["weights, mean"] == 0  # 2.1 against 2.9
+    assert values["weights, 1 / entropy"] == 0  # 1 / .325 and 1 / .611: 4.73 against 4.89
+    assert values["weights, exp(-3 entropy)"] == 100  # .377 and .160: .531 against .486
+
+
+def test_calls_are_counted(gaussian):
+    identity = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5))
+    images = torch.rand(2, 3, 8, 8)
+
+    def calls(model: nn.Module) -> tuple[int, int]:
+        def answer() -> Tensor:
+            return model(images)
+
+        return adaptation_speed.count_calls(gaussian, answer)
+
+    assert calls(DiffAugEnsemble(identity, gaussian, timesteps=range(0, 451, 50))) == (18, 0)
+    assert calls(DDA(gaussian, start_timestep=505)) == (100, 100)
+    assert calls(identity) == (0, 0)
+
+
+def test_only_parts_of_other_settings_are_judged_again(tmp_path, cifar10, monkeypatch):
+    folder = write_classifier(tmp_path / "a", "baseline", 0)
+    options = ["--dataset", "cifar10", "--data", cifar10, "--classifier", folder, "--modes", "default"]
+    parts = ["--work", tmp_path / "work"]
+    judged = []
+    original = covariate_shift.evaluate
+    monkeypatch.setattr(covariate_shift, "evaluate", lambda *a: judged.append(1) or original(*a))
+
+    def records(*more: object) -> list[dict[str, object]]:
+        monkeypatch.setattr(sys, "argv", ["", *map(str, [*options, *parts, *more])])
+        return covariate_shift.run(covariate_shift.parse_arguments(), covariate_shift.Accelerator(cpu=True))
+
+    assert {r["n"] for r in records()} == {8}
+    assert {r["n"] for r in records()} == {8}
+    assert len(judged) == 1
+    assert {r["n"] for r in records("--limit", "2")} == {2}
+    assert len(judged) == 2
