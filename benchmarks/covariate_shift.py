@@ -53,7 +53,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--mce-baseline", default="alexnet", help="alexnet or a recipe's Default; needs 5 severities")
     parser.add_argument("--severities", nargs="+", type=int, choices=range(1, 6), default=[5])
     parser.add_argument("--limit", type=int, help="only the first N images of a random order")
-    parser.add_argument("--batch-size", type=int, default=50)
+    parser.add_argument("--batch-size", type=int, default=50, help="largest batch of images or views on a device")
+    parser.add_argument("--checkpointing", action="store_true", help="DDA in less memory and more time")
     parser.add_argument("--seed", type=int, default=0, help="of corruptions and noise")
     parser.add_argument("--work", type=Path, default=Path("runs/covariate_shift"))
     parser.add_argument("--keep-probabilities", action="store_true", help="DE's, of every view, for anytime.py")
@@ -125,7 +126,7 @@ def run(args: argparse.Namespace, accelerator: Accelerator) -> list[Record]:
     opened = {spec: open_classifier(spec) for spec in args.classifier}
     classifiers = {spec: classifier.to(accelerator.device) for spec, (classifier, _) in opened.items()}
     fields = {spec: field for spec, (_, field) in opened.items()}
-    methods = make_methods(args.network, args.modes, args.timesteps, args.seed, accelerator.device)
+    methods = make_methods(args, accelerator.device)
     name = args.name or args.dataset
     settings = {key: str(value) for key, value in sorted(vars(args).items()) if key not in FREE}
     records: list[Record] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,39 +32,38 @@ class Method:
     views: Views
 
 
-def make_methods(
-    network_name: str, modes: Sequence[str], timesteps: Sequence[str], seed: int, device: torch.device
-) -> list[Method]:
-    """DE and DDA, as far as ``modes`` needs them, each for every one of ``timesteps`` ("network", "paper")."""
-    network = load_score_network(network_name).to(device, fast_dtype(device))
+def make_methods(args: argparse.Namespace, device: torch.device) -> list[Method]:
+    """DE and DDA, as far as ``args.modes`` needs them, each for every one of ``args.timesteps``."""
+    network = load_score_network(args.network).to(device, fast_dtype(device))
     methods = []
-    for name in timesteps:
-        if "de" in modes:
-            methods.append(_ensemble(network, name, seed))
-        if "dda" in modes or "dda-se" in modes:
-            methods.append(_dda(network, network_name, name, seed))
+    for timesteps in args.timesteps:
+        if "de" in args.modes:
+            methods.append(_ensemble(network, timesteps, args))
+        if "dda" in args.modes or "dda-se" in args.modes:
+            methods.append(_dda(network, timesteps, args))
     return methods
 
 
-def _ensemble(network: ScoreNetwork, name: str, seed: int) -> Method:
-    steps = tuple(ENSEMBLE_TIMESTEPS) if name == "paper" else network.ensemble_timesteps
-    ensemble = DiffAugEnsemble(nn.Identity(), network, timesteps=steps)
+def _ensemble(network: ScoreNetwork, timesteps: str, args: argparse.Namespace) -> Method:
+    steps = tuple(ENSEMBLE_TIMESTEPS) if timesteps == "paper" else network.ensemble_timesteps
+    ensemble = DiffAugEnsemble(nn.Identity(), network, timesteps=steps, max_batch=args.batch_size)
 
     def views(images: Tensor, indices: Sequence[int], folder: Path) -> Tensor:
-        noise = draw_noise(indices, sum(t > 0 for t in steps), images.shape[1:], seed)
+        noise = draw_noise(indices, sum(t > 0 for t in steps), images.shape[1:], args.seed)
         return ensemble.views(images.float() / 255, noise.to(images.device))
 
-    return Method("de", name, steps, views)
+    return Method("de", timesteps, steps, views)
 
 
-def _dda(network: ScoreNetwork, network_name: str, name: str, seed: int) -> Method:
-    dda = DDA(network, start_timestep=START_TIMESTEP if name == "paper" else None)
-    kept = f"{Path(network_name).stem}-dda-{dda.timesteps[-1]}"
+def _dda(network: ScoreNetwork, timesteps: str, args: argparse.Namespace) -> Method:
+    start = START_TIMESTEP if timesteps == "paper" else None
+    dda = DDA(network, start_timestep=start, checkpointing=args.checkpointing)
+    kept = f"{Path(args.network).stem}-dda-{dda.timesteps[-1]}"
 
     def views(images: Tensor, indices: Sequence[int], folder: Path) -> Tensor:
-        return adapted_images(dda, images, indices, folder / kept, seed)[None]
+        return adapted_images(dda, images, indices, folder / kept, args.seed)[None]
 
-    return Method("dda", name, dda.timesteps[-1:], views)
+    return Method("dda", timesteps, dda.timesteps[-1:], views)
 
 
 @torch.inference_mode()

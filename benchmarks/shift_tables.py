@@ -1,4 +1,4 @@
-"""The paper's covariate-shift table, as Markdown, from covariate_shift.py's records."""
+"""The tables of test-time adaptation, as Markdown, from the records of covariate_shift.py and its companions."""
 
 from __future__ import annotations
 
@@ -69,3 +69,49 @@ def _mce(records: Sequence[Record], everything: Sequence[Record], baseline: str)
 def _errors(records: Sequence[Record]) -> dict[str, float]:
     """Mean error in [0, 1] of each corruption, over severities and seeds."""
     return {c: mean(1 - r["value"] / 100 for r in select(records, corruption=c)) for c in CORRUPTIONS}
+
+
+def anytime_table(records: Sequence[Record]) -> str:
+    """Network calls, share of the full ensemble's answers and accuracy of each stopping rule, over all classifiers."""
+    body = []
+    for timesteps in dict.fromkeys(r["timesteps"] for r in records):
+        here = select(records, timesteps=timesteps)
+        full = [
+            mean_over_parts(select(here, method="weights, mean", metric="accuracy"), clean) for clean in (True, False)
+        ]
+        body.append([timesteps, "all views", "9.0", "9.0", "100.0", "100.0", *full])
+        for method in dict.fromkeys(r["method"] for r in here if r["method"].startswith("anytime")):
+            line = [timesteps, method.removeprefix("anytime, ")]
+            for metric in ("network_calls", "same_answers", "accuracy"):
+                own = select(here, method=method, metric=metric)
+                line += [mean_over_parts(own, clean) for clean in (True, False)]
+            body.append(line)
+    metrics = ("calls", "same answers (%)", "accuracy (%)")
+    return rows(["S", "stops", *(f"{m}, {part}" for m in metrics for part in ("clean", "corrupted"))], body)
+
+
+def mean_over_parts(records: Sequence[Record], clean: bool) -> str:
+    return f"{mean(r['value'] for r in records if (r['corruption'] == 'clean') is clean):.1f}"
+
+
+def weights_table(records: Sequence[Record]) -> str:
+    """Accuracy of each weighting of the views, clean and corrupted, per classifier and choice of timesteps."""
+    methods = list(dict.fromkeys(r["method"] for r in records if r["method"].startswith("weights")))
+    body = []
+    for timesteps in dict.fromkeys(r["timesteps"] for r in records):
+        for recipe in dict.fromkeys(r["recipe"] for r in records):
+            here = select(records, timesteps=timesteps, recipe=recipe)
+            cells = [mean_over_parts(select(here, method=m), clean) for m in methods for clean in (True, False)]
+            body.append([timesteps, recipe, *(" / ".join(pair) for pair in zip(cells[::2], cells[1::2]))])
+    return rows(["S", "classifier", *(method.removeprefix("weights, ") for method in methods)], body)
+
+
+def speed_table(records: Sequence[Record]) -> str:
+    body = []
+    for method in dict.fromkeys(r["method"] for r in records):
+        value = {r["metric"]: r["value"] for r in select(records, method=method)}
+        (error,) = [r["standard_error"] for r in select(records, method=method, metric="ratio_to_de")]
+        calls = f"{value['network_calls']:.1f} + {value['backward_calls']:.0f}"
+        ratio = f"{value['ratio_to_de']:.3g} ± {error:.2g}"
+        body.append([method, f"{1000 * value['seconds_per_image']:.3g}", ratio, calls])
+    return rows(["mode", "ms an image", "time, ratio to DE", "network calls, forward + backward"], body)

@@ -15,6 +15,7 @@ from statistics import mean
 
 from pivots import mean_over_seeds, pick, rows, select
 from records import Record, read_records
+from shift_tables import anytime_table, shift_table, speed_table, weights_table
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "diffaug_transforms" / "score" / "weights" / "cifar10" / "README.md")
@@ -136,6 +137,14 @@ def training_step() -> str:
     return rows(["DiffAug", "time, ratio", "memory, ratio", "seconds a step", "peak GiB"], body)
 
 
+def covariate_shift() -> str:
+    return shift_table(read_records("covariate_shift_cifar10-c"))
+
+
+def imagenet_sample() -> str:
+    return shift_table(read_records("covariate_shift_imagenet-sample-c"))
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "eps_mse": eps_mse,
     "psnr": psnr,
@@ -144,6 +153,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "diffaug_effect": diffaug_effect,
     "corruption_families": corruption_families,
     "training_step": training_step,
+    "covariate_shift": covariate_shift,
+    "imagenet_sample": imagenet_sample,
+    "anytime": lambda: anytime_table(read_records("ensemble_rules")),
+    "view_weights": lambda: weights_table(read_records("ensemble_rules")),
+    "adaptation_speed": lambda: speed_table(read_records("adaptation_speed")),
 }
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ from torchvision.transforms.v2 import functional as F
 from diffaug_transforms import DiffAugEnsemble, ScoreNetwork
 from diffaug_transforms.figures import sample_images
 from diffaug_transforms.robustness import CORRUPTIONS, DDA, corrupt
+from diffaug_transforms.score import NoiseSchedule
+from diffaug_transforms.score.openai import parse_flags, released_flags, unet_config
+from diffaug_transforms.score.unet import OpenAIUNet2DModel
 from diffaug_transforms.transforms import AnytimeEnsemble
 
 from .benchmark_runs import CLASSES, run, write_classifier, write_dataset
@@ -236,3 +240,31 @@ def test_only_parts_of_other_settings_are_judged_again(tmp_path, cifar10, monkey
     assert len(judged) == 1
     assert {r["n"] for r in records("--limit", "2")} == {2}
     assert len(judged) == 2
+
+
+def write_small_adm(folder: Path) -> Path:
+    """The paper's network, ADM 256x256 unconditional, with random weights at an eighth of its width."""
+    flags = parse_flags(released_flags()["256x256_diffusion_uncond.pt"])
+    flags |= {"num_channels": 32, "num_head_channels": 16}
+    torch.manual_seed(0)
+    unet = OpenAIUNet2DModel(**unet_config(flags))
+    network = ScoreNetwork(unet, NoiseSchedule.named("linear", 1000), variance_type="learned_range")
+    network.save_pretrained(folder)
+    return folder
+
+
+def test_the_imagenet_path_with_an_adm(tmp_path, monkeypatch):
+    """Folders by wnid, a torchvision classifier from a file, the paper's network in shape."""
+    from torchvision.models import mobilenet_v3_small
+
+    (tmp_path / "val" / "n01440764").mkdir(parents=True)
+    sample_images()["cat"].resize((300, 300)).save(tmp_path / "val" / "n01440764" / "a.JPEG")
+    torch.save(mobilenet_v3_small().state_dict(), tmp_path / "mine.pth")
+    options = ["--dataset", "imagenet-c", "--data", tmp_path / "val", "--network", write_small_adm(tmp_path / "adm")]
+    options += ["--classifier", f"mobilenet_v3_small@{tmp_path / 'mine.pth'}", "--corruptions", "contrast"]
+    options += ["--modes", "default", "de", "--work", tmp_path / "work"]
+    monkeypatch.setattr(sys, "argv", ["", *map(str, options)])
+    records = covariate_shift.run(covariate_shift.parse_arguments(), covariate_shift.Accelerator(cpu=True))
+    assert {r["corruption"] for r in records} == {"clean", "contrast"}
+    assert {r["timestep"] for r in records if r["mode"] == "view"} == set(range(0, 451, 50))  # the paper's own S
+    assert "| mobilenet_v3_small | 1 | network |" in shift_table(records)
