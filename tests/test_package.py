@@ -14,6 +14,7 @@ import pytest
 
 import diffaug_transforms
 from diffaug_transforms.classifiers import NormalizedClassifier, build_model, save_classifier
+from diffaug_transforms.figures import sample_images
 
 ROOT = Path(__file__).parent.parent
 LAZY = ("diffusers", "huggingface_hub", "safetensors", "accelerate", "transformers", "matplotlib")
@@ -103,6 +104,9 @@ def test_readme_code_runs(number, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trained = NormalizedClassifier(build_model("cifar_resnet-8", 10), [0.5], [0.5])
     save_classifier(trained, tmp_path / "runs" / "a", "cifar_resnet-8", classes=list("0123456789"))
+    for folder in ("imagenet-r/n01443537", "imagenet/val/n01440764"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        sample_images()["cat"].save(tmp_path / "data" / folder / "a.jpg")
     exec(compile(code, f"README block {number}", "exec"), {"__name__": "readme"})
 
 
