@@ -276,3 +276,10 @@ def test_four_channels(schedule):
 def test_other_resolutions_of_the_oracle(schedule):
     oracle = ScoreNetwork(GaussianOracle(schedule, size=64), schedule)
     assert DiffAug(oracle)(torch.rand(2, 3, 50, 70)).shape == (2, 3, 50, 70)
+
+
+@pytest.mark.parametrize(("differentiable", "layout"), [(False, torch.channels_last), (True, torch.contiguous_format)])
+def test_the_layout_on_cpus_suits_gradients(network, differentiable, layout):
+    augment = DiffAug(network, differentiable=differentiable)
+    augment(torch.rand(2, 3, 16, 16, requires_grad=differentiable))
+    assert augment.network.unet.conv_in.weight.is_contiguous(memory_format=layout)
