@@ -25,13 +25,14 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from records import RESULTS, Record, write_results
 from shift_inputs import SETS, device_batches, holds_corruptions, open_classifier, open_set
-from shift_methods import Method, entropy, log_probabilities, make_methods, mode_answers
+from shift_methods import Method, log_probabilities, make_methods, mode_answers
 from shift_plot import plot_over_time
 from shift_tables import shift_table
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from diffaug_transforms.robustness import CORRUPTIONS, ShiftSet
+from diffaug_transforms.transforms.self_ensemble import entropy
 
 MODES = ("default", "de", "dda", "dda-se")
 #: Arguments that change no part's records.

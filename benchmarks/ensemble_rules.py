@@ -16,23 +16,23 @@ from pathlib import Path
 import torch
 from records import Record, write_results
 from shift_inputs import open_classifier
-from shift_methods import entropy
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from diffaug_transforms import load_score_network
 from diffaug_transforms.score.schedule import ENSEMBLE_TIMESTEPS
 from diffaug_transforms.transforms.anytime import settled
+from diffaug_transforms.transforms.self_ensemble import entropy
 
 #: (confidence, min_views) of the anytime ensembles; None: the exact bound alone.
 ANYTIME = ((None, 2), (0.95, 2), (0.9, 2), (0.8, 2), (0.7, 2), (0.6, 2), (0.8, 1))
-#: The weight of each view (V, N), of its log-probabilities (V, N, K). Weights are made to sum to 1 per image.
+#: The weight of each view (V, N, 1), of its log-probabilities (V, N, K). Weights are made to sum to 1 per image.
 WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "mean": lambda log_p: torch.ones(log_p.shape[:2]),
+    "mean": lambda log_p: torch.ones_like(log_p[..., :1]),
     "exp(-entropy)": lambda log_p: (-entropy(log_p)).exp(),
     "exp(-3 entropy)": lambda log_p: (-3 * entropy(log_p)).exp(),
     "1 / entropy": lambda log_p: 1 / entropy(log_p).clamp(min=1e-3),
-    "confidence": lambda log_p: log_p.amax(dim=-1).exp(),
+    "confidence": lambda log_p: log_p.amax(dim=-1, keepdim=True).exp(),
 }
 
 
@@ -85,7 +85,7 @@ def judge(log_p: Tensor, labels: Tensor, timesteps: tuple[int, ...]) -> list[Rec
         add(method, "network_calls", calls, scale=1)
     for name, weigh in WEIGHTS.items():
         weights = weigh(log_p)
-        answers = (log_p.exp() * (weights / weights.sum(dim=0))[..., None]).sum(dim=0).argmax(dim=1)
+        answers = (log_p.exp() * weights / weights.sum(dim=0)).sum(dim=0).argmax(dim=1)
         add(f"weights, {name}", "accuracy", answers == labels)
     return records
 

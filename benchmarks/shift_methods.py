@@ -76,8 +76,3 @@ def mode_answers(raw: Tensor, method: Method, log_p: Tensor) -> dict[str, Tensor
     """Log-probabilities (B, K) of each mode that a method's views (V, B, K) and the raw images' (B, K) give."""
     mean = log_p.logsumexp(dim=0)
     return {"de": mean} if method.mode == "de" else {"dda": mean, "dda-se": RULES["mean"](raw, mean)}
-
-
-def entropy(log_p: Tensor) -> Tensor:
-    """In nats, (..., K) to (...)."""
-    return -(log_p.exp() * log_p).nan_to_num().sum(dim=-1)

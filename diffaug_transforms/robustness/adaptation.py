@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +11,7 @@ from torch.nn.functional import interpolate
 
 from ..score import ScoreNetwork, diffuse, match_timesteps, to_signed, to_unit
 from ..score.functional import ReverseStep, reflect_pad_to_multiple
-from ..score.sampling import Guide, Predict, sample, spaced_timesteps
+from ..score.sampling import Guide, Predict, draw_like, sample, spaced_timesteps
 from ..transforms.checks import check_channels, check_max_batch, from_float, restore, to_float, to_pixels
 from ..transforms.lazy import LazyNetwork
 
@@ -125,7 +124,7 @@ class DDA(nn.Module):
             network = self._ready_network(images)
             *walked, start = self.timesteps
             reference = reflect_pad_to_multiple(to_signed(images.clone()), network.stride)
-            draws = iter(noise.clone()) if noise is not None else self._draw_like(reference)
+            draws = iter(noise.clone()) if noise is not None else draw_like(reference, self.generator)
             t = torch.full((len(images),), start, device=images.device)
             x_t = diffuse(reference, t, next(draws), network.schedule)
             guide = low_pass_guide(reference, self.guidance_scale, self.downscale)
@@ -139,11 +138,6 @@ class DDA(nn.Module):
         if self.checkpointing:
             network.unet.enable_gradient_checkpointing()  # type: ignore[operator]
         return network
-
-    def _draw_like(self, images: Tensor) -> Iterator[Tensor]:
-        source = self.generator.device if self.generator is not None else images.device
-        while True:
-            yield torch.randn(images.shape, generator=self.generator, device=source).to(images.device)
 
     def _apply(self, fn: Any, recurse: bool = True) -> DDA:
         self._network.move(fn)

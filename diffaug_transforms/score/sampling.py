@@ -100,7 +100,7 @@ def sample(
         raise ValueError(f"eta must be in [0, 1]. Got {eta}")
     steps = range(network.num_timesteps) if timesteps is None else timesteps
     schedule = network.schedule.respaced(steps)
-    draws = _draw_like(x_t, generator) if noise is None else iter(noise)
+    draws = draw_like(x_t, generator) if noise is None else iter(noise)
     is_random = method == "ancestral" or eta > 0
     for place in _progress_bar(reversed(range(len(steps))), len(steps), progress):
         t = torch.full((len(x_t),), steps[place], device=x_t.device)
@@ -137,7 +137,8 @@ def ddim_step(step: ReverseStep, x_t: Tensor, place: int, schedule: NoiseSchedul
     return signal_scale[place - 1] * step.pred_x0 + direction + variance.sqrt() * noise
 
 
-def _draw_like(x_t: Tensor, generator: torch.Generator | None) -> Iterator[Tensor]:
+def draw_like(x_t: Tensor, generator: torch.Generator | None) -> Iterator[Tensor]:
+    """Standard normal noise like ``x_t``, without end, drawn on the generator's device."""
     source = generator.device if generator is not None else x_t.device
     while True:
         yield torch.randn(x_t.shape, generator=generator, device=source).to(x_t.device)
