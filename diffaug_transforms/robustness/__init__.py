@@ -1,20 +1,40 @@
-"""What adapts, measures and explains: DDA, corruptions of test images."""
+"""What adapts, measures and explains: DDA, test sets under shift, smoothing, gradients and the denoiser's Jacobian."""
 
 from .adaptation import DDA
+from .certificates import ABSTAIN, Certificate
 from .corruptions import CORRUPTIONS, DATASETS, corrupt
+from .gradients import gradient_alignment, input_gradient
 from .imagenet_sets import IMAGENET_SETS, read_imagenet_set
+from .jacobian import (
+    LeadingDirections,
+    jacobian_vector_product,
+    leading_directions,
+    posterior_covariance,
+    vector_jacobian_product,
+)
 from .mce import mean_corruption_error
 from .shift_sets import ShiftSet, corrupted, read_cifar10_c
+from .smoothing import DenoisedSmoothing
 
 __all__ = [
+    "ABSTAIN",
     "CORRUPTIONS",
     "DATASETS",
     "DDA",
     "IMAGENET_SETS",
+    "Certificate",
+    "DenoisedSmoothing",
+    "LeadingDirections",
     "ShiftSet",
     "corrupt",
     "corrupted",
+    "gradient_alignment",
+    "input_gradient",
+    "jacobian_vector_product",
+    "leading_directions",
     "mean_corruption_error",
+    "posterior_covariance",
     "read_cifar10_c",
     "read_imagenet_set",
+    "vector_jacobian_product",
 ]
