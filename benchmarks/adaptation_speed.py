@@ -9,7 +9,7 @@ import argparse
 import time
 from collections.abc import Callable
 from functools import partial
-from statistics import mean, median, stdev
+from statistics import median, stdev
 
 import torch
 from records import Record, write_results
@@ -98,7 +98,7 @@ def main() -> None:
         error = stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else None
         values = {
             "seconds_per_image": median(spent),
-            "ratio_to_de": mean(ratios),
+            "ratio_to_de": median(ratios),
             "network_calls": calls[name][0] / len(batch),
             "backward_calls": calls[name][1] / len(batch),
         }

@@ -283,3 +283,15 @@ def test_the_layout_on_cpus_suits_gradients(network, differentiable, layout):
     augment = DiffAug(network, differentiable=differentiable)
     augment(torch.rand(2, 3, 16, 16, requires_grad=differentiable))
     assert augment.network.unet.conv_in.weight.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize(("shape", "parts"), [((100, 16, 16), {100}), ((600, 16, 16), {200}), ((3, 300, 300), {1})])
+def test_batches_on_cpus_fit_the_cache(oracle, schedule, shape, parts):
+    sizes = []
+    network = ScoreNetwork(oracle, schedule)
+    handle = oracle.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    images = torch.rand(shape[0], 3, *shape[1:])
+    DiffAug(network, dtype=torch.float32).denoise(images, torch.full(shape[:1], 9), torch.zeros_like(images))
+    handle.remove()
+    assert set(sizes) == parts
+    assert sum(sizes) == shape[0]

@@ -15,6 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from ..score import ScoreNetwork, diffuse_and_denoise
+from ..score.memory_format import fast_batch
 from .checks import (
     as_labels,
     as_timesteps,
@@ -44,7 +45,7 @@ class DiffAug(v2.Transform):
         timesteps: drawn from uniformly, per sample: a range, a list (repeats weigh), one int. None: the network's own
             ``augment_timesteps``, which are the paper's 0...999 at 256 pixels and their match at other sizes.
         p: probability of transforming a sample; the others come back as they were and cost nothing.
-        max_batch: largest batch the network sees at once; None: all of it.
+        max_batch: largest batch the network sees at once; None: all of it, on a CPU as many as fit its cache.
         dtype: the network's; None: bfloat16 where the device is fast at it, float32 otherwise. Arithmetic around it is
             float32.
         compile: compile the network with ``torch.compile``: slow first call, faster later ones.
@@ -153,7 +154,7 @@ class DiffAug(v2.Transform):
             timesteps: int64 (B,); noise: like images; labels: int64 (B,) for conditional networks, or None.
         """
         network = self._network.on(images.device)
-        size = self.max_batch or max(len(images), 1)
+        size = self.max_batch or fast_batch(images)
         parts = [slice(start, start + size) for start in range(0, len(images), size)]
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
             views = [

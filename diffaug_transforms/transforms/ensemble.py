@@ -27,7 +27,8 @@ class DiffAugEnsemble(nn.Module):
             {0, 50, ..., 450} at 256 pixels and their match at other sizes.
         normalize: applied to [0, 1] images before the classifier: ``(mean, std)`` per channel, or any callable such
             as ``v2.Normalize(mean, std)``; None: nothing.
-        max_batch: largest batch of views that the network and the classifier see at once; None: all B * |S|.
+        max_batch: largest batch of views that the network and the classifier see at once; None: all B * |S|,
+            on a CPU as many as fit its cache.
         dtype, compile, differentiable, generator: as DiffAug's.
 
     Raises:
