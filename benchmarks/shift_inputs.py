@@ -21,7 +21,7 @@ from diffaug_transforms.classifiers import (
     load_classifier,
     load_weights,
 )
-from diffaug_transforms.robustness import IMAGENET_SETS, ShiftSet, corrupted, read_cifar10_c
+from diffaug_transforms.robustness import CORRUPTIONS, IMAGENET_SETS, ShiftSet, corrupted, read_cifar10_c
 from diffaug_transforms.robustness.imagenet_sets import read_imagenet_set
 
 SETS = ("cifar10", "cifar10-c", *IMAGENET_SETS)
@@ -53,9 +53,8 @@ def open_set(name: str, data: str, corruption: str, severity: int) -> ShiftSet:
 
 def holds_corruptions(folder: Path) -> bool:
     """Whether this is the folder of a published CIFAR-10-C or ImageNet-C, which have no clean images."""
-    if not folder.is_dir():
-        return False
-    return (folder / "labels.npy").exists() or any(folder.glob("**/[1-5]/n????????"))
+    named = (path for c in CORRUPTIONS for path in (folder / c, *folder.glob(f"*/{c}")))
+    return (folder / "labels.npy").exists() or any(path.is_dir() for path in named)
 
 
 def read_hub_set(name: str, data: str) -> ShiftSet:
