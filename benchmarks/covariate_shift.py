@@ -49,6 +49,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--network", default="cifar10", help="as load_score_network takes it")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--timesteps", nargs="+", choices=("network", "paper"), default=["network"])
+    parser.add_argument("--dda-scale", type=float, default=6.0, help="of DDA with the network's timesteps")
+    parser.add_argument("--dda-downscale", type=int, default=4, help="likewise")
     parser.add_argument("--corruptions", nargs="+", choices=CORRUPTIONS, default=CORRUPTIONS)
     parser.add_argument("--name", help="of the data set in records; default: --dataset")
     parser.add_argument("--mce-baseline", default="alexnet", help="alexnet or a recipe's Default; needs 5 severities")

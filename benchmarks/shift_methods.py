@@ -56,9 +56,12 @@ def _ensemble(network: ScoreNetwork, timesteps: str, args: argparse.Namespace) -
 
 
 def _dda(network: ScoreNetwork, timesteps: str, args: argparse.Namespace) -> Method:
-    start = START_TIMESTEP if timesteps == "paper" else None
-    dda = DDA(network, start_timestep=start, checkpointing=args.checkpointing)
-    kept = f"{Path(args.network).stem}-dda-{dda.timesteps[-1]}"
+    """The reference's DDA for the paper's timesteps; else with a start matched to the network and the options' guide."""
+    dda = DDA(network, start_timestep=START_TIMESTEP, checkpointing=args.checkpointing)
+    if timesteps != "paper":
+        guide = {"guidance_scale": args.dda_scale, "downscale": args.dda_downscale}
+        dda = DDA(network, **guide, checkpointing=args.checkpointing)
+    kept = f"{Path(args.network).stem}-dda-{dda.timesteps[-1]}-{dda.guidance_scale:g}-{dda.downscale}"
 
     def views(images: Tensor, indices: Sequence[int], folder: Path) -> Tensor:
         return adapted_images(dda, images, indices, folder / kept, args.seed)[None]
