@@ -56,7 +56,7 @@ def _ensemble(network: ScoreNetwork, timesteps: str, args: argparse.Namespace) -
 
 
 def _dda(network: ScoreNetwork, timesteps: str, args: argparse.Namespace) -> Method:
-    """The reference's DDA for the paper's timesteps; else with a start matched to the network and the options' guide."""
+    """The reference's DDA for the paper's timesteps; else with the network's start and the options' guide."""
     dda = DDA(network, start_timestep=START_TIMESTEP, checkpointing=args.checkpointing)
     if timesteps != "paper":
         guide = {"guidance_scale": args.dda_scale, "downscale": args.dda_downscale}
