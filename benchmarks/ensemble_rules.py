@@ -90,15 +90,28 @@ def judge(log_p: Tensor, labels: Tensor, timesteps: tuple[int, ...]) -> list[Rec
     return records
 
 
+def joined_views(folders: list[Path]) -> dict[tuple[str, str], tuple[Tensor, Tensor]]:
+    """(classifier, timesteps) to log-probabilities (V, N, K) and labels (N,) of all these parts' images."""
+    parts: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = {}
+    for folder in folders:
+        for classifier, timesteps, log_p, labels in kept_views(folder):
+            parts.setdefault((classifier, timesteps), []).append((log_p, labels))
+    return {
+        key: (torch.cat([log_p for log_p, _ in pairs], dim=1), torch.cat([labels for _, labels in pairs]))
+        for key, pairs in parts.items()
+    }
+
+
 def main() -> None:
     args = parse_arguments()
     steps = {"network": load_score_network(args.network).ensemble_timesteps, "paper": tuple(ENSEMBLE_TIMESTEPS)}
+    folders = sorted({path.parent for path in (args.work / args.dataset).glob("*/views-*.pt")})
+    parts = {"clean": [f for f in folders if f.name == "clean"], "all": [f for f in folders if f.name != "clean"]}
     records: list[Record] = []
-    for folder in tqdm(sorted({path.parent for path in (args.work / args.dataset).glob("*/views-*.pt")})):
-        corruption, _, severity = folder.name.partition("-")
+    for corruption, members in parts.items():
         common = {"benchmark": "ensemble_rules", "dataset": args.dataset, "network": args.network, "mode": "de"}
-        common |= {"corruption": corruption, "severity": int(severity or 0)}
-        for classifier, timesteps, log_p, labels in kept_views(folder):
+        common |= {"corruption": corruption}
+        for (classifier, timesteps), (log_p, labels) in tqdm(joined_views(members).items(), desc=corruption):
             _, fields = open_classifier(classifier)
             here = {**common, **fields, "timesteps": timesteps, "n": len(labels)}
             records += [{**here, **record} for record in judge(log_p, labels, steps[timesteps])]

@@ -7,6 +7,13 @@ from statistics import mean, stdev
 
 from records import Record
 
+FAMILIES = {
+    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
+    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    "weather": ("snow", "frost", "fog", "brightness"),
+    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+}
+
 
 def pick(records: Sequence[Record], **wanted: object) -> Record:
     """The one record with these values."""

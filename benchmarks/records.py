@@ -29,9 +29,10 @@ def write_results(script: str, records: list[Record], path: Path | None = None) 
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "device": device_name(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "records": records,
     }
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    # A record is one line: thousands of them stay small, and differences are readable.
+    lines = ",\n".join(map(json.dumps, records))
+    path.write_text(f'{json.dumps(content, indent=1)[:-2]},\n "records": [\n{lines}\n ]\n}}\n')
     print(f"Wrote {path}")
     return path
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import product
 from statistics import mean
 
-from pivots import mean_over_seeds, rows, select
+from pivots import FAMILIES, mean_over_seeds, rows, select
 from records import Record
 
 from diffaug_transforms.robustness import CORRUPTIONS, mean_corruption_error
@@ -38,6 +38,17 @@ def shift_table(records: Sequence[Record], baseline: str = "alexnet") -> str:
             line += [_mce(_of_mode(own, mode, timesteps), shifted, baseline) for mode in modes if with_mce]
             body.append(line)
     return _note(shifted) + rows(header, body)
+
+
+def families_table(records: Sequence[Record], timesteps: str = "network") -> str:
+    """Accuracy by kind of corruption, per classifier and mode."""
+    body = []
+    for label, (model, recipe) in _labels(records).items():
+        for mode, title in COLUMNS.items():
+            own = _of_mode(select(records, model=model, recipe=recipe, metric="accuracy"), mode, timesteps)
+            families = [[r for r in own if r["corruption"] in members] for members in FAMILIES.values()]
+            body.append([label, title, *map(mean_over_seeds, families)])
+    return rows(["classifier", "mode", *FAMILIES], body)
 
 
 def _labels(records: Sequence[Record]) -> dict[str, tuple[str, str]]:

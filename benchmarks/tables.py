@@ -13,9 +13,9 @@ from operator import itemgetter
 from pathlib import Path
 from statistics import mean
 
-from pivots import mean_over_seeds, pick, rows, select
+from pivots import FAMILIES, mean_over_seeds, pick, rows, select
 from records import Record, read_records
-from shift_tables import anytime_table, shift_table, speed_table, weights_table
+from shift_tables import anytime_table, families_table, shift_table, speed_table, weights_table
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "diffaug_transforms" / "score" / "weights" / "cifar10" / "README.md")
@@ -64,14 +64,6 @@ def throughput() -> str:
         elif r["metric"] == "import_seconds_over_torchvision":
             body.append(["import, seconds over torchvision's", f"{r['value']:.3f}", f"median of {r['n']}"])
     return rows(["ratio of times", "value", "setting"], body)
-
-
-FAMILIES = {
-    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
-    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
-    "weather": ("snow", "frost", "fog", "brightness"),
-    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
-}
 
 
 COLUMNS = [(dataset, mode) for dataset in ("cifar10", "cifar10-c") for mode in ("default", "de")]
@@ -141,6 +133,12 @@ def covariate_shift() -> str:
     return shift_table(read_records("covariate_shift_cifar10-c"))
 
 
+def reference_dda() -> str:
+    """The reference's guide at 32 pixels, with the network's start and with its own."""
+    records = [r for r in read_records("covariate_shift_reference_dda") if r["mode"] not in ("de", "view")]
+    return shift_table(records)
+
+
 def imagenet_sample() -> str:
     return shift_table(read_records("covariate_shift_imagenet-sample-c"))
 
@@ -154,6 +152,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "corruption_families": corruption_families,
     "training_step": training_step,
     "covariate_shift": covariate_shift,
+    "reference_dda": reference_dda,
+    "shift_families": lambda: families_table(read_records("covariate_shift_cifar10-c")),
     "imagenet_sample": imagenet_sample,
     "anytime": lambda: anytime_table(read_records("ensemble_rules")),
     "view_weights": lambda: weights_table(read_records("ensemble_rules")),
