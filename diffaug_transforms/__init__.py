@@ -5,7 +5,7 @@
 
     score/        x_t, t and the network: schedules, pure functions, ScoreNetwork, loading from Hub, disk, OpenAI
     transforms/   DiffAug, AugMix, DeepAugment for pipelines, compose_with for training, DiffAugEnsemble at test time
-    robustness/   DDA, which adapts test images; the test sets under covariate shift
+    robustness/   DDA, which adapts test images; test sets under shift; smoothing, OOD scores, gradients
     classifiers.py  classifiers by name, and the folders that training writes
     cli.py        the `diffaug` command
 

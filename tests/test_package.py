@@ -116,7 +116,19 @@ def test_docstring_examples():
     import torch
 
     from diffaug_transforms import classifiers, robustness, score, transforms
-    from diffaug_transforms.robustness import adaptation, corruptions, mce, shift_sets
+    from diffaug_transforms.robustness import (
+        adaptation,
+        certificates,
+        corruptions,
+        gradients,
+        jacobian,
+        mce,
+        ood,
+        ood_metrics,
+        ood_rules,
+        shift_sets,
+        smoothing,
+    )
     from diffaug_transforms.score import functional, hub, network, sampling, schedule
     from diffaug_transforms.transforms import (
         anytime,
@@ -133,7 +145,9 @@ def test_docstring_examples():
     names = {**vars(score), **vars(transforms), **vars(robustness), "torch": torch}
     diffusion = (schedule, functional, network, hub, sampling)
     views = (diffaug, ensemble, anytime, self_ensemble, augmix, deepaugment, compose, recipes, classifiers)
-    for module in (*diffusion, *views, adaptation, corruptions, shift_sets, mce):
-        result = doctest.testmod(module, extraglobs=names)
+    shifts = (adaptation, corruptions, shift_sets, mce)
+    evidence = (certificates, gradients, jacobian, ood, ood_metrics, ood_rules, smoothing)
+    for module in (*diffusion, *views, *shifts, *evidence):
+        result = doctest.testmod(module, extraglobs={**names, **vars(module)})
         assert result.attempted > 0, module.__name__
         assert result.failed == 0, module.__name__

@@ -1,4 +1,4 @@
-"""What adapts, measures and explains: DDA, test sets under shift, smoothing, gradients and the denoiser's Jacobian."""
+"""What adapts, measures and explains: DDA, test sets under shift, smoothing, OOD scores, gradients, Jacobians."""
 
 from .adaptation import DDA
 from .certificates import ABSTAIN, Certificate
@@ -13,6 +13,10 @@ from .jacobian import (
     vector_jacobian_product,
 )
 from .mce import mean_corruption_error
+from .ood import OODDetector
+from .ood_metrics import aupr, auroc, fpr95
+from .ood_rules import OOD_METHODS
+from .ood_sets import read_image_folder
 from .shift_sets import ShiftSet, corrupted, read_cifar10_c
 from .smoothing import DenoisedSmoothing
 
@@ -22,12 +26,17 @@ __all__ = [
     "DATASETS",
     "DDA",
     "IMAGENET_SETS",
+    "OOD_METHODS",
     "Certificate",
     "DenoisedSmoothing",
     "LeadingDirections",
+    "OODDetector",
     "ShiftSet",
+    "aupr",
+    "auroc",
     "corrupt",
     "corrupted",
+    "fpr95",
     "gradient_alignment",
     "input_gradient",
     "jacobian_vector_product",
@@ -35,6 +44,7 @@ __all__ = [
     "mean_corruption_error",
     "posterior_covariance",
     "read_cifar10_c",
+    "read_image_folder",
     "read_imagenet_set",
     "vector_jacobian_product",
 ]

@@ -78,7 +78,7 @@ def read_imagenet_set(
     paths, labels = _find_images(name, roots)
     crop = v2.CenterCrop(224)
     usual = crop if name == "imagenet-c" else v2.Compose([v2.Resize(256, antialias=True), crop])
-    return ShiftSet(name, labels, candidate_classes(name), partial(_read_file, paths, transform or usual))
+    return ShiftSet(name, labels, candidate_classes(name), partial(read_file, paths, transform or usual))
 
 
 def _find_roots(name: str, folder: Path, corruption: str | None, severity: int | None) -> list[Path]:
@@ -109,7 +109,7 @@ def _find_images(name: str, roots: Sequence[Path]) -> tuple[list[str], list[tupl
         for folder in sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != "."):
             if folder.name not in classes:
                 raise ValueError(f"{name} must be laid out as {LAYOUTS[name]}. Got the folder {folder}")
-            images = sorted(path for path in folder.iterdir() if _is_image(path))
+            images = sorted(path for path in folder.iterdir() if is_image(path))
             paths += map(str, images)
             labels += [classes[folder.name]] * len(images)
     if not paths:
@@ -117,11 +117,11 @@ def _find_images(name: str, roots: Sequence[Path]) -> tuple[list[str], list[tupl
     return paths, labels
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and path.name[0] != "."
 
 
-def _read_file(paths: Sequence[str], transform: Prepare, index: int) -> Tensor:
+def read_file(paths: Sequence[str], transform: Prepare, index: int) -> Tensor:
     try:
         with PIL.Image.open(paths[index]) as file:
             image = file.convert("RGB")

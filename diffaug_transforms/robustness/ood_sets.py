@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torchvision.transforms import v2
 
-from .imagenet_sets import SUFFIXES, _is_image, _read_file
+from .imagenet_sets import SUFFIXES, is_image, read_file
 from .shift_sets import ShiftSet
 
 
@@ -42,8 +42,8 @@ def read_image_folder(folder: str | Path, size: int, *, resize: int | None = Non
     folder = Path(folder)
     if not folder.is_dir():
         raise OSError(f"there is no folder {folder}")
-    paths = sorted(path for path in folder.rglob("*") if _is_image(path) and path.is_file())
+    paths = sorted(path for path in folder.rglob("*") if is_image(path) and path.is_file())
     if not paths:
         raise OSError(f"there are no images ({', '.join(SUFFIXES)}) under {folder}")
     transform = v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(size)])
-    return ShiftSet(folder.name, [()] * len(paths), None, partial(_read_file, list(map(str, paths)), transform))
+    return ShiftSet(folder.name, [()] * len(paths), None, partial(read_file, list(map(str, paths)), transform))
