@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import product
 from statistics import mean
 
-from pivots import FAMILIES, mean_over_seeds, rows, select
+from pivots import FAMILIES, mean_over_seeds, pick, rows, select
 from records import Record
 
 from diffaug_transforms.robustness import CORRUPTIONS, mean_corruption_error
@@ -126,3 +126,13 @@ def speed_table(records: Sequence[Record]) -> str:
         ratio = f"{value['ratio_to_de']:.3g} ± {error:.2g}"
         body.append([method, f"{1000 * value['seconds_per_image']:.3g}", ratio, calls])
     return rows(["mode", "ms an image", "time, ratio to DE", "network calls, forward + backward"], body)
+
+
+def guide_table(records: Sequence[Record]) -> str:
+    """RMS distance, on [0, 1] pixels, of DDA's result from a clean image: downscales down, scales across."""
+    scales = sorted({r["guidance_scale"] for r in records})
+    body = []
+    for downscale in sorted({r["downscale"] for r in records}):
+        own = [pick(records, downscale=downscale, guidance_scale=scale) for scale in scales]
+        body.append([str(downscale), *(f"{r['value']:.3f} ± {r['standard_error']:.3f}" for r in own)])
+    return rows(["downscale, scale", *(f"{scale:g}" for scale in scales)], body)

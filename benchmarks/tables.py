@@ -15,7 +15,7 @@ from statistics import mean
 
 from pivots import FAMILIES, mean_over_seeds, pick, rows, select
 from records import Record, read_records
-from shift_tables import anytime_table, families_table, shift_table, speed_table, weights_table
+from shift_tables import anytime_table, families_table, guide_table, shift_table, speed_table, weights_table
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "diffaug_transforms" / "score" / "weights" / "cifar10" / "README.md")
@@ -154,6 +154,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "covariate_shift": covariate_shift,
     "reference_dda": reference_dda,
     "shift_families": lambda: families_table(read_records("covariate_shift_cifar10-c")),
+    "dda_guide": lambda: guide_table(read_records("dda_guide")),
     "imagenet_sample": imagenet_sample,
     "anytime": lambda: anytime_table(read_records("ensemble_rules")),
     "view_weights": lambda: weights_table(read_records("ensemble_rules")),
