@@ -27,7 +27,9 @@ def rows(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 
 def mean_over_seeds(records: Sequence[Record], sign: str = "") -> str:
-    """Mean over seeds of the mean over sets, with the standard error over seeds where there are several."""
+    """Mean over seeds of the mean over sets, with the standard error over seeds where there are several; "" of none."""
+    if not records:
+        return ""
     by_seed: dict[int, list[float]] = {}
     for r in records:
         by_seed.setdefault(r["seed"], []).append(r["value"])

@@ -117,6 +117,17 @@ def weights_table(records: Sequence[Record]) -> str:
     return rows(["S", "classifier", *(method.removeprefix("weights, ") for method in methods)], body)
 
 
+def views_table(records: Sequence[Record]) -> str:
+    """Accuracy of single views by their timestep, clean and corrupted."""
+    views = select(records, mode="view", metric="accuracy")
+    steps = sorted({r["timestep"] for r in views})
+    body = [
+        [part, *(mean_over_parts(select(views, timestep=t), part == "clean") for t in steps)]
+        for part in ("clean", "corrupted")
+    ]
+    return rows(["view at t =", *map(str, steps)], body)
+
+
 def speed_table(records: Sequence[Record]) -> str:
     body = []
     for method in dict.fromkeys(r["method"] for r in records):

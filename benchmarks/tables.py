@@ -15,7 +15,15 @@ from statistics import mean
 
 from pivots import FAMILIES, mean_over_seeds, pick, rows, select
 from records import Record, read_records
-from shift_tables import anytime_table, families_table, guide_table, shift_table, speed_table, weights_table
+from shift_tables import (
+    anytime_table,
+    families_table,
+    guide_table,
+    shift_table,
+    speed_table,
+    views_table,
+    weights_table,
+)
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "diffaug_transforms" / "score" / "weights" / "cifar10" / "README.md")
@@ -139,8 +147,11 @@ def reference_dda() -> str:
     return shift_table(records)
 
 
-def imagenet_sample() -> str:
-    return shift_table(read_records("covariate_shift_imagenet-sample-c"))
+def photo_records() -> list[Record]:
+    """Both runs on photos; Default is in both, and the raw image is a view of both."""
+    more = read_records("covariate_shift_imagenet-sample-c_paper")
+    new = [r for r in more if r["mode"] == "de" or (r["mode"] == "view" and r["timestep"])]
+    return read_records("covariate_shift_imagenet-sample-c") + new
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -155,7 +166,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "reference_dda": reference_dda,
     "shift_families": lambda: families_table(read_records("covariate_shift_cifar10-c")),
     "dda_guide": lambda: guide_table(read_records("dda_guide")),
-    "imagenet_sample": imagenet_sample,
+    "imagenet_sample": lambda: shift_table(photo_records()),
+    "photo_views": lambda: views_table(photo_records()),
     "anytime": lambda: anytime_table(read_records("ensemble_rules")),
     "view_weights": lambda: weights_table(read_records("ensemble_rules")),
     "adaptation_speed": lambda: speed_table(read_records("adaptation_speed")),
