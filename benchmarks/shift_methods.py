@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from adapted_images import adapted_images, draw_noise
@@ -57,10 +58,9 @@ def _ensemble(network: ScoreNetwork, timesteps: str, args: argparse.Namespace) -
 
 def _dda(network: ScoreNetwork, timesteps: str, args: argparse.Namespace) -> Method:
     """The reference's DDA for the paper's timesteps; else with the network's start and the options' guide."""
-    dda = DDA(network, start_timestep=START_TIMESTEP, checkpointing=args.checkpointing)
-    if timesteps != "paper":
-        guide = {"guidance_scale": args.dda_scale, "downscale": args.dda_downscale}
-        dda = DDA(network, **guide, checkpointing=args.checkpointing)
+    reference: dict[str, Any] = {"start_timestep": START_TIMESTEP}
+    own: dict[str, Any] = {"guidance_scale": args.dda_scale, "downscale": args.dda_downscale}
+    dda = DDA(network, checkpointing=args.checkpointing, **(reference if timesteps == "paper" else own))
     kept = f"{Path(args.network).stem}-dda-{dda.timesteps[-1]}-{dda.guidance_scale:g}-{dda.downscale}"
 
     def views(images: Tensor, indices: Sequence[int], folder: Path) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -159,6 +160,16 @@ def test_bad_arguments(options, message):
         DDA(**options)
 
 
+def test_images_far_from_the_networks_size_are_warned_of_once(network):
+    dda = DDA(network, start_timestep=10)
+    with pytest.warns(UserWarning, match="images of 40x40 pixels are far from the network's 16x16"):
+        dda(images(1, size=40))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dda(images(1, size=40))
+        DDA(network, start_timestep=10)(images(1, size=32))
+
+
 def test_bad_images_and_networks(network, conditional):
     dda = DDA(network, start_timestep=20)
     with pytest.raises(ValueError, match=r"in \[0, 1\]. Got values in \[2.0, 2.0\]"):
@@ -166,6 +177,6 @@ def test_bad_images_and_networks(network, conditional):
     with pytest.raises(ValueError, match="must have the network's 3 channels. Got 1"):
         dda(torch.rand(1, 1, 16, 16))
     with pytest.raises(ValueError, match="0...999 for this network. Got 1000"):
-        DDA(network, start_timestep=1000)(images(1))
+        DDA(network, start_timestep=1000)
     with pytest.raises(ValueError, match="needs labels"):
         DDA(conditional, start_timestep=20)(images(1))

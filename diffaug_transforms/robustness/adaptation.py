@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +13,15 @@ from torch.nn.functional import interpolate
 from ..score import ScoreNetwork, diffuse, match_timesteps, to_signed, to_unit
 from ..score.functional import ReverseStep, reflect_pad_to_multiple
 from ..score.sampling import Guide, Predict, draw_like, sample, spaced_timesteps
-from ..transforms.checks import check_channels, check_max_batch, from_float, restore, to_float, to_pixels
+from ..transforms.checks import (
+    check_channels,
+    check_max_batch,
+    from_float,
+    restore,
+    size_warning,
+    to_float,
+    to_pixels,
+)
 from ..transforms.lazy import LazyNetwork
 
 #: The reference's start, step 50 of 100 respaced ones, as a timestep of the paper's network at 256 pixels.
@@ -35,7 +44,7 @@ class DDA(nn.Module):
         num_steps: respaced steps over all of 0...T-1, of which those below the start are walked.
         guidance_scale: 6 in the reference.
         downscale: phi resizes by 1 / downscale and back, bicubic, antialiased; 4 in the reference.
-        max_batch: largest batch the network sees at once; None: all of it.
+        max_batch: largest batch the network sees at once, each with draws of its own; None: all of it.
         dtype, compile: as DiffAug's.
         checkpointing: recompute the U-Net's blocks in the backward pass: less memory, more time.
         generator: source of the draws; None: torch's global one.
@@ -83,6 +92,9 @@ class DDA(nn.Module):
         self.generator = generator
         self.progress = progress
         self._network = LazyNetwork(network, dtype, compile, gradients=True)
+        self._warned = False
+        if isinstance(network, ScoreNetwork):
+            network.schedule.check_timesteps([start_timestep or 0])
 
     @property
     def network(self) -> ScoreNetwork:
@@ -135,6 +147,10 @@ class DDA(nn.Module):
     def _ready_network(self, images: Tensor) -> ScoreNetwork:
         network = self._network.on(images.device)
         check_channels(images, network)
+        message = size_warning(images, network)
+        if message and not self._warned:
+            self._warned = True
+            warnings.warn(message, stacklevel=3)
         if self.checkpointing:
             network.unet.enable_gradient_checkpointing()  # type: ignore[operator]
         return network

@@ -48,6 +48,18 @@ def check_channels(batch: Tensor, network: ScoreNetwork) -> None:
         raise ValueError(f"images must have the network's {network.in_channels} channels. Got {batch.shape[1]}")
 
 
+def size_warning(batch: Tensor, network: ScoreNetwork) -> str | None:
+    """What to warn of where images are far from the network's native size: more than twice as large or small."""
+    height, width = batch.shape[-2:]
+    native = network.image_size
+    if max(height, width, native) <= 2 * min(height, width, native):
+        return None
+    return (
+        f"images of {height}x{width} pixels are far from the network's {native}x{native}; "
+        "resize them or choose another network"
+    )
+
+
 def as_normalize(normalize: Normalize) -> Callable[[Tensor], Tensor]:
     """What comes before a classifier: of ``(mean, std)`` a ``v2.Normalize``; a callable as it is; of None nothing."""
     if normalize is None:

@@ -25,6 +25,7 @@ from .checks import (
     find_labels,
     from_float,
     restore,
+    size_warning,
     to_float,
     to_pixels,
 )
@@ -189,15 +190,10 @@ class DiffAug(v2.Transform):
         check_channels(batch, network)
         if noise.shape != batch.shape:
             raise ValueError(f"images must have the shape of the draw, {tuple(noise.shape)}. Got {tuple(batch.shape)}")
-        height, width = batch.shape[-2:]
-        ratio = max(height, width, network.image_size) / min(height, width, network.image_size)
-        if ratio > 2 and not self._warned:
+        message = size_warning(batch, network)
+        if message and not self._warned:
             self._warned = True
-            warnings.warn(
-                f"images of {height}x{width} pixels are far from the network's {network.image_size}x"
-                f"{network.image_size}; resize them or choose another network",
-                stacklevel=2,
-            )
+            warnings.warn(message, stacklevel=2)
 
     def _apply(self, fn: Any, recurse: bool = True) -> DiffAug:
         self._network.move(fn)
