@@ -62,7 +62,8 @@ def main() -> None:
     image, (label,) = data[args.index][None] / 255, data.labels[args.index]
     ensemble = DiffAugEnsemble(classifier, "cifar10", generator=torch.Generator().manual_seed(args.seed))
     views = ensemble.views(image)[:, 0]
-    adapted = DDA("cifar10", generator=torch.Generator().manual_seed(args.seed))(image)
+    # The guide that dda_guide.py finds for 32 pixels.
+    adapted = DDA("cifar10", guidance_scale=2, downscale=2, generator=torch.Generator().manual_seed(args.seed))(image)
     p = classifier(torch.cat([views, adapted])).softmax(dim=1)
     se, de = (p[0] + p[-1]) / 2, p[:-1].mean(dim=0)
     blank = torch.ones_like(image)
