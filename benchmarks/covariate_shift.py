@@ -167,6 +167,9 @@ def main() -> None:
         path.with_suffix(".md").write_text(table)
         plot_over_time(records, path.with_suffix(".png"))
         print(table)
+    # A process that leaves while others still talk to it may abort.
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def test_the_script_resumes_and_two_processes_say_what_one_says(tmp_path, cifar1
         run("covariate_shift.py", *options, "--work", tmp_path / name, "--output", output, launcher=launcher)
         return json.loads(output.read_text())["records"]
 
-    two = records("two", "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29541")
+    two = records("two", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     assert {r["corruption"] for r in two} == {"clean", "fog", "contrast"}
     assert {r["mode"] for r in two} == {"default", "de", "dda", "dda-se", "view"}
     assert {r["n"] for r in two} == {4}
