@@ -60,7 +60,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--checkpointing", action="store_true", help="DDA in less memory and more time")
     parser.add_argument("--seed", type=int, default=0, help="of corruptions and noise")
     parser.add_argument("--work", type=Path, default=Path("runs/covariate_shift"))
-    parser.add_argument("--keep-probabilities", action="store_true", help="DE's, of every view, for anytime.py")
+    parser.add_argument("--keep-probabilities", action="store_true", help="DE's, of every view, for ensemble_rules.py")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/covariate_shift_DATASET.json")
     return parser.parse_args()
 

@@ -17,7 +17,7 @@ FAMILIES = {
 
 def pick(records: Sequence[Record], **wanted: object) -> Record:
     """The one record with these values."""
-    (found,) = [r for r in records if all(r[key] == value for key, value in wanted.items())]
+    (found,) = select(records, **wanted)
     return found
 
 

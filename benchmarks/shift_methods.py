@@ -16,6 +16,7 @@ from diffaug_transforms import DiffAugEnsemble, ScoreNetwork, load_score_network
 from diffaug_transforms.robustness import DDA
 from diffaug_transforms.robustness.adaptation import START_TIMESTEP
 from diffaug_transforms.score.schedule import ENSEMBLE_TIMESTEPS
+from diffaug_transforms.transforms.ensemble import log_mean_probabilities
 from diffaug_transforms.transforms.lazy import fast_dtype
 from diffaug_transforms.transforms.self_ensemble import RULES
 
@@ -77,5 +78,5 @@ def log_probabilities(classifier: nn.Module, views: Tensor) -> Tensor:
 
 def mode_answers(raw: Tensor, method: Method, log_p: Tensor) -> dict[str, Tensor]:
     """Log-probabilities (B, K) of each mode that a method's views (V, B, K) and the raw images' (B, K) give."""
-    mean = log_p.logsumexp(dim=0)
+    mean = log_mean_probabilities(log_p)
     return {"de": mean} if method.mode == "de" else {"dda": mean, "dda-se": RULES["mean"](raw, mean)}

@@ -118,11 +118,9 @@ class DenoisedSmoothing(nn.Module):
         """Denoised images in [0, 1] of ``images + sigma * noise``; the arguments are those of ``classify``."""
         schedule, t = self.diffaug.network.schedule, self.timestep
         timesteps = torch.full((len(images),), t, device=images.device)
-        selected = torch.ones(len(images), dtype=torch.bool, device=images.device)
         # Diffusing adds noise of sigmas[t] to an image in [-1, 1]; this makes it 2 sigma.
         scaled = noise * (2 * self.sigma / float(schedule.sigmas[t]))
-        params = {"timesteps": timesteps, "noise": scaled, "selected": selected}
-        denoised: Tensor = self.diffaug.transform(images, params)
+        denoised: Tensor = self.diffaug.transform(images, {"timesteps": timesteps, "noise": scaled})
         return denoised
 
     def certify(

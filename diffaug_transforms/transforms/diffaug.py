@@ -131,14 +131,15 @@ class DiffAug(v2.Transform):
         }
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Apply a draw. Deterministic: the same image and params give the same result."""
+        """Apply a draw, to all samples where it has no "selected". The same image and params give the same result."""
         pixels = to_pixels(inpt)
         batch = to_float(pixels)
         if not len(batch):
             return inpt
         self._check_images(batch, params["noise"])
         labels = self._labels(params, batch)
-        index = params["selected"].nonzero().squeeze(-1)
+        selected = params.get("selected", torch.ones(len(batch), dtype=torch.bool, device=batch.device))
+        index = selected.nonzero().squeeze(-1)
         if len(index) == len(batch):
             result = from_float(self.denoise(batch, params["timesteps"], params["noise"], labels), pixels.dtype)
         else:

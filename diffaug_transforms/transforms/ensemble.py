@@ -115,8 +115,7 @@ class DiffAugEnsemble(nn.Module):
 
     def denoise(self, images: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
         """DiffAug of images (N, C, H, W) in [0, 1], each at its own of timesteps int64 (N,), all above 0."""
-        selected = torch.ones(len(images), dtype=torch.bool, device=images.device)
-        return self.diffaug.transform(images, {"timesteps": timesteps, "noise": noise, "selected": selected})
+        return self.diffaug.transform(images, {"timesteps": timesteps, "noise": noise})
 
     def classify(self, views: Tensor) -> Tensor:
         """Logits (|S|, B, K) of views (|S|, B, C, H, W), in batches of at most ``max_batch``."""
