@@ -6,7 +6,9 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
+from diffaug_transforms.robustness import OOD_METHODS, OODDetector
 from diffaug_transforms.robustness.ood_rules import ash_b, ash_p, ash_s, energy, max_softmax, react, scale
 
 E = math.e
@@ -68,6 +70,20 @@ def test_halves_of_k_round_to_even():
 
 def test_equal_features_leave_k():
     assert ash_p(torch.ones(1, 10), 70).sum() == 3
+
+
+@pytest.mark.parametrize("method", [method for method in OOD_METHODS if method not in ("msp", "react")])
+def test_scores_are_those_of_pytorch_ood(method):
+    detectors = pytest.importorskip("pytorch_ood.detector")
+    head = nn.Linear(512, 10)
+    features = torch.rand(16, 512) * torch.rand(16, 1)
+    detector = OODDetector(nn.Sequential(nn.Identity(), head), "1", method)
+    fraction = detector.percentile / 100
+    options = {"percentile": fraction, **({} if method == "scale" else {"variant": method})}
+    theirs = (detectors.SCALE if method == "scale" else detectors.ASH)(
+        None, lambda maps: head(maps.flatten(1)), **options
+    )
+    assert_close(detector.score(features), theirs.predict_feature_maps(features[..., None, None]))
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -1,8 +1,8 @@
 """Rules of out-of-distribution scores: what is done to penultimate features, and the confidence of the logits.
 
 Those of OpenOOD (github.com/Jingkang50/OpenOOD). Features are (B, n), after pooling, at least 0 as after a ReLU; each
-image's are shaped by themselves. pytorch-ood has the same rules on maps before pooling, (B, C, H, W): pooled features
-go in as (B, n, 1, 1). Its percentiles are fractions, .65 by default, and its ReAct's threshold is 1 by default.
+image's are shaped by themselves. pytorch-ood's detectors give the same scores where their maps (B, C, H, W) are pooled
+features as (B, n, 1, 1) and their percentiles, fractions and .65 by default, are these; a row of zeros gets NaN there.
 """
 
 from __future__ import annotations
