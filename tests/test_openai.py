@@ -171,10 +171,11 @@ def test_unknown_file_without_flags(tmp_path):
         load_score_network(path)
 
 
-def test_flags_of_another_network(tmp_path):
+@pytest.mark.parametrize("wrong", [{"num_res_blocks": 3}, {"num_head_channels": 12}, {"attention_resolutions": "16"}])
+def test_flags_of_another_network(tmp_path, wrong):
     path, flags, _ = golden("adm_256_uncond", tmp_path)
     with pytest.raises(OSError, match="do not fit openai_flags"):
-        load_score_network(path, openai_flags={**flags, "num_res_blocks": 3})
+        load_score_network(path, openai_flags={**flags, **wrong})
 
 
 def test_damaged_and_foreign_files(tmp_path):

@@ -19,6 +19,7 @@ RESNET = {
 }
 ATTENTION = {"norm": "group_norm", "proj_out": "to_out.0"}
 SAMPLERS = {"op": "conv", "conv": "conv"}
+NAMES = RESNET | ATTENTION | SAMPLERS
 ENDS = {
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
@@ -40,13 +41,12 @@ def convert_state_dict(state: dict[str, Tensor], unet: UNet2DModel, legacy_order
             converted[name] = tensor
             continue
         target, inner = modules[block], owner[len(block) + 1 :]
-        if inner == "qkv":
-            heads = unet.get_submodule(target).heads
+        heads = getattr(unet.get_submodule(target), "heads", 0)
+        if inner == "qkv" and heads and len(tensor) % (3 * heads) == 0:
             thirds = unpack_attention(tensor.squeeze(-1) if tensor.ndim == 3 else tensor, heads, legacy_order)
             converted.update({f"{target}.to_{letter}.{rest}": third for letter, third in zip("qkv", thirds)})
             continue
-        names = RESNET if inner in RESNET else ATTENTION if inner in ATTENTION else SAMPLERS
-        renamed = f"{target}.{names[inner]}" if inner else target
+        renamed = f"{target}.{NAMES.get(inner, inner)}" if inner else target
         converted[f"{renamed}.{rest}"] = tensor.squeeze(-1) if inner == "proj_out" and tensor.ndim == 3 else tensor
     return converted
 
@@ -68,7 +68,7 @@ def module_names(unet: UNet2DModel) -> Iterator[tuple[str, str]]:
     yield "middle_block.1", "mid_block.attentions.0"
     yield "middle_block.2", "mid_block.resnets.1"
     number = 0
-    for i, block in enumerate(unet.up_blocks):
+    for i, block in enumerate(getattr(unet, "up_blocks", ())):  # guidance classifiers have none
         for j in range(len(block.resnets)):
             yield f"output_blocks.{number}.0", f"up_blocks.{i}.resnets.{j}"
             attended = hasattr(block, "attentions")
