@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from diffaug_transforms import load_score_network
-from diffaug_transforms.score.schedule import ENSEMBLE_TIMESTEPS
+from diffaug_transforms.score.matching import ENSEMBLE_TIMESTEPS
 from diffaug_transforms.transforms.anytime import settled
 from diffaug_transforms.transforms.self_ensemble import entropy
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from diffaug_transforms import DiffAugEnsemble, ScoreNetwork, load_score_network
 from diffaug_transforms.robustness import DDA
 from diffaug_transforms.robustness.adaptation import START_TIMESTEP
-from diffaug_transforms.score.schedule import ENSEMBLE_TIMESTEPS
+from diffaug_transforms.score.matching import ENSEMBLE_TIMESTEPS
 from diffaug_transforms.transforms.ensemble import log_mean_probabilities
 from diffaug_transforms.transforms.lazy import fast_dtype
 from diffaug_transforms.transforms.self_ensemble import RULES

@@ -129,7 +129,7 @@ def test_docstring_examples():
         shift_sets,
         smoothing,
     )
-    from diffaug_transforms.score import functional, hub, network, sampling, schedule
+    from diffaug_transforms.score import functional, hub, matching, network, sampling, schedule
     from diffaug_transforms.transforms import (
         anytime,
         augmix,
@@ -143,7 +143,7 @@ def test_docstring_examples():
 
     pytest.importorskip("cv2")
     names = {**vars(score), **vars(transforms), **vars(robustness), "torch": torch}
-    diffusion = (schedule, functional, network, hub, sampling)
+    diffusion = (schedule, matching, functional, network, hub, sampling)
     views = (diffaug, ensemble, anytime, self_ensemble, augmix, deepaugment, compose, recipes, classifiers)
     shifts = (adaptation, corruptions, shift_sets, mce)
     evidence = (certificates, gradients, jacobian, ood, ood_metrics, ood_rules, smoothing)

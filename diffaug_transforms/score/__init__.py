@@ -2,8 +2,9 @@
 
 from .functional import diffuse, diffuse_and_denoise, to_signed, to_unit
 from .hub import NetworkCard, list_score_networks, load_score_network
+from .matching import match_timesteps
 from .network import ScoreNetwork
-from .schedule import NoiseSchedule, match_timesteps
+from .schedule import NoiseSchedule
 
 __all__ = [
     "NetworkCard",

@@ -12,7 +12,7 @@ from .schedule import NoiseSchedule
 if TYPE_CHECKING:
     from .network import ScoreNetwork
 
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "score")
 VARIANCE_TYPES = ("fixed_small", "fixed_large", "learned_range")
 
 
@@ -27,7 +27,10 @@ def to_unit(x_0: Tensor) -> Tensor:
 
 
 def diffuse(x_0: Tensor, timesteps: Tensor, noise: Tensor, schedule: NoiseSchedule) -> Tensor:
-    """The forward process: x_t = sqrt(alphas_cumprod_t) x_0 + sqrt(1 - alphas_cumprod_t) noise (Ho et al. 2020, eq. 4).
+    """The forward process, x_t = signal_scale_t x_0 + noise_scale_t noise.
+
+    That is sqrt(alphas_cumprod_t) x_0 + sqrt(1 - alphas_cumprod_t) noise (Ho et al. 2020, eq. 4); with a
+    variance-exploding schedule x_0 + sigmas_t noise (Song et al. 2021, appendix C).
 
     Args:
         x_0: (B, C, H, W) in [-1, 1].
@@ -48,29 +51,37 @@ def diffuse(x_0: Tensor, timesteps: Tensor, noise: Tensor, schedule: NoiseSchedu
 def prediction_to_x0(
     prediction: Tensor, x_t: Tensor, timesteps: Tensor, schedule: NoiseSchedule, prediction_type: str
 ) -> Tensor:
-    """The denoised image, not clipped, from what a network predicts: the noise, v (Salimans & Ho 2022), or x_0."""
+    """The denoised image, not clipped, from what a network predicts: see ``prediction_to_eps``."""
     signal_scale, noise_scale = schedule.scales(timesteps, x_t.ndim)
     if prediction_type == "epsilon":
         return (x_t - noise_scale * prediction) / signal_scale
+    if prediction_type == "score":
+        return (x_t + noise_scale**2 * prediction) / signal_scale
     if prediction_type == "v_prediction":
-        return signal_scale * x_t - noise_scale * prediction
+        return (signal_scale * x_t - noise_scale * prediction) / (signal_scale**2 + noise_scale**2)
     return prediction
 
 
 def prediction_to_eps(
     prediction: Tensor, x_t: Tensor, timesteps: Tensor, schedule: NoiseSchedule, prediction_type: str
 ) -> Tensor:
-    """The predicted noise, from what a network predicts: the noise, v (Salimans & Ho 2022), or x_0."""
+    """The predicted noise, from what a network predicts.
+
+    That is the noise, v = signal_scale noise - noise_scale x_0 (Salimans & Ho 2022), the score
+    -noise / noise_scale (Song et al. 2021), or x_0.
+    """
     signal_scale, noise_scale = schedule.scales(timesteps, x_t.ndim)
     if prediction_type == "epsilon":
         return prediction
+    if prediction_type == "score":
+        return -noise_scale * prediction
     if prediction_type == "v_prediction":
-        return signal_scale * prediction + noise_scale * x_t
+        return (signal_scale * prediction + noise_scale * x_t) / (signal_scale**2 + noise_scale**2)
     return (x_t - signal_scale * prediction) / noise_scale
 
 
 def posterior_mean(x_0: Tensor, x_t: Tensor, timesteps: Tensor, schedule: NoiseSchedule) -> Tensor:
-    """The mean of q(x_{t-1} | x_t, x_0) (Ho et al. 2020, eq. 7)."""
+    """The mean of q(x_{t-1} | x_t, x_0) (Ho et al. 2020, eq. 7; Song et al. 2021, eq. 47)."""
     weight_x_0, weight_x_t = (schedule.gather(w, timesteps) for w in (schedule.posterior_x_0, schedule.posterior_x_t))
     return weight_x_0 * x_0 + weight_x_t * x_t
 

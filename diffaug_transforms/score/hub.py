@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from .download import check_sha256, download_file
+from .matching import AUGMENT_TIMESTEPS, ENSEMBLE_TIMESTEPS, match_timesteps
 from .network import ScoreNetwork
-from .schedule import AUGMENT_TIMESTEPS, ENSEMBLE_TIMESTEPS, NoiseSchedule, match_timesteps
+from .schedule import NoiseSchedule
 
 HERE = Path(__file__).parent
 
@@ -86,7 +87,8 @@ def load_score_network(
 
     Args:
         name_or_repo_or_path: a card's name ("cifar10", see ``list_score_networks``), a Hub repository
-            ("google/ddpm-cifar10-32"), a local folder in diffusers' layout, or an OpenAI ``.pt`` file.
+            ("google/ddpm-cifar10-32"; "google/ncsnpp-church-256", which is variance-exploding), a local folder in
+            diffusers' layout, or an OpenAI ``.pt`` file.
         openai_flags: for a ``.pt`` file that is not named as OpenAI released it: its flags, as a dict or as the
             command line its README prints ("--attention_resolutions 32,16,8 --class_cond False ...").
         revision: of the Hub repository; None: the card's, or main.

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from . import calling
 from . import functional as F
 from .download import upload_folder
+from .matching import AUGMENT_TIMESTEPS, ENSEMBLE_TIMESTEPS, match_timesteps
 from .memory_format import avoid_slow_group_norms, fast_layout
-from .schedule import AUGMENT_TIMESTEPS, ENSEMBLE_TIMESTEPS, NoiseSchedule, match_timesteps
+from .schedule import NoiseSchedule
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin, UNet2DModel
@@ -31,13 +33,17 @@ class ScoreNetwork(nn.Module):
         unet: diffusers' ``UNet2DModel``, or any module called as ``unet(x_t, timesteps, labels)`` with a ``config``
             that has in_channels, sample_size and, if it has them, num_class_embeds and block_out_channels.
         schedule: the noise schedule it was trained with.
-        prediction_type: what it predicts: ``"epsilon"``, ``"v_prediction"`` (Salimans & Ho 2022) or ``"sample"`` (x_0).
+        prediction_type: what it predicts: ``"epsilon"``, ``"v_prediction"`` (Salimans & Ho 2022), ``"sample"`` (x_0) or
+            ``"score"`` (Song et al. 2021).
         variance_type: of p(x_{t-1} | x_t): ``"fixed_small"`` or ``"fixed_large"`` (Ho et al. 2020, sec. 3.2), or
             ``"learned_range"`` where the network has 2C outputs (Nichol & Dhariwal 2021, eq. 15).
         null_class: the label that stands for "no label", where the network was trained with label dropout.
         label_weight: prediction = (1 - w) unconditional + w conditional, for a network with a null class. 1: the
             conditional score alone; 0: the unconditional; between: the mix of the paper's conditional ablation;
             above 1: classifier-free guidance (Ho & Salimans 2022).
+        image_range: of the images it was trained on: (-1, 1), or (0, 1) with a variance-exploding schedule, whose
+            sigmas are on the [-1, 1] scale all the same.
+        conditioning: what it is told of the noise: ``"timestep"``, or ``"sigma"``, in its own image range.
 
     Example:
         >>> network = load_score_network("cifar10")
@@ -55,13 +61,12 @@ class ScoreNetwork(nn.Module):
         variance_type: str = "fixed_small",
         null_class: int | None = None,
         label_weight: float = 1.0,
+        image_range: tuple[float, float] = (-1, 1),
+        conditioning: str = "timestep",
     ) -> None:
         super().__init__()
         config: Any = unet.config
-        if prediction_type not in F.PREDICTION_TYPES:
-            raise ValueError(f"prediction_type must be one of {F.PREDICTION_TYPES}. Got {prediction_type!r}")
-        if variance_type not in F.VARIANCE_TYPES:
-            raise ValueError(f"variance_type must be one of {F.VARIANCE_TYPES}. Got {variance_type!r}")
+        calling.check_call(schedule, prediction_type, variance_type, image_range, conditioning)
         num_labels: int | None = getattr(config, "num_class_embeds", None)
         has_null = null_class is not None
         if has_null and null_class != (num_labels or 0) - 1:
@@ -74,6 +79,8 @@ class ScoreNetwork(nn.Module):
         self.variance_type = variance_type
         self.null_class = null_class
         self.label_weight = label_weight
+        self.image_range = image_range
+        self.conditioning = conditioning
         size = config.sample_size
         self.image_size: int = max(size) if isinstance(size, (tuple, list)) else size
         self.in_channels: int = config.in_channels
@@ -86,15 +93,8 @@ class ScoreNetwork(nn.Module):
     @classmethod
     def from_diffusers(cls, unet: UNet2DModel, scheduler: SchedulerMixin, **extras: Any) -> ScoreNetwork:
         """From a diffusers U-Net and the scheduler it was trained with; ``extras`` are this class's own arguments."""
-        config = scheduler.config
-        doubled = unet.config.out_channels == 2 * unet.config.in_channels
-        variance_type = "learned_range" if doubled else config.get("variance_type", "fixed_small").removesuffix("_log")
-        extras = {
-            "prediction_type": config.get("prediction_type", "epsilon"),
-            "variance_type": variance_type,
-            **extras,
-        }
-        return cls(unet, NoiseSchedule.from_scheduler(scheduler), **extras)
+        arguments = {**calling.diffusers_arguments(unet, scheduler), **extras}
+        return cls(unet, NoiseSchedule.from_scheduler(scheduler, arguments["image_range"]), **arguments)
 
     @classmethod
     def from_pretrained(
@@ -118,7 +118,10 @@ class ScoreNetwork(nn.Module):
         return cls.from_diffusers(unet, scheduler, **extras)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that this class and ``DDPMPipeline.from_pretrained`` read, weights as safetensors."""
+        """Write a folder that this class and ``DiffusionPipeline.from_pretrained`` read, weights as safetensors.
+
+        ValueError for a variance-exploding schedule that ``NoiseSchedule.variance_exploding`` does not make.
+        """
         from .folder import write_folder
 
         write_folder(Path(folder), self)
@@ -163,7 +166,7 @@ class ScoreNetwork(nn.Module):
         return x_0.clamp(-1, 1) if clip else x_0
 
     def score(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The gradient of log p(x_t) by x_t: -eps / sqrt(1 - alphas_cumprod)."""
+        """The gradient of log p(x_t) by x_t: -eps / noise_scale."""
         return -self.eps(x_t, timesteps, labels) / self.schedule.scales(timesteps, x_t.ndim)[1]
 
     def posterior(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -184,17 +187,19 @@ class ScoreNetwork(nn.Module):
         elif labels is None or self.label_weight == 0:
             output = self._call(x_t, timesteps, self._null_labels(timesteps))
         elif self.label_weight == 1:
-            output = self._call(x_t, timesteps, self._check_labels(labels))
+            output = self._call(x_t, timesteps, calling.check_labels(labels, self.num_classes))
         else:
-            both = torch.cat([self._null_labels(timesteps), self._check_labels(labels)])
+            both = torch.cat([self._null_labels(timesteps), calling.check_labels(labels, self.num_classes)])
             pair = self._call(torch.cat([x_t, x_t]), torch.cat([timesteps, timesteps]), both)
             unconditional, conditional = pair.chunk(2)
             output = torch.lerp(unconditional, conditional, self.label_weight)
-        return output[:, : self.in_channels], output[:, self.in_channels :]
+        prediction = calling.from_own_scale(output[:, : self.in_channels], self.prediction_type, self.image_range)
+        return prediction, output[:, self.in_channels :]
 
     def _call(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
+        x_t, told = calling.to_own_scale(x_t, timesteps, self.schedule, self.image_range, self.conditioning)
         x_t = x_t.to(self.dtype, memory_format=fast_layout(x_t.device, x_t.requires_grad))
-        output = self.unet(x_t, timesteps, labels)
+        output = self.unet(x_t, told, labels)
         return (output if isinstance(output, Tensor) else output.sample).float()
 
     def _null_labels(self, timesteps: Tensor) -> Tensor:
@@ -202,17 +207,11 @@ class ScoreNetwork(nn.Module):
             raise ValueError(f"this network needs labels in 0...{(self.num_classes or 0) - 1}: it has no null class")
         return torch.full_like(timesteps, self.null_class)
 
-    def _check_labels(self, labels: Tensor) -> Tensor:
-        classes = self.num_classes or 0
-        wrong = labels[(labels < 0) | (labels >= classes)]
-        if len(wrong):
-            raise ValueError(f"labels must be in 0...{classes - 1}. Got {int(wrong[0])}")
-        return labels
-
     def train(self, mode: bool = True) -> ScoreNetwork:
         return super().train(False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> ScoreNetwork:
-        super()._apply(fn, recurse)
+        with calling.embedding_in_float32(self.unet):
+            super()._apply(fn, recurse)
         self.schedule = self.schedule.to(fn(torch.empty(0)).device)
         return self

@@ -71,9 +71,10 @@ def sample(
 
     Args:
         network: on the device of ``x_t``.
-        x_t: (B, C, H, W), as noisy as the last of ``timesteps``; standard normal where that is T-1.
+        x_t: (B, C, H, W), as noisy as the last of ``timesteps``. Where that is T-1, standard normal noise times
+            ``network.schedule.noise_scale[-1]``: 1, or sigma_max where the schedule is variance-exploding.
         timesteps: of the network, ascending; None: all of 0...T-1. See ``spaced_timesteps``.
-        method: ``"ancestral"`` (Ho et al. 2020, alg. 2) or ``"ddim"`` (Song et al. 2021, eq. 12).
+        method: ``"ancestral"`` (Ho et al. 2020, alg. 2) or ``"ddim"`` (Song, Meng & Ermon 2021, eq. 12).
         eta: DDIM's share of noise, in [0, 1]; 0: deterministic.
         labels: int64 (B,) for conditional networks, or None.
         guide: shifts each step's prediction, see ``Guide``. Ancestral steps read its mean and log-variance, DDIM its
@@ -118,15 +119,15 @@ def sample(
 
 
 def ancestral_step(step: ReverseStep, noise: Tensor) -> Tensor:
-    """x_{t-1} = mean + sqrt(variance) noise (Ho et al. 2020, alg. 2); the last step has no noise."""
+    """x_{t-1} = mean + sqrt(variance) noise (Ho et al. 2020, alg. 2; Song et al. 2021, eq. 47), no noise at last."""
     return step.mean + (step.log_variance / 2).exp() * noise
 
 
 def ddim_step(step: ReverseStep, x_t: Tensor, place: int, schedule: NoiseSchedule, eta: float, noise: Tensor) -> Tensor:
-    """x_{t-1} = sqrt(abar') pred_x0 + sqrt(1 - abar' - sigma^2) eps + sigma noise (Song et al. 2021, eq. 12 and 16).
+    """x_{t-1} = a pred_x0 + sqrt(b^2 - sigma^2) eps + sigma noise (Song, Meng & Ermon 2021, eq. 12 and 16).
 
-    ``place`` is x_t's in the schedule, abar' the alphas_cumprod of the place below, 1 below 0; eps is the noise that
-    pred_x0 leaves in x_t; sigma^2 is eta^2 times the posterior's variance.
+    ``place`` is x_t's in the schedule, a and b the signal_scale and noise_scale of the place below, 1 and 0 below 0;
+    eps is the noise that pred_x0 leaves in x_t; sigma^2 is eta^2 times the posterior's variance.
     """
     if place == 0:
         return step.pred_x0

@@ -1,8 +1,10 @@
-"""Noise schedules: betas -> alphas_cumprod -> sigmas, and from a sigma back to a timestep.
+"""Noise schedules: betas -> signal_scale, noise_scale -> sigmas, and from a sigma back to a timestep.
 
-    x_t = sqrt(alphas_cumprod[t]) * x_0 + sqrt(1 - alphas_cumprod[t]) * noise,    x_0 in [-1, 1]
-    sigmas[t] = sqrt((1 - alphas_cumprod[t]) / alphas_cumprod[t])                 the noise on x_0's own scale
+    x_t = signal_scale[t] * x_0 + noise_scale[t] * noise,    x_0 in [-1, 1]
+    sigmas[t] = noise_scale[t] / signal_scale[t]             the noise on x_0's own scale
 
+Variance-preserving schedules (Ho et al. 2020) shrink the image at every step: signal_scale is sqrt(alphas_cumprod),
+noise_scale sqrt(1 - alphas_cumprod). Variance-exploding ones (Song et al. 2021) leave it as it is: signal_scale is 1.
 Everything is computed in float64 and kept in float32.
 """
 
@@ -18,11 +20,6 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
-
-#: The paper's network: timesteps without a size of their own are meant for images of 256 pixels and this schedule.
-REFERENCE_IMAGE_SIZE = 256
-AUGMENT_TIMESTEPS = range(1000)
-ENSEMBLE_TIMESTEPS = range(0, 451, 50)
 
 
 def linear_betas(num_timesteps: int = 1000) -> Tensor:
@@ -42,19 +39,21 @@ BETAS = {"linear": linear_betas, "cosine": cosine_betas}
 
 
 class NoiseSchedule:
-    """A variance-preserving noise schedule over timesteps 0...T-1.
+    """A noise schedule over timesteps 0...T-1, variance-preserving or variance-exploding.
 
     Args:
-        betas: (T,) variances added at each step, in (0, 1).
+        betas: (T,) variances added at each step: in (0, 1), or just above 0 where ``exploding``.
+        exploding: the steps leave the image as it is, x_t = x_{t-1} + sqrt(betas[t]) noise, instead of shrinking it,
+            x_t = sqrt(1 - betas[t]) x_{t-1} + sqrt(betas[t]) noise.
 
     Attributes:
         exact_betas: the betas in float64, for writing them down.
-        betas, alphas_cumprod, sigmas: float32 (T,).
+        betas, alphas_cumprod, sigmas: float32 (T,); alphas_cumprod is 1 where ``exploding``.
+        signal_scale, noise_scale: float32 (T,), the factors of x_0 and of the noise in x_t.
         posterior_log_variance: float32 (T,), log of the true variance of x_{t-1} given x_t and x_0 (Ho et al. 2020,
-            eq. 7); entry 0, which would be -inf, repeats entry 1 as OpenAI's code does.
+            eq. 7; Song et al. 2021, eq. 47); entry 0, which would be -inf, repeats entry 1 as OpenAI's code does.
         log_betas, fixed_large_log_variance: float32 (T,), the upper end; OpenAI's "fixed large" variance replaces
             entry 0 too.
-        signal_scale, noise_scale: float32 (T,), sqrt(alphas_cumprod) and sqrt(1 - alphas_cumprod).
 
     Example:
         >>> schedule = NoiseSchedule.named("linear", 1000)
@@ -62,28 +61,31 @@ class NoiseSchedule:
         (1000, 145)
     """
 
-    def __init__(self, betas: Tensor) -> None:
+    def __init__(self, betas: Tensor, *, exploding: bool = False) -> None:
         betas = torch.as_tensor(betas, dtype=torch.float64)
-        if betas.ndim != 1 or not len(betas) or not bool(((betas > 0) & (betas < 1)).all()):
-            raise ValueError(f"betas must be a vector of values in (0, 1). Got {betas}")
-        alphas_cumprod = torch.cumprod(1 - betas, dim=0)
-        previous = torch.cat([torch.ones(1, dtype=torch.float64), alphas_cumprod[:-1]])
-        posterior_variance = betas * (1 - previous) / (1 - alphas_cumprod)
+        largest = math.inf if exploding else 1
+        if betas.ndim != 1 or not len(betas) or not bool(((betas > 0) & (betas < largest)).all()):
+            raise ValueError(f"betas must be a vector of values in (0, {largest}). Got {betas}")
+        self.exploding = exploding
+        self.exact_betas: list[float] = betas.tolist()
+        signal, noise = squared_scales(betas, exploding)
+        previous_signal = torch.cat([torch.ones(1, dtype=torch.float64), signal[:-1]])
+        previous_noise = torch.cat([torch.zeros(1, dtype=torch.float64), noise[:-1]])
+        posterior_variance = betas * previous_noise / noise
         posterior_variance[0] = posterior_variance[1] if len(betas) > 1 else betas[0]
         fixed_large_variance = torch.cat([posterior_variance[:1], betas[1:]])
-        self.exact_betas: list[float] = betas.tolist()
         self.betas = betas.float()
-        self.alphas_cumprod = alphas_cumprod.float()
-        self.sigmas = ((1 - alphas_cumprod) / alphas_cumprod).sqrt().float()
+        self.alphas_cumprod = signal.float()
+        self.sigmas = (noise / signal).sqrt().float()
         self.log_betas = betas.log().float()
         self.posterior_log_variance = posterior_variance.log().float()
         self.fixed_large_log_variance = fixed_large_variance.log().float()
-        # Coefficients of x_0 and x_t in the posterior mean (Ho et al. 2020, eq. 7).
-        self.posterior_x_0 = (betas * previous.sqrt() / (1 - alphas_cumprod)).float()
-        self.posterior_x_t = ((1 - previous) * (1 - betas).sqrt() / (1 - alphas_cumprod)).float()
+        # Coefficients of x_0 and x_t in the posterior mean, by conditioning a Gaussian (Ho et al. 2020, eq. 7).
+        self.posterior_x_0 = (betas * previous_signal.sqrt() / noise).float()
+        self.posterior_x_t = (previous_noise * (signal / previous_signal).sqrt() / noise).float()
         # Kept apart: 1 - alphas_cumprod in float32 would lose half its digits at small t.
-        self.signal_scale = alphas_cumprod.sqrt().float()
-        self.noise_scale = (1 - alphas_cumprod).sqrt().float()
+        self.signal_scale = signal.sqrt().float()
+        self.noise_scale = noise.sqrt().float()
 
     @classmethod
     def named(cls, name: str, num_timesteps: int = 1000) -> NoiseSchedule:
@@ -95,15 +97,44 @@ class NoiseSchedule:
         return cls(BETAS[name](num_timesteps))
 
     @classmethod
-    def from_scheduler(cls, scheduler: SchedulerMixin) -> NoiseSchedule:
+    def variance_exploding(cls, sigma_min: float, sigma_max: float, num_timesteps: int = 2000) -> NoiseSchedule:
+        """signal_scale 1 and sigmas = sigma_min (sigma_max / sigma_min)^(t / (T-1)) (Song et al. 2021, appendix C).
+
+        Args:
+            sigma_min, sigma_max: on the [-1, 1] scale: twice those of networks that were trained on [0, 1] images.
+            num_timesteps: T, at least 2.
+
+        Example:
+            >>> NoiseSchedule.variance_exploding(0.02, 100, 1000)  # Song et al.'s networks on CIFAR-10
+            NoiseSchedule(T=1000, sigmas 0.02...100)
+        """
+        if not 0 < sigma_min < sigma_max < math.inf:
+            raise ValueError(f"sigma_min must be above 0 and below sigma_max. Got {sigma_min} and {sigma_max}")
+        if num_timesteps < 2:
+            raise ValueError(f"num_timesteps must be at least 2. Got {num_timesteps}")
+        share = torch.linspace(0, 1, num_timesteps, dtype=torch.float64)
+        variances = (sigma_min * (sigma_max / sigma_min) ** share) ** 2
+        return cls(torch.diff(variances, prepend=torch.zeros(1, dtype=torch.float64)), exploding=True)
+
+    @classmethod
+    def from_scheduler(cls, scheduler: SchedulerMixin, image_range: tuple[float, float] = (0, 1)) -> NoiseSchedule:
         """The schedule of a diffusers scheduler, from its configuration where that says more than float32 betas.
 
         1 - beta has a relative error of 6e-5 in float32 where beta is .999, as at the end of the cosine schedule.
+
+        Args:
+            scheduler: one with betas (DDPM, DDIM, ...), or ScoreSdeVeScheduler.
+            image_range: of the images that ScoreSdeVeScheduler's sigmas are added to.
         """
         config = scheduler.config
+        if hasattr(scheduler, "discrete_sigmas"):
+            scale = 2 / (image_range[1] - image_range[0])
+            sigma_min, sigma_max = (scale * config[name] for name in ("sigma_min", "sigma_max"))
+            return cls.variance_exploding(sigma_min, sigma_max, config["num_train_timesteps"])
         betas = getattr(scheduler, "betas", None)
         if betas is None:
-            raise ValueError(f"a scheduler with betas (DDPM, DDIM, ...) is needed. Got {type(scheduler).__name__}")
+            name = type(scheduler).__name__
+            raise ValueError(f"a scheduler with betas (DDPM, DDIM, ...) or ScoreSdeVeScheduler is needed. Got {name}")
         if config.get("trained_betas") is not None:
             betas = torch.tensor(config["trained_betas"], dtype=torch.float64)
         elif config.get("beta_schedule") == "squaredcos_cap_v2":
@@ -113,14 +144,16 @@ class NoiseSchedule:
         return cls(betas)
 
     def respaced(self, timesteps: Sequence[int]) -> NoiseSchedule:
-        """The schedule of these ascending timesteps alone, alphas_cumprod as it was (Nichol & Dhariwal 2021)."""
+        """The schedule of these ascending timesteps alone, their noise as it was (Nichol & Dhariwal 2021)."""
         steps = list(timesteps)
         self.check_timesteps(steps)
         if steps != sorted(set(steps)) or not steps:
             raise ValueError(f"timesteps must ascend. Got {steps}")
-        kept = torch.cumprod(1 - torch.tensor(self.exact_betas, dtype=torch.float64), dim=0)[steps]
-        previous = torch.cat([torch.ones(1, dtype=torch.float64), kept[:-1]])
-        return NoiseSchedule(1 - kept / previous).to(self.betas.device)
+        signal, noise = squared_scales(torch.tensor(self.exact_betas, dtype=torch.float64), self.exploding)
+        previous_signal = torch.cat([torch.ones(1, dtype=torch.float64), signal[steps][:-1]])
+        previous_noise = torch.cat([torch.zeros(1, dtype=torch.float64), noise[steps][:-1]])
+        betas = noise[steps] - signal[steps] / previous_signal * previous_noise
+        return NoiseSchedule(betas, exploding=self.exploding).to(self.betas.device)
 
     @property
     def num_timesteps(self) -> int:
@@ -139,7 +172,7 @@ class NoiseSchedule:
         return table[timesteps].reshape(-1, *[1] * (ndim - 1))
 
     def scales(self, timesteps: Tensor, ndim: int = 4) -> tuple[Tensor, Tensor]:
-        """sqrt(alphas_cumprod) and sqrt(1 - alphas_cumprod) at ``timesteps``, each (B, 1, 1, 1)."""
+        """The factors of x_0 and of the noise in x_t at ``timesteps``, each (B, 1, 1, 1)."""
         return self.gather(self.signal_scale, timesteps, ndim), self.gather(self.noise_scale, timesteps, ndim)
 
     def timestep_for_sigma(self, sigma: float) -> int:
@@ -163,45 +196,15 @@ class NoiseSchedule:
         return f"NoiseSchedule(T={self.num_timesteps}, sigmas {self.sigmas[0]:.3g}...{self.sigmas[-1]:.4g})"
 
     def __eq__(self, other: Any) -> bool:
-        return isinstance(other, NoiseSchedule) and self.exact_betas == other.exact_betas
+        same = isinstance(other, NoiseSchedule) and self.exploding == other.exploding
+        return same and self.exact_betas == other.exact_betas
 
     __hash__ = None  # type: ignore[assignment]
 
 
-def match_timesteps(
-    timesteps: Iterable[int],
-    schedule: NoiseSchedule,
-    image_size: int,
-    reference_schedule: NoiseSchedule | None = None,
-    reference_size: int = REFERENCE_IMAGE_SIZE,
-) -> tuple[int, ...]:
-    """The timesteps that do to ``image_size`` pixels what ``timesteps`` do to ``reference_size`` pixels.
-
-    Averaged over an area, noise of sigma at side d does what sigma * reference / d does at the reference's side
-    (Hoogeboom et al. 2023, "simple diffusion", sec. 3.1). So each sigma is multiplied by image_size / reference_size
-    and the nearest timestep of ``schedule`` is taken. Repeats are kept: they weigh in a uniform draw.
-
-    Args:
-        timesteps: in 0...T-1 of the reference schedule.
-        schedule: the schedule of the network that will be used.
-        image_size: side of its images in pixels.
-        reference_schedule: default linear, 1000 steps: the paper's.
-        reference_size: default 256 pixels: the paper's.
-
-    Example:
-        >>> match_timesteps(range(0, 451, 50), NoiseSchedule.named("linear"), 32)
-        (0, 3, 9, 16, 23, 33, 44, 57, 74, 96)
-    """
-    if image_size < 1:
-        raise ValueError(f"image_size must be at least 1 pixel. Got {image_size}")
-    reference = reference_schedule or NoiseSchedule.named("linear", 1000)
-    steps = list(timesteps)
-    reference.check_timesteps(steps)
-    if not steps:
-        return ()
-    target = reference.sigmas.cpu()[steps].double() * (image_size / reference_size)
-    sigmas = schedule.sigmas.cpu().double()
-    above = torch.searchsorted(sigmas, target).clamp(1, len(sigmas) - 1) if len(sigmas) > 1 else target.long() * 0
-    below = (above - 1).clamp(min=0)
-    nearest = torch.where(target - sigmas[below] < sigmas[above] - target, below, above)
-    return tuple(nearest.tolist())
+def squared_scales(betas: Tensor, exploding: bool) -> tuple[Tensor, Tensor]:
+    """signal_scale and noise_scale squared, each (T,), of float64 betas."""
+    if exploding:
+        return torch.ones_like(betas), torch.cumsum(betas, dim=0)
+    alphas_cumprod = torch.cumprod(1 - betas, dim=0)
+    return alphas_cumprod, 1 - alphas_cumprod
