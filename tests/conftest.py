@@ -17,7 +17,7 @@ from diffaug_transforms.score import NoiseSchedule
 class GaussianOracle(nn.Module):
     """The exact noise prediction where images are N(mean, variance) per pixel: E[noise | x_t] in closed form.
 
-    x_t ~ N(a mean, a^2 variance + b^2) with a = sqrt(alphas_cumprod), b = sqrt(1 - alphas_cumprod), so
+    x_t ~ N(a mean, a^2 variance + b^2) with a = signal_scale, b = noise_scale, so
     E[noise | x_t] = b (x_t - a mean) / (a^2 variance + b^2).
     """
 

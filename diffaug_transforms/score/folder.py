@@ -1,6 +1,7 @@
 """Score networks as folders in diffusers' layout: unet/, scheduler/, model_index.json, and what only we need to know.
 
-`score_network.json` holds the null class, which diffusers has no name for; diffusers ignores the file.
+`score_network.json` holds what diffusers has no names for: the null class, and how a network with a variance-exploding
+schedule is called; diffusers ignores the file.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, ScoreSdeVeScheduler
 from safetensors.torch import load_file
 from torch import Tensor
 
 from .download import download_folder
-from .unet import OpenAIUNet2DModel, UNet2DModel, unpack_attention
+from .schedule import NoiseSchedule
+from .unet import OpenAIUNet2DModel, UNet2DModel, make_picklable, unpack_attention
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -25,10 +27,16 @@ if TYPE_CHECKING:
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 EXTRAS = "score_network.json"
+#: The frequencies' first name; NCSN++ checkpoints on the Hub were written while diffusers held them under both.
+TWICE_NAMED = {"time_proj.W"}
 METADATA_PATTERNS = ["*.json", "unet/*.json", "scheduler/*.json"]
+#: The pipelines that sample with the schedulers we write.
+PIPELINES = {"DDPMScheduler": "DDPMPipeline", "ScoreSdeVeScheduler": "ScoreSdeVePipeline"}
 #: Parts of a pipeline that show it works on latents or on text.
 FOREIGN_PARTS = {"vae", "vqvae", "text_encoder", "tokenizer", "transformer", "bert", "prior", "movq"}
-WHAT_WORKS = "A pixel-space UNet2DModel with a DDPM or DDIM scheduler is needed, such as google/ddpm-cifar10-32."
+WHAT_WORKS = (
+    "A pixel-space UNet2DModel with a DDPM, DDIM or ScoreSdeVe scheduler is needed, such as google/ddpm-cifar10-32."
+)
 
 
 def unet_folder(folder: Path) -> Path:
@@ -67,6 +75,8 @@ def fetch_folder(repo: str, revision: str | None, token: str | None, local_files
 def read_folder(folder: Path) -> tuple[UNet2DModel, SchedulerMixin, dict[str, Any]]:
     """The U-Net (float32), the scheduler, and ``score_network.json``'s entries."""
     extras = json.loads((folder / EXTRAS).read_text()) if (folder / EXTRAS).exists() else {}
+    if "image_range" in extras:
+        extras["image_range"] = tuple(extras["image_range"])
     return read_unet(unet_folder(folder)), read_scheduler(folder), extras
 
 
@@ -77,7 +87,10 @@ def read_scheduler(folder: Path) -> SchedulerMixin:
             name = json.loads(path.read_text()).get("_class_name", "DDPMScheduler")
             if not hasattr(diffusers, name):
                 raise ValueError(f"{path} names the scheduler {name}, which diffusers does not have. {WHAT_WORKS}")
-            return getattr(diffusers, name).from_pretrained(candidate)
+            try:
+                return getattr(diffusers, name).from_pretrained(candidate)
+            except Exception as error:
+                raise ValueError(f"{path} is no configuration of a {name}: {error}") from error
     raise ValueError(f"{folder} holds no scheduler_config.json, so the noise schedule is unknown. {WHAT_WORKS}")
 
 
@@ -92,9 +105,12 @@ def read_unet(folder: Path) -> UNet2DModel:
         unet, report = kind.from_pretrained(folder, output_loading_info=True, low_cpu_mem_usage=False)
     except Exception as error:
         raise OSError(f"{folder} could not be read; its weights are damaged or not its own: {error}") from error
-    wrong = {what: sorted(map(str, keys)) for what, keys in report.items() if keys}
+    wrong = {
+        what: sorted(map(str, set(keys) - TWICE_NAMED)) for what, keys in report.items() if set(keys) - TWICE_NAMED
+    }
     if wrong:
         raise OSError(f"{folder}: the weights do not fit config.json: {str(wrong)[:300]}")
+    make_picklable(unet)
     return unet
 
 
@@ -145,7 +161,8 @@ def load_strictly(unet: UNet2DModel, state: dict[str, Tensor], source: Path, des
 
 
 def write_folder(folder: Path, network: ScoreNetwork) -> None:
-    """Write the layout that ``DDPMPipeline.from_pretrained`` reads, weights as safetensors."""
+    """Write the layout that ``DiffusionPipeline.from_pretrained`` reads, weights as safetensors."""
+    scheduler = exploding_scheduler(network) if network.schedule.exploding else preserving_scheduler(network)
     unet: Any = network.unet
     unet.save_pretrained(folder / "unet")
     config = folder / "unet" / "config.json"
@@ -153,18 +170,38 @@ def write_folder(folder: Path, network: ScoreNetwork) -> None:
     # The path it was loaded from says nothing to others.
     entries.pop("_name_or_path", None)
     config.write_text(json.dumps(entries, indent=2) + "\n")
-    DDPMScheduler(
+    scheduler.save_pretrained(folder / "scheduler")
+    library = "diffusers" if type(unet) is UNet2DModel else OpenAIUNet2DModel.__module__
+    index = {
+        "_class_name": PIPELINES[type(scheduler).__name__],
+        "scheduler": ["diffusers", type(scheduler).__name__],
+        "unet": [library, type(unet).__name__],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    extras: dict[str, Any] = {"null_class": network.null_class, "label_weight": network.label_weight}
+    if network.schedule.exploding:
+        own = ("prediction_type", "variance_type", "image_range", "conditioning")
+        extras |= {name: getattr(network, name) for name in own}
+    (folder / EXTRAS).write_text(json.dumps(extras, indent=2) + "\n")
+
+
+def preserving_scheduler(network: ScoreNetwork) -> DDPMScheduler:
+    return DDPMScheduler(
         num_train_timesteps=network.num_timesteps,
         trained_betas=network.schedule.exact_betas,
         prediction_type=network.prediction_type,
         variance_type=network.variance_type,
-    ).save_pretrained(folder / "scheduler")
-    library = "diffusers" if type(unet) is UNet2DModel else OpenAIUNet2DModel.__module__
-    index = {
-        "_class_name": "DDPMPipeline",
-        "scheduler": ["diffusers", "DDPMScheduler"],
-        "unet": [library, type(unet).__name__],
-    }
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    extras = {"null_class": network.null_class, "label_weight": network.label_weight}
-    (folder / EXTRAS).write_text(json.dumps(extras, indent=2) + "\n")
+    )
+
+
+def exploding_scheduler(network: ScoreNetwork) -> ScoreSdeVeScheduler:
+    """Its sigmas are on the scale of the network's own images. ValueError where they are not geometric."""
+    variances = torch.cumsum(torch.tensor(network.schedule.exact_betas, dtype=torch.float64), dim=0)
+    # Twelve digits: the others are rounding.
+    sigma_min, sigma_max = (float(f"{variance.sqrt():.12g}") for variance in variances[[0, -1]])
+    geometric = NoiseSchedule.variance_exploding(sigma_min, sigma_max, network.num_timesteps)
+    if not torch.allclose(geometric.sigmas, network.schedule.sigmas.cpu(), rtol=1e-5, atol=0):
+        raise ValueError(f"a variance-exploding schedule must be geometric to be saved. Got {network.schedule}")
+    low, high = network.image_range
+    scale = (high - low) / 2
+    return ScoreSdeVeScheduler(network.num_timesteps, sigma_min=scale * sigma_min, sigma_max=scale * sigma_max)
