@@ -13,7 +13,7 @@ from diffaug_transforms.score import NoiseSchedule
 class MixtureOracle(nn.Module):
     """Images are m_k plus N(0, variance_k) per pixel with probability w_k.
 
-    With a = sqrt(alphas_cumprod) and b^2 = 1 - a^2, component k has x_t ~ N(a m_k, a^2 variance_k + b^2), so its share
+    With a = signal_scale and b = noise_scale, component k has x_t ~ N(a m_k, a^2 variance_k + b^2), so its share
     r_k of x_t is the softmax of log w_k + log-density; within it, x_0 has mean mu_k = m_k + a variance_k (x_t - a m_k)
     / (a^2 variance_k + b^2) and variance c_k = variance_k b^2 / (a^2 variance_k + b^2). Over all of them
 
@@ -27,28 +27,31 @@ class MixtureOracle(nn.Module):
         self.means = 0.8 * torch.rand(shape, generator=generator, dtype=torch.float64) - 0.4
         self.variances = torch.linspace(0.01, 0.03, components, dtype=torch.float64)
         self.weights = torch.linspace(1, 2, components, dtype=torch.float64)
-        self.abar = torch.cumprod(1 - torch.tensor(schedule.exact_betas, dtype=torch.float64), dim=0)
+        betas = torch.tensor(schedule.exact_betas, dtype=torch.float64)
+        self.abar = torch.ones_like(betas) if schedule.exploding else torch.cumprod(1 - betas, dim=0)
+        self.noise = torch.cumsum(betas, dim=0) if schedule.exploding else 1 - self.abar
         self.config = SimpleNamespace(in_channels=channels, sample_size=size)
 
     def forward(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
-        abar = self.abar[timesteps][:, None]
         x = x_t.double().flatten(1)
-        shares, means, _ = self._components(x, abar)
+        shares, means, _ = self._components(x, timesteps)
         mean = (shares[..., None] * means).sum(1)
-        return ((x - abar.sqrt() * mean) / (1 - abar).sqrt()).reshape(x_t.shape)
+        abar, noise = self.abar[timesteps][:, None], self.noise[timesteps][:, None]
+        return ((x - abar.sqrt() * mean) / noise.sqrt()).reshape(x_t.shape)
 
     def posterior_covariance(self, x_t: Tensor, timestep: int) -> Tensor:
         """Cov[x_0 | x_t] of one x_t (C, H, W), (CHW, CHW)."""
-        shares, means, variances = self._components(x_t.double().reshape(1, -1), self.abar[[timestep]][:, None])
+        shares, means, variances = self._components(x_t.double().reshape(1, -1), torch.tensor([timestep]))
         shares, means, variances = shares[0], means[0], variances[0]
         mean = shares @ means
         return (shares @ variances) * torch.eye(len(mean)) + means.T @ (shares[:, None] * means) - mean.outer(mean)
 
-    def _components(self, x: Tensor, abar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _components(self, x: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Shares (B, K), means (B, K, D) and variances (B, K) of x_0 in each component, given x (B, D)."""
-        spread = abar * self.variances + 1 - abar
+        abar, noise = self.abar[timesteps][:, None], self.noise[timesteps][:, None]
+        spread = abar * self.variances + noise
         distance = x[:, None] - abar.sqrt()[..., None] * self.means
         log_density = -distance.square().sum(2) / (2 * spread) - spread.log() * x.shape[1] / 2
         gain = abar.sqrt() * self.variances / spread
         shares = (self.weights.log() + log_density).softmax(1)
-        return shares, self.means + gain[..., None] * distance, self.variances * (1 - abar) / spread
+        return shares, self.means + gain[..., None] * distance, self.variances * noise / spread

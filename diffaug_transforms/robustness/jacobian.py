@@ -5,7 +5,8 @@ x_hat_t = sqrt(abar) pred_x0 = E[m_t | x_t] and m_t = sqrt(abar) x_0,
 
     d x_hat_t / d x_t = Cov[m_t | x_t] / (1 - abar),   so   d pred_x0 / d x_t = sqrt(abar) / (1 - abar) Cov[x_0 | x_t].
 
-abar is alphas_cumprod at t, pred_x0 is not clipped, and no matrix is ever formed: everything is products with vectors.
+abar is alphas_cumprod at t; with a variance-exploding schedule sqrt(abar) is 1 and 1 - abar is sigma^2. pred_x0 is not
+clipped, and no matrix is ever formed: everything is products with vectors.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Denoised smoothing: a certified l2 radius for any classifier, by one denoising step before it.
 
-image + sigma noise ──sqrt(alphas_cumprod)──▶ x_t ──score network──▶ denoised image ──▶ classifier ──▶ one vote
-   [0, 1] pixels                            t of 2 sigma               [0, 1]
+image + sigma noise ──signal_scale──▶ x_t ──score network──▶ denoised image ──▶ classifier ──▶ one vote
+   [0, 1] pixels                    t of 2 sigma               [0, 1]
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class DenoisedSmoothing(nn.Module):
 
     The smoothed classifier answers with the class most probable under ``classifier(denoise(image + sigma noise))``,
     estimated and certified as in Cohen et al. (ICML 2019, arXiv 1902.02918). The noisy image in [-1, 1] has noise
-    2 sigma; times sqrt(alphas_cumprod) it is the x_t of ``timestep``, the first one >= 1 whose noise is no less.
+    2 sigma; times the schedule's signal_scale it is the x_t of ``timestep``, the first >= 1 whose noise is no less.
     ``ethz-spylab/diffusion_denoised_smoothing`` chooses the same timestep, but adds that timestep's noise, 0.6 % more
     than a sigma of .25; here it is sigma's, the radius's own, as in the paper's algorithm.
 
