@@ -1,0 +1,14 @@
+"""Classifiers of noisy images, alone or with the denoised image beside, and the guide they make for sampling."""
+
+from .classifiers import DenoiseAugmentedClassifier, NoisyClassifier
+from .encoder import GuidanceEncoder
+from .guide import classifier_guide
+from .openai import load_guidance_classifier
+
+__all__ = [
+    "DenoiseAugmentedClassifier",
+    "GuidanceEncoder",
+    "NoisyClassifier",
+    "classifier_guide",
+    "load_guidance_classifier",
+]

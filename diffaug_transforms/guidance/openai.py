@@ -1,0 +1,139 @@
+"""OpenAI's guidance classifiers (guided-diffusion), and folders of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..score import ScoreNetwork
+from ..score.folder import load_strictly, read_tensors
+from ..score.openai import DEFAULTS, NUM_CLASSES, OTHER_FLAGS, flags_of_command_line, typed, unet_config
+from ..score.openai_weights import convert_state_dict
+from .classifiers import DenoiseAugmentedClassifier, NoisyClassifier
+from .encoder import GuidanceEncoder
+
+#: ``classifier_defaults`` of guided-diffusion's script_util.py, and the attention order of ``EncoderUNetModel``.
+CLASSIFIER_DEFAULTS: dict[str, Any] = {
+    "image_size": 64,
+    "classifier_width": 128,
+    "classifier_depth": 2,
+    "classifier_attention_resolutions": "32,16,8",
+    "classifier_use_scale_shift_norm": True,
+    "classifier_resblock_updown": True,
+    "classifier_pool": "attention",
+    "use_new_attention_order": False,
+}
+#: ``create_classifier`` has it for all of them.
+HEAD_WIDTH = 64
+#: Flags of classifier_train.py that say nothing about the network.
+TRAINING_FLAGS = {"noised", "val_data_dir", "iterations", "anneal_lr", "eval_interval"}
+#: File name -> flags, for the classifiers that OpenAI released (guided-diffusion's README).
+RELEASES: dict[str, dict[str, Any]] = {
+    "64x64_classifier.pt": {"image_size": 64, "classifier_depth": 4},
+    "128x128_classifier.pt": {"image_size": 128},
+    "256x256_classifier.pt": {"image_size": 256},
+    "512x512_classifier.pt": {"image_size": 512},
+}
+
+
+def load_guidance_classifier(
+    path: str | Path,
+    openai_flags: str | dict[str, Any] | None = None,
+    *,
+    network: str | Path | ScoreNetwork | None = None,
+) -> NoisyClassifier | DenoiseAugmentedClassifier:
+    """Load a guidance classifier, on the CPU, float32, in eval mode.
+
+    Args:
+        path: an OpenAI ``.pt`` file, read with ``weights_only=True``, or a folder that ``save_pretrained`` of one of
+            our classifiers wrote.
+        openai_flags: for a file that is not named as OpenAI released it: its flags, as a dict or as the command line
+            that trained or uses it ("--image_size 64 --classifier_depth 4 ...").
+        network: for a folder with a denoise-augmented classifier: the score network; None: the one it names.
+
+    Raises:
+        ValueError: flags are missing or wrong, a pool that is not attention, a folder that names no network.
+        OSError: a file is missing, damaged, or does not fit its flags.
+
+    Example:
+        >>> classifier = load_guidance_classifier("256x256_classifier.pt")  # doctest: +SKIP
+        >>> classifier(torch.randn(2, 3, 256, 256), torch.tensor([0, 999])).shape  # doctest: +SKIP
+        torch.Size([2, 1000])
+    """
+    from .folder import read_folder
+
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return read_folder(path, network)
+    if network is not None:
+        raise ValueError(f"network is for folders with a denoise-augmented classifier. Got it with {path}")
+    if not path.is_file():
+        raise OSError(f"there is no classifier at {path}")
+    flags = RELEASES.get(path.name) if openai_flags is None else openai_flags
+    if flags is None:
+        raise ValueError(
+            f"{path.name} is none of OpenAI's released classifiers, and weights do not tell image size and attention "
+            "order: pass openai_flags, the command line that trained it"
+        )
+    parsed = parse_classifier_flags(flags)
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
+        encoder = GuidanceEncoder(**encoder_config(parsed))
+    state = convert_classifier(read_tensors(path), encoder, not parsed["use_new_attention_order"])
+    load_strictly(encoder, state, path, "openai_flags")
+    return NoisyClassifier(encoder).eval()
+
+
+def parse_classifier_flags(flags: str | dict[str, Any]) -> dict[str, Any]:
+    """The classifier's flags with their defaults filled in, from a dict or a command line.
+
+    ValueError for flags guided-diffusion does not have, and for pools that are not attention.
+    """
+    given = flags_of_command_line(flags) if isinstance(flags, str) else dict(flags)
+    unknown = sorted(set(given) - set(CLASSIFIER_DEFAULTS) - set(DEFAULTS) - OTHER_FLAGS - TRAINING_FLAGS)
+    if unknown:
+        raise ValueError(f"openai_flags must be flags of guided-diffusion. Got {unknown}")
+    if "num_channels" in given:
+        # A sampling command line: the attention order in it is the score network's, and no classifier gets it.
+        given.pop("use_new_attention_order", None)
+    parsed = {name: typed(name, given.get(name, default), default) for name, default in CLASSIFIER_DEFAULTS.items()}
+    if parsed["classifier_pool"] != "attention":
+        raise ValueError(
+            f"classifier_pool must be 'attention', as in the released ones. Got {parsed['classifier_pool']!r}"
+        )
+    return parsed
+
+
+def encoder_config(flags: dict[str, Any]) -> dict[str, Any]:
+    """``GuidanceEncoder``'s arguments: the encoder of the U-Net that these flags would make."""
+    unet = unet_config(
+        DEFAULTS
+        | {
+            "image_size": flags["image_size"],
+            "num_channels": flags["classifier_width"],
+            "num_res_blocks": flags["classifier_depth"],
+            "num_head_channels": HEAD_WIDTH,
+            "attention_resolutions": flags["classifier_attention_resolutions"],
+            "use_scale_shift_norm": flags["classifier_use_scale_shift_norm"],
+            "resblock_updown": flags["classifier_resblock_updown"],
+        }
+    )
+    shared = ("sample_size", "block_out_channels", "down_block_types", "layers_per_block", "attention_head_dim")
+    names = (*shared, "downsample_type", "resnet_time_scale_shift")
+    return {
+        "num_classes": NUM_CLASSES,
+        "model_channels": flags["classifier_width"],
+        **{name: unet[name] for name in names},
+    }
+
+
+def convert_classifier(state: dict[str, Tensor], encoder: GuidanceEncoder, legacy_order: bool) -> dict[str, Tensor]:
+    """OpenAI's tensors under the names of ``encoder``; the pool's 1x1 convolutions become linear layers."""
+    pool = {name: tensor for name, tensor in state.items() if name.startswith("out.2.")}
+    blocks = {name: tensor for name, tensor in state.items() if name not in pool}
+    converted = convert_state_dict(blocks, encoder, legacy_order)
+    for name, tensor in pool.items():
+        converted[name.replace("out.2.", "pool.")] = tensor.squeeze(-1) if tensor.ndim == 3 else tensor
+    return converted
