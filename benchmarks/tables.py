@@ -13,6 +13,8 @@ from operator import itemgetter
 from pathlib import Path
 from statistics import mean
 
+from gradient_tables import gradient_effect, gradient_table, jacobian_table
+from ood_tables import far_table, fpr_table, near_table, sets_table
 from pivots import FAMILIES, mean_over_seeds, pick, rows, select
 from records import Record, read_records
 from shift_tables import (
@@ -171,6 +173,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "anytime": lambda: anytime_table(read_records("ensemble_rules")),
     "view_weights": lambda: weights_table(read_records("ensemble_rules")),
     "adaptation_speed": lambda: speed_table(read_records("adaptation_speed")),
+    "ood_near": lambda: near_table(read_records("ood")),
+    "ood_far": lambda: far_table(read_records("ood")),
+    "ood_fpr95": lambda: fpr_table(read_records("ood")),
+    "ood_sets": lambda: sets_table(read_records("ood")),
+    "gradient_scores": lambda: gradient_table(read_records("gradients"), "score_cosine"),
+    "gradient_alignment": lambda: gradient_table(read_records("gradients"), "centred_cosine"),
+    "gradient_effect": lambda: gradient_effect(read_records("gradients"), "score_cosine"),
+    "jacobian": lambda: jacobian_table(read_records("jacobian")),
 }
 
 if __name__ == "__main__":
