@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from operator import itemgetter
 
-from pivots import mean_over_seeds, pick, rows, select
+from pivots import gains, mean_over_seeds, pick, rows, select, with_diffaug
 from records import Record
 
 MODES = ("alone", "noisy", "partial", "total")
@@ -26,11 +25,10 @@ def gradient_effect(records: Sequence[Record], metric: str) -> str:
     own = _in_percent(select(records, metric=metric))
     steps = sorted({r["timestep"] for r in own})
     body = []
-    for recipe, other in (("baseline", "diffaug"), ("augmix", "augmix+diffaug")):
-        key = itemgetter("seed", "mode", "timestep")
-        reached = {key(r): r["value"] for r in select(own, recipe=other)}
-        gains = [{**r, "value": reached[key(r)] - r["value"]} for r in select(own, recipe=recipe)]
-        body += [[f"{recipe} to {other}", *line] for line in _lines(gains, steps, sign="+")]
+    for recipe in dict.fromkeys(r["recipe"] for r in own):
+        other = with_diffaug(recipe)
+        paired = gains(select(own, recipe=recipe), select(own, recipe=other), "seed", "mode", "timestep")
+        body += [[f"{recipe} to {other}", *line] for line in _lines(paired, steps, sign="+")]
     return rows(["from, to", "gradient", *(f"t = {t}" for t in steps)], body)
 
 

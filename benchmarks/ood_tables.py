@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from operator import itemgetter
 
-from pivots import mean_over_seeds, rows, select
+from pivots import gains, mean_over_seeds, rows, select, with_diffaug
 from records import Record
 
 from diffaug_transforms.robustness import OOD_METHODS
@@ -58,20 +57,14 @@ def sets_table(records: Sequence[Record], methods: Sequence[str] = ("msp", "scal
 def _lines(columns: Sequence[Sequence[Record]]) -> list[list[str]]:
     """A line for each recipe, and under a recipe with DiffAug what it has more than the one without."""
     lines = []
-    for recipe in dict.fromkeys(r["recipe"] for column in columns for r in column):
+    recipes = list(dict.fromkeys(r["recipe"] for column in columns for r in column))
+    for recipe in recipes:
         lines.append([recipe, *(mean_over_seeds(select(column, recipe=recipe)) for column in columns)])
-        without = {"diffaug": "baseline"}.get(recipe, recipe.removesuffix("+diffaug"))
-        gains = [_gains(select(column, recipe=without), select(column, recipe=recipe)) for column in columns]
-        if without != recipe and any(gains):
-            lines.append([f"{without} to {recipe}", *(mean_over_seeds(gain, sign="+") for gain in gains)])
+        for without in (name for name in recipes if with_diffaug(name) == recipe):
+            pairs = ((select(column, recipe=without), select(column, recipe=recipe)) for column in columns)
+            paired = (gains(*pair, "model", "seed", "dataset") for pair in pairs)
+            lines.append([f"{without} to {recipe}", *(mean_over_seeds(gain, sign="+") for gain in paired)])
     return lines
-
-
-def _gains(without: Iterable[Record], reached: Iterable[Record]) -> list[Record]:
-    """Differences, paired by seed and set."""
-    key = itemgetter("model", "seed", "dataset")
-    before = {key(r): r["value"] for r in without}
-    return [{**r, "value": r["value"] - before[key(r)]} for r in reached if key(r) in before]
 
 
 def _sets(records: Sequence[Record], *distances: str) -> list[str]:

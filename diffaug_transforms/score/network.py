@@ -214,5 +214,5 @@ class ScoreNetwork(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> ScoreNetwork:
         super()._apply(fn, recurse)
-        self.schedule = self.schedule.to(fn(torch.empty(0)).device)
+        self.schedule = self.schedule.to(fn(torch.empty(0, device=self.device)).device)
         return self
