@@ -54,6 +54,16 @@ def sets_table(records: Sequence[Record], methods: Sequence[str] = ("msp", "scal
     return note + rows(["method", "classifier", "accuracy", *names], body)
 
 
+def degraded_table(records: Sequence[Record]) -> str:
+    """MSP's AUROC on sets as they are and degraded, from ood_degraded.py."""
+    names = list(dict.fromkeys(r["degradation"] for r in records))
+    body = []
+    for dataset in dict.fromkeys(r["dataset"] for r in records):
+        columns = [select(records, dataset=dataset, degradation=name) for name in names]
+        body += [[dataset, *line] for line in _lines(columns)]
+    return rows(["OOD set", "classifier", *names], body)
+
+
 def _lines(columns: Sequence[Sequence[Record]]) -> list[list[str]]:
     """A line for each recipe, and under a recipe with DiffAug what it has more than the one without."""
     lines = []

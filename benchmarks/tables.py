@@ -14,7 +14,7 @@ from statistics import mean
 
 from certify_tables import certify_table, coverage_table, entropy_table, sigmas_table
 from gradient_tables import gradient_effect, gradient_table, jacobian_table
-from ood_tables import far_table, fpr_table, near_table, sets_table
+from ood_tables import degraded_table, far_table, fpr_table, near_table, sets_table
 from pivots import FAMILIES, gains, mean_over_seeds, pick, rows, select, with_diffaug
 from records import Record, read_records
 from shift_tables import (
@@ -179,6 +179,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ood_far": lambda: far_table(read_records("ood")),
     "ood_fpr95": lambda: fpr_table(read_records("ood")),
     "ood_sets": lambda: sets_table(read_records("ood")),
+    "ood_degraded": lambda: degraded_table(read_records("ood_degraded")),
     "gradient_scores": lambda: gradient_table(read_records("gradients"), "score_cosine"),
     "gradient_alignment": lambda: gradient_table(read_records("gradients"), "centred_cosine"),
     "gradient_effect": lambda: gradient_effect(read_records("gradients"), "score_cosine"),

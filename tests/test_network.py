@@ -33,7 +33,7 @@ def x_t(schedule):
 
 def test_the_schedule_stays_on_the_device_of_the_weights(schedule):
     network = ScoreNetwork(tiny_unet(), schedule).to("meta")
-    for change in (dict(memory_format=torch.channels_last), dict(dtype=torch.float16)):
+    for change in ({"memory_format": torch.channels_last}, {"dtype": torch.float16}):
         network.to(**change)
         assert {network.schedule.betas.device.type, next(network.parameters()).device.type} == {"meta"}
 
