@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import mean, stdev
 
-from pivots import mean_over_seeds, pick, rows, select
+from pivots import mean_over_seeds, pick, rows, select, with_diffaug
 from records import Record
 
 #: The paper's table 5.
 RADII = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
-#: Recipes without and with DiffAug.
-PAIRS = (("baseline", "diffaug"), ("augmix", "augmix+diffaug"))
 
 
 def holds(record: Record, radius: float) -> bool:
@@ -31,12 +29,9 @@ def certify_table(records: Sequence[Record]) -> str:
     """
     recipes = list(dict.fromkeys(r["recipe"] for r in records))
     body = [[recipe, *(_cell(_best(records, recipe, radius), radius) for radius in RADII)] for recipe in recipes]
-    for without, with_diffaug in PAIRS:
-        if {without, with_diffaug} <= set(recipes):
-            gains = [
-                _gain(_best(records, without, radius), _best(records, with_diffaug, radius), radius) for radius in RADII
-            ]
-            body.append([f"{without} to {with_diffaug}", *gains])
+    for without, reached in ((name, with_diffaug(name)) for name in recipes if with_diffaug(name) in recipes):
+        gains = [_gain(_best(records, without, r), _best(records, reached, r), r) for r in RADII]
+        body.append([f"{without} to {reached}", *gains])
     return _note(records) + rows(["recipe, radius", *(f"{radius:g}" for radius in RADII)], body)
 
 
@@ -94,9 +89,9 @@ def _cell(records: Sequence[Record], radius: float) -> str:
     return mean_over_seeds([{**r, "value": 100 * holds(r, radius)} for r in records])
 
 
-def _gain(without: Sequence[Record], with_diffaug: Sequence[Record], radius: float) -> str:
+def _gain(without: Sequence[Record], reached: Sequence[Record], radius: float) -> str:
     gains = [
-        certified_accuracy(select(with_diffaug, image=image), radius)
+        certified_accuracy(select(reached, image=image), radius)
         - certified_accuracy(select(without, image=image), radius)
         for image in dict.fromkeys(r["image"] for r in without)
     ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from statistics import mean, stdev
 
 from records import Record
@@ -35,6 +36,18 @@ def mean_over_seeds(records: Sequence[Record], sign: str = "") -> str:
         by_seed.setdefault(r["seed"], []).append(r["value"])
     means = [mean(values) for values in by_seed.values()]
     return f"{mean(means):{sign}.1f}" + (f" ± {stdev(means) / len(means) ** 0.5:.1f}" if len(means) > 1 else "")
+
+
+def with_diffaug(recipe: str) -> str:
+    """The name of the recipe that adds DiffAug to this one."""
+    return recipe.replace("baseline", "diffaug") if "baseline" in recipe else f"{recipe}+diffaug"
+
+
+def gains(without: Iterable[Record], reached: Iterable[Record], *same: str) -> list[Record]:
+    """What each record has more than the one without that agrees in the fields ``same``, where there is one."""
+    key = itemgetter(*same)
+    before = {key(r): r["value"] for r in without}
+    return [{**r, "value": r["value"] - before[key(r)]} for r in reached if key(r) in before]
 
 
 def select(records: Sequence[Record], **wanted: object) -> list[Record]:

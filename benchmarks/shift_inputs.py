@@ -58,9 +58,13 @@ def holds_corruptions(folder: Path) -> bool:
 
 
 def read_hub_set(name: str, data: str) -> ShiftSet:
-    """The test split (or validation) of a Hub dataset or a folder in the Hub's layout; ImageNet's images cropped."""
+    """The test split of a Hub dataset or a folder in the Hub's layout; ImageNet's images cropped.
+
+    Validation where there is no test split, or where its labels are hidden: -1, as on the Hub's ``imagenet-1k``.
+    """
     splits = load_dataset(data)
-    rows = next(splits[split] for split in ("test", "validation") if split in splits)
+    known = (splits[split] for split in ("test", "validation") if split in splits)
+    rows = next(rows for rows in known if min(rows["label"][:]) >= 0)
     column = "img" if "img" in rows.features else "image"
     labels: list[tuple[int, ...]] = [(label,) for label in rows["label"][:]]
     return ShiftSet(name, labels, None, partial(_read_row, rows, column, name == "imagenet"))
@@ -80,8 +84,9 @@ def open_classifier(spec: str) -> tuple[nn.Module, dict[str, Any]]:
     """
     if Path(spec).is_dir():
         facts = json.loads((Path(spec) / "classifier.json").read_text())
-        trained = {key: facts["arguments"][key] for key in ("recipe", "seed")}
-        return load_classifier(spec), {"model": facts["name"], **trained}
+        arguments = facts["arguments"]
+        recipe = arguments["recipe"] + ("+synth" if arguments.get("extra_data") else "")
+        return load_classifier(spec), {"model": facts["name"], "recipe": recipe, "seed": arguments["seed"]}
     name, _, file = spec.partition("@")
     fields = {"model": name, "recipe": Path(file).stem if file else "baseline", "seed": 0}
     if name == "efficientnet_lite0":

@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
-from operator import itemgetter
 from pathlib import Path
 from statistics import mean
 
-from pivots import FAMILIES, mean_over_seeds, pick, rows, select
+from certify_tables import certify_table, coverage_table, entropy_table, sigmas_table
+from gradient_tables import gradient_effect, gradient_table, jacobian_table
+from ood_tables import degraded_table, far_table, fpr_table, near_table, sets_table
+from pivots import FAMILIES, gains, mean_over_seeds, pick, rows, select, with_diffaug
 from records import Record, read_records
 from shift_tables import (
     anytime_table,
@@ -106,12 +108,10 @@ def diffaug_effect() -> str:
     records = read_records("train_cifar10")
     body = []
     for name in dict.fromkeys(r["recipe"] for r in records):
-        other = name.replace("baseline", "diffaug") if "baseline" in name else f"{name}+diffaug"
-        key = itemgetter("seed", "dataset", "corruption", "mode")
-        reached = {key(r): r["value"] for r in select(records, recipe=other)}
-        if reached:
-            gains = [{**r, "value": reached[key(r)] - r["value"]} for r in select(records, recipe=name)]
-            columns = [select(gains, dataset=d, mode=m) for d, m in COLUMNS]
+        other = with_diffaug(name)
+        pair = select(records, recipe=name), select(records, recipe=other)
+        if paired := gains(*pair, "seed", "dataset", "corruption", "mode"):
+            columns = [select(paired, dataset=d, mode=m) for d, m in COLUMNS]
             body.append([f"{name} to {other}", *(mean_over_seeds(column, sign="+") for column in columns)])
     return rows(["from, to", *COLUMN_NAMES], body)
 
@@ -171,6 +171,19 @@ TABLES: dict[str, Callable[[], str]] = {
     "anytime": lambda: anytime_table(read_records("ensemble_rules")),
     "view_weights": lambda: weights_table(read_records("ensemble_rules")),
     "adaptation_speed": lambda: speed_table(read_records("adaptation_speed")),
+    "certify": lambda: certify_table(read_records("certify")),
+    "certify_sigmas": lambda: sigmas_table(read_records("certify")),
+    "certify_coverage": lambda: coverage_table(read_records("certify_coverage")),
+    "entropy_over_time": lambda: entropy_table(read_records("entropy_over_time")),
+    "ood_near": lambda: near_table(read_records("ood")),
+    "ood_far": lambda: far_table(read_records("ood")),
+    "ood_fpr95": lambda: fpr_table(read_records("ood")),
+    "ood_sets": lambda: sets_table(read_records("ood")),
+    "ood_degraded": lambda: degraded_table(read_records("ood_degraded")),
+    "gradient_scores": lambda: gradient_table(read_records("gradients"), "score_cosine"),
+    "gradient_alignment": lambda: gradient_table(read_records("gradients"), "centred_cosine"),
+    "gradient_effect": lambda: gradient_effect(read_records("gradients"), "score_cosine"),
+    "jacobian": lambda: jacobian_table(read_records("jacobian")),
 }
 
 if __name__ == "__main__":

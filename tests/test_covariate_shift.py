@@ -106,6 +106,15 @@ def test_sets_are_published_files_or_made_on_the_fly(tmp_path, cifar10):
     assert (len(published), published.labels, int(published[0].max())) == (1, [(4,)], 7)
 
 
+def test_a_test_split_without_labels_gives_way_to_validation(tmp_path):
+    import datasets
+
+    for split, label in (("test", -1), ("validation", 3)):
+        rows = datasets.Dataset.from_dict({"image": [sample_images()["cat"]], "label": [label]})
+        rows.cast_column("image", datasets.Image()).to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
+    assert open_set("imagenet", str(tmp_path), "clean", 0).labels == [(3,)]
+
+
 def test_imagenet_sets_from_folders(tmp_path):
     for folder in ("val/n01440764", "c/fog/5/n01440764", "r/n01443537"):
         (tmp_path / folder).mkdir(parents=True)
@@ -120,6 +129,10 @@ def test_imagenet_sets_from_folders(tmp_path):
 def test_classifiers_from_folders_and_files(tmp_path):
     _, fields = open_classifier(str(write_classifier(tmp_path / "a", "augmix", 2)))
     assert fields == {"model": "cifar_resnet-8", "recipe": "augmix", "seed": 2}
+    facts = json.loads((tmp_path / "a" / "classifier.json").read_text())
+    facts["arguments"]["extra_data"] = "synth"
+    (tmp_path / "a" / "classifier.json").write_text(json.dumps(facts))
+    assert open_classifier(str(tmp_path / "a"))[1]["recipe"] == "augmix+synth"
     torch.manual_seed(0)
     from torchvision.models import mobilenet_v3_small
 

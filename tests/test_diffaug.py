@@ -240,6 +240,14 @@ def test_moving_before_and_after_loading(make):
     assert transform.network.dtype == torch.float32
 
 
+def test_a_parents_dtype_and_layout_leave_the_network_on_its_device(network):
+    transform = DiffAug(network, dtype=torch.float32)
+    parent = nn.Sequential(transform).to("meta")
+    transform._network.on(torch.device("meta"))
+    parent.to(memory_format=torch.channels_last).half()
+    assert transform.network.device.type == "meta"
+
+
 def test_autocast(make):
     batch = contracts.images(SIZE)
     params = make(timesteps=100).make_params([batch])

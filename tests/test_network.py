@@ -31,6 +31,13 @@ def x_t(schedule):
     return diffuse(x_0, TIMESTEPS, torch.randn(x_0.shape, generator=generator), schedule)
 
 
+def test_the_schedule_stays_on_the_device_of_the_weights(schedule):
+    network = ScoreNetwork(tiny_unet(), schedule).to("meta")
+    for change in ({"memory_format": torch.channels_last}, {"dtype": torch.float16}):
+        network.to(**change)
+        assert {network.schedule.betas.device.type, next(network.parameters()).device.type} == {"meta"}
+
+
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 def test_prediction_types_agree_with_the_oracle(oracle, schedule, x_t, kind):
     unet = oracle if kind == "epsilon" else Predicts(oracle, kind)

@@ -213,5 +213,5 @@ class ScoreNetwork(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> ScoreNetwork:
         with calling.embedding_in_float32(self.unet):
             super()._apply(fn, recurse)
-        self.schedule = self.schedule.to(fn(torch.empty(0)).device)
+        self.schedule = self.schedule.to(fn(torch.empty(0, device=self.device)).device)
         return self

@@ -77,7 +77,7 @@ class LazyNetwork:
     def move(self, fn: Any) -> None:
         """Follow a parent module's ``.to()`` or ``.cuda()`` to its device; the dtype stays our own choice."""
         if self._loaded is not None:
-            self.on(fn(torch.empty(0)).device)
+            self.on(fn(torch.empty(0, device=self._loaded.device)).device)
 
     def _check_not_forked(self, network: ScoreNetwork, device: torch.device) -> None:
         forked = network.device.type == "cuda" and os.getpid() != self._process
