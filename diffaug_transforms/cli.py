@@ -14,7 +14,8 @@ import PIL.Image
 import torch
 from torchvision.transforms import v2
 
-from .figures import draw_grid, fit_to_network, sample_images, views_over_time
+from .cli_sample import EXAMPLES, add_sample_options, sample
+from .figures import fit_to_network, sample_images, save_grid, views_over_time
 from .offline import augment_folder
 from .offline_ray import augment_dataset
 from .score import list_score_networks, load_score_network
@@ -37,7 +38,7 @@ def demo(args: argparse.Namespace) -> int:
     _, denoised = views_over_time(augment, batch, steps, args.seed)
     finished = time.perf_counter()
     rows = [torch.cat([batch[i, None], denoised[:, i]]) for i in range(len(batch))]
-    save_picture(rows, ["image", *(f"t = {t}" for t in steps)], list(images), args.output)
+    save_grid(rows, ["image", *(f"t = {t}" for t in steps)], list(images), args.output)
     print(
         f"{len(batch)} images at {len(steps)} timesteps in {finished - loaded:.1f} s "
         f"({(finished - loaded) / denoised.shape[0] / len(batch) * 1e3:.0f} ms an augmentation, "
@@ -55,7 +56,7 @@ def show(args: argparse.Namespace) -> int:
     steps = parse_timesteps(args.timesteps)
     diffused, denoised = views_over_time(augment, batch, steps, args.seed)
     rows = [torch.cat([batch, diffused[:, 0]]), torch.cat([batch, denoised[:, 0]])]
-    save_picture(rows, ["image", *(f"t = {t}" for t in steps)], ["diffused", "denoised"], args.output)
+    save_grid(rows, ["image", *(f"t = {t}" for t in steps)], ["diffused", "denoised"], args.output)
     print(f"Wrote {args.output}")
     return 0
 
@@ -127,11 +128,6 @@ def parse_timesteps(text: str) -> list[int]:
         raise ValueError(f"timesteps must be 500, 50,100,150 or start:stop:step. Got {text!r}") from None
 
 
-def save_picture(rows: list[torch.Tensor], columns: list[str], labels: list[str], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draw_grid(rows, columns, labels).save(path)
-
-
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="diffaug", description="DiffAug: diffuse-and-denoise augmentation.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -159,7 +155,9 @@ def build_parser() -> argparse.ArgumentParser:
     for sub in figures:
         add_figure_options(sub)
     add_folder_options(folder_parser)
-    for sub in (*figures, folder_parser):
+    sample_parser = command(sample, *EXAMPLES)
+    add_sample_options(sample_parser)
+    for sub in (*figures, folder_parser, sample_parser):
         sub.add_argument(
             "--network", default="cifar10", help="name, Hub repository, folder or .pt; default: %(default)s"
         )
@@ -200,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return args.function(args)
     except KeyboardInterrupt:
-        print("diffaug: stopped; the same command resumes where it was", file=sys.stderr)
+        print("diffaug: stopped; diffaug augment resumes where it was", file=sys.stderr)
         return 130
     except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
         print(f"diffaug: error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,17 +52,25 @@ def views_over_time(augment: DiffAug, images: Tensor, timesteps: Sequence[int], 
 
 def draw_grid(rows: Sequence[Tensor], columns: Sequence[str], labels: Sequence[str]) -> PIL.Image.Image:
     """A picture with one row of images, (columns, C, H, W) in [0, 1], per label, and a heading per column."""
-    width, height = LEFT + len(columns) * (CELL + GAP), TOP + len(rows) * (CELL + GAP)
+    font = PIL.ImageFont.load_default(size=14)
+    left = max(LEFT, *(math.ceil(font.getlength(label)) + 11 for label in labels))
+    width, height = left + len(columns) * (CELL + GAP), TOP + len(rows) * (CELL + GAP)
     canvas = PIL.Image.new("RGB", (width, height), "white")
-    draw, font = PIL.ImageDraw.Draw(canvas), PIL.ImageFont.load_default(size=14)
+    draw = PIL.ImageDraw.Draw(canvas)
     for j, heading in enumerate(columns):
-        draw.text((LEFT + j * (CELL + GAP) + CELL // 2, TOP // 2), heading, fill="black", font=font, anchor="mm")
+        draw.text((left + j * (CELL + GAP) + CELL // 2, TOP // 2), heading, fill="black", font=font, anchor="mm")
     for i, (row, label) in enumerate(zip(rows, labels)):
         y = TOP + i * (CELL + GAP)
-        draw.text((LEFT - 8, y + CELL // 2), label, fill="black", font=font, anchor="rm")
+        draw.text((left - 8, y + CELL // 2), label, fill="black", font=font, anchor="rm")
         for j, image in enumerate(row):
             # Nearest keeps the pixels of small images visible; large ones are made smaller smoothly.
             smaller = image.shape[-1] > CELL
             method = PIL.Image.Resampling.LANCZOS if smaller else PIL.Image.Resampling.NEAREST
-            canvas.paste(F.to_pil_image(image).resize((CELL, CELL), method), (LEFT + j * (CELL + GAP), y))
+            canvas.paste(F.to_pil_image(image).resize((CELL, CELL), method), (left + j * (CELL + GAP), y))
     return canvas
+
+
+def save_grid(rows: Sequence[Tensor], columns: Sequence[str], labels: Sequence[str], path: Path) -> None:
+    """``draw_grid`` to a file, in a folder that is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw_grid(rows, columns, labels).save(path)

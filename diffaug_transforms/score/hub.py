@@ -30,6 +30,7 @@ class NetworkCard:
         image_size: side of its images in pixels.
         num_timesteps, schedule: T and the betas' name.
         classes, licence, note: for people.
+        class_names: in the order of the labels; empty where they are not known.
     """
 
     name: str
@@ -43,6 +44,7 @@ class NetworkCard:
     classes: str
     licence: str
     note: str
+    class_names: tuple[str, ...] = ()
 
     @property
     def augment_timesteps(self) -> tuple[int, ...]:
@@ -61,7 +63,8 @@ class NetworkCard:
 @lru_cache
 def _cards() -> dict[str, NetworkCard]:
     entries = json.loads((HERE / "cards.json").read_text())
-    return {name: NetworkCard(name=name, **entry) for name, entry in entries.items()}
+    names = {name: tuple(entry.pop("class_names", ())) for name, entry in entries.items()}
+    return {name: NetworkCard(name=name, class_names=names[name], **entry) for name, entry in entries.items()}
 
 
 def list_score_networks() -> dict[str, NetworkCard]:
