@@ -14,6 +14,7 @@ from statistics import mean
 
 from certify_tables import certify_table, coverage_table, entropy_table, sigmas_table
 from gradient_tables import gradient_effect, gradient_table, jacobian_table
+from guidance_tables import accuracy_table, alignment_table, cost_table, guidance_table
 from ood_tables import degraded_table, far_table, fpr_table, near_table, sets_table
 from pivots import FAMILIES, gains, mean_over_seeds, pick, rows, select, with_diffaug
 from records import Record, read_records
@@ -184,6 +185,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "gradient_alignment": lambda: gradient_table(read_records("gradients"), "centred_cosine"),
     "gradient_effect": lambda: gradient_effect(read_records("gradients"), "score_cosine"),
     "jacobian": lambda: jacobian_table(read_records("jacobian")),
+    "guidance": lambda: guidance_table(read_records("guidance")),
+    "guidance_accuracy": lambda: accuracy_table(read_records("guidance")),
+    "guidance_alignment": lambda: alignment_table(read_records("guidance")),
+    "guidance_cost": lambda: cost_table(read_records("guidance")),
 }
 
 if __name__ == "__main__":
