@@ -1,4 +1,4 @@
-"""Labelled images of the training script: image folders and Hub datasets, cached views, batches that can be resumed."""
+"""Labelled images of the training scripts: image folders, Hub datasets, cached views, batches that can be resumed."""
 
 from __future__ import annotations
 
@@ -93,6 +93,12 @@ def load_images(data: str, split: str) -> LabelledImages | None:
     feature, labels = rows.features[label], rows[label][:]
     classes = feature.names if isinstance(feature, ClassLabel) else [str(k) for k in range(max(labels) + 1)]
     return LabelledImages(partial(read_row, rows, image), labels, classes, None)
+
+
+def load_test_images(data: str, limit: int | None) -> LabelledImages | None:
+    """The test images or, without any, the validation's: all, or ``limit`` evenly spaced. None where there are none."""
+    test = load_images(data, "test") or load_images(data, "validation") or load_images(data, "val")
+    return test.spread(limit) if test is not None and limit else test
 
 
 def cached_views(images: LabelledImages, folder: Path) -> list[list[Path]]:

@@ -15,24 +15,19 @@ every run on that folder shares them.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from checkpoints import peak_bytes, resume, save_checkpoint
-from image_data import Batches, LabelledImages, ViewsDataset, geometry, load_images, read_training_images
+from checkpoints import Progress, load_batches, start_accelerator
+from image_data import LabelledImages, ViewsDataset, geometry, load_test_images, read_training_images
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as F
-from tqdm.auto import tqdm
 
 from diffaug_transforms import DeepAugment, DiffAug
 from diffaug_transforms.classifiers import (
@@ -147,39 +142,25 @@ def accuracy(classifier: nn.Module, images: LabelledImages, size: int, accelerat
     return 100 * float(accelerator.reduce(right)) / len(images)
 
 
-def build_loader(
-    args: argparse.Namespace, accelerator: Accelerator, views: Views, data: tuple[LabelledImages, Any], start: int
-) -> DataLoader:
-    """This process's part of every batch from step ``start`` on, as per-sample views and labels."""
-    images, cached = data
-    dataset = ViewsDataset(images, views.per_sample, args.seed, cached, geometry(args.size)[1])
-    rank, world = accelerator.process_index, accelerator.num_processes
-    batches = Batches(len(images), args.batch_size, args.steps, args.seed, rank, world, start)
-    return DataLoader(dataset, batch_sampler=batches, num_workers=args.workers, pin_memory=torch.cuda.is_available())
-
-
 def train(args: argparse.Namespace, accelerator: Accelerator) -> tuple[NormalizedClassifier, dict[str, Any]]:
     """The trained classifier, and facts about the run."""
     prepared = args.diffaug_data if args.diffaug_data and "diffaug" in args.recipe else []
     data = read_training_images([data for data in (args.data, args.extra_data) if data], prepared, args.limit)
-    classes = data[0].classes
     views, loss_of = build_views(args, data[1] is not None)
-    raw = build_classifier(args, len(classes))
+    raw = build_classifier(args, len(data[0].classes))
     optimizer, schedule = build_optimizer(args, raw)
     classifier, optimizer = accelerator.prepare(raw, optimizer)
     accelerator.register_for_checkpointing(schedule)
-    progress = {"step": 0, "seconds": 0.0} | resume(accelerator, args.output)
+    progress = Progress(accelerator, args.output, args.steps, args.checkpoint_every)
     forward = torch.compile(classifier) if args.compile else classifier
 
     if data[1] is not None:
         accelerator.print(f"DiffAug is prepared: its draws repeat after {len(data[1][0])} passes over the images")
-    loader = build_loader(args, accelerator, views, data, progress["step"])
-    bar = tqdm(loader, initial=progress["step"], total=args.steps, disable=not accelerator.is_main_process)
-    clock = [time.perf_counter()]
-    smoothed: dict[str, float] = {}
-    for step, (sample_views, labels) in enumerate(bar, start=progress["step"] + 1):
+    dataset = ViewsDataset(data[0], views.per_sample, args.seed, data[1], geometry(args.size)[1])
+    for sample_views, labels in progress.over(load_batches(dataset, args, accelerator, progress.step)):
         labels = labels.to(accelerator.device)
-        batch_views = make_batch_views(views, sample_views, labels, (args.seed, step, accelerator.process_index))
+        seeds = (args.seed, progress.step, accelerator.process_index)
+        batch_views = make_batch_views(views, sample_views, labels, seeds)
         with accelerator.autocast():
             logits = classify_views(forward, batch_views)
         loss = loss_of(logits, labels)
@@ -188,38 +169,17 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> tuple[Normalize
         schedule.step()
         optimizer.zero_grad()
         right = (logits["clean"].argmax(dim=1) == labels).float().mean()
-        for name, value in (("loss", float(loss.detach())), ("accuracy", 100 * float(right))):
-            smoothed[name] = 0.95 * smoothed.get(name, value) + 0.05 * value
-        bar.set_postfix({name: f"{value:.3g}" for name, value in smoothed.items()}, refresh=False)
-        clock.append(time.perf_counter())
-        if step % 20 == 0 or step == args.steps:
-            accelerator.log({**smoothed, "lr": schedule.get_last_lr()[0]}, step=step)
-        if step % args.checkpoint_every == 0:
-            seconds = progress["seconds"] + clock[-1] - clock[0]
-            save_checkpoint(accelerator, args.output, step=step, seconds=seconds)
-    return raw, {
-        "classes": classes,
-        "images": args.steps * args.batch_size * accelerator.num_processes,
-        "seconds": round(progress["seconds"] + clock[-1] - clock[0], 1),
-        "seconds_per_step": median(b - a for a, b in pairwise(clock)) if len(clock) > 1 else None,
-        "peak_bytes": peak_bytes(),
-    }
+        progress.report(float(schedule.get_last_lr()[0]), loss=float(loss.detach()), accuracy=100 * float(right))
+    return raw, {"classes": data[0].classes, **progress.facts(args.batch_size)}
 
 
 def main() -> None:
     args = parse_arguments()
     set_seed(args.seed)
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # said, so that torchrun's processes on CPUs find each other
-        mixed_precision=args.mixed_precision,
-        log_with="tensorboard",
-        project_dir=str(args.output),
-    )
-    accelerator.init_trackers("logs")
+    accelerator = start_accelerator(args.mixed_precision, args.output)
     classifier, facts = train(args, accelerator)
-    test = load_images(args.data, "test") or load_images(args.data, "validation") or load_images(args.data, "val")
+    test = load_test_images(args.data, args.limit)
     if test is not None:
-        test = test.spread(args.limit) if args.limit else test
         facts["test_accuracy"] = accuracy(classifier, test, args.size, accelerator)
         accelerator.log({"test_accuracy": facts["test_accuracy"]}, step=args.steps)
     if accelerator.is_main_process:

@@ -1,0 +1,90 @@
+"""Noisy images for guidance classifiers: how they are cropped, diffused and classified, and the accuracy on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from accelerate import Accelerator
+from image_data import LabelledImages
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from diffaug_transforms.guidance import DenoiseAugmentedClassifier, NoisyClassifier
+from diffaug_transforms.score import NoiseSchedule
+from diffaug_transforms.score.functional import diffuse, to_signed
+from diffaug_transforms.score.memory_format import fast_layout
+
+Classifier: TypeAlias = NoisyClassifier | DenoiseAugmentedClassifier
+#: Of the draws for testing, whatever the seed of training.
+TEST_SEED = 0
+
+
+def geometry(size: int) -> tuple[v2.Transform, v2.Transform]:
+    """Training's view, and the central crop for testing (guided-diffusion, image_datasets.py).
+
+    Training's is the central crop and a flip up to 64 pixels; above, a crop whose side is .8 to 1 of the image's.
+    """
+    central = v2.Compose([v2.Resize(size, antialias=True), v2.CenterCrop(size)])
+    if size <= 64:
+        return v2.Compose([central, v2.RandomHorizontalFlip()]), central
+    resize = v2.RandomResize(size, size * 5 // 4 + 1, antialias=True)
+    return v2.Compose([resize, v2.RandomCrop(size), v2.RandomHorizontalFlip()]), central
+
+
+def one_view(transform: Callable[[Any], Any], image: Any) -> dict[str, Tensor]:
+    return {"image": F.pil_to_tensor(transform(image))}
+
+
+def diffuse_uniformly(images: Tensor, schedule: NoiseSchedule, seeds: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Images in [0, 1] (B, C, H, W) diffused to times uniform over 0...T-1, and the times (B,). The seeds fix both."""
+    generator = torch.Generator(images.device).manual_seed(hash(seeds) % 2**63)
+    options: dict[str, Any] = {"generator": generator, "device": images.device}
+    timesteps = torch.randint(schedule.num_timesteps, (len(images),), **options)
+    return diffuse(to_signed(images), timesteps, torch.randn(images.shape, **options), schedule), timesteps
+
+
+def classify(
+    classifier: Classifier, encoder: Callable[..., Tensor], x_t: Tensor, timesteps: Tensor, accelerator: Accelerator
+) -> Tensor:
+    """The classifier's logits, with ``encoder`` for its own: the score network stays out of autocast and of DDP."""
+    x_t = x_t.contiguous(memory_format=fast_layout(x_t.device, gradients=True))
+    denoised = [classifier.denoise(x_t, timesteps)] if isinstance(classifier, DenoiseAugmentedClassifier) else []
+    with accelerator.autocast():
+        return encoder(x_t, timesteps, *denoised).float()
+
+
+def percent_right(right: Tensor, timesteps: Tensor, num_timesteps: int) -> dict[str, float]:
+    """Of all; and in each quarter of the times, q0 the least noisy, that has images (guided-diffusion logs them so)."""
+    quarters = (4 * timesteps // num_timesteps).cpu()
+    right = 100 * right.cpu().float()
+    parts = {f"accuracy_q{q}": right[quarters == q] for q in range(4)}
+    return {"accuracy": float(right.mean()), **{name: float(part.mean()) for name, part in parts.items() if len(part)}}
+
+
+@torch.inference_mode()
+def accuracy_on_noise(
+    classifier: Classifier, images: LabelledImages, schedule: NoiseSchedule, accelerator: Accelerator
+) -> dict[str, float]:
+    """``percent_right`` of images that were each diffused to one time, as "test_...", each process taking its share.
+
+    The draws of image i depend on i alone: not on batches, processes, device, or the form of the classifier.
+    """
+    _, central = geometry(classifier.encoder.config["sample_size"])
+    device, schedule = accelerator.device, schedule.to("cpu")
+    share = range(accelerator.process_index, len(images), accelerator.num_processes)
+    predicted, timesteps = torch.zeros(2, len(images), dtype=torch.int64)
+    classifier.eval()
+    for start in range(0, len(share), 64):
+        index = list(share[start : start + 64])
+        unit = [F.pil_to_tensor(central(images[i][0]))[None] / 255 for i in index]
+        draws = [diffuse_uniformly(image, schedule, (TEST_SEED, i)) for image, i in zip(unit, index)]
+        x_t, timesteps[index] = (torch.cat(part) for part in zip(*draws))
+        logits = classify(classifier, classifier.encoder, x_t.to(device), timesteps[index].to(device), accelerator)
+        predicted[index] = logits.argmax(dim=1).cpu()
+    classifier.train()
+    predicted, timesteps = (accelerator.reduce(part.to(device)).cpu() for part in (predicted, timesteps))
+    found = percent_right(predicted == torch.tensor(images.labels), timesteps, schedule.num_timesteps)
+    return {f"test_{name}": value for name, value in found.items()}

@@ -1,0 +1,84 @@
+"""examples/noisy_images.py: views, times and noise, and the accuracy on noisy images, by hand."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from diffaug_transforms.guidance import NoisyClassifier
+from diffaug_transforms.score import NoiseSchedule
+
+from .guidance_encoders import tiny_encoder
+from .training import EXAMPLES
+
+for module in ("accelerate", "datasets"):
+    pytest.importorskip(module)
+sys.path.insert(0, str(EXAMPLES))
+import noisy_images  # noqa: E402
+from image_data import LabelledImages  # noqa: E402
+
+
+def test_times_are_uniform_and_the_noise_is_the_schedules():
+    images = torch.full((4000, 1, 4, 4), 0.75)
+    for schedule in (NoiseSchedule.named("linear", 100), NoiseSchedule.variance_exploding(0.1, 10, 100)):
+        x_t, timesteps = noisy_images.diffuse_uniformly(images, schedule, (3, 1))
+        assert torch.bincount(timesteps // 10, minlength=10).sub(400).abs().max() < 80  # 4 standard deviations
+        signal_scale, noise_scale = schedule.scales(timesteps)
+        noise = (x_t - 0.5 * signal_scale) / noise_scale
+        assert noise.mean().abs() < 0.02
+        assert (noise.std() - 1).abs() < 0.02
+        again = noisy_images.diffuse_uniformly(images, schedule, (3, 1))
+        assert torch.equal(x_t, again[0])
+        assert not torch.equal(x_t, noisy_images.diffuse_uniformly(images, schedule, (3, 2))[0])
+
+
+def test_percent_right_by_quarter_by_hand():
+    right, timesteps = torch.tensor([True, False, True, True]), torch.tensor([0, 24, 25, 99])
+    expected = {"accuracy": 75.0, "accuracy_q0": 50.0, "accuracy_q1": 100.0, "accuracy_q3": 100.0}
+    assert noisy_images.percent_right(right, timesteps, 100) == expected
+
+
+def test_views_are_flips_of_small_images_and_crops_of_large_ones():
+    small, large = (PIL.Image.fromarray(np.zeros((side, side + 10, 3), np.uint8)) for side in (32, 100))
+    for size, image in ((32, small), (80, large)):
+        for transform in noisy_images.geometry(size):
+            view = noisy_images.one_view(transform, image)["image"]
+            assert (view.shape, view.dtype) == ((3, size, size), torch.uint8)
+    ramp = PIL.Image.fromarray(np.arange(32, dtype=np.uint8)[None, :, None].repeat(32, 0).repeat(3, 2))
+    training, central = noisy_images.geometry(32)
+    straight = noisy_images.one_view(central, ramp)["image"]
+    seen = {tuple(noisy_images.one_view(training, ramp)["image"][0, 0].tolist()) for _ in range(20)}
+    assert seen == {tuple(range(32)), tuple(range(31, -1, -1))}
+    assert torch.equal(straight[0, 0], torch.arange(32, dtype=torch.uint8))
+
+
+def test_processes_share_the_test_images():
+    """What two processes find adds up to what one finds alone, for the reduction to sum."""
+    rng = np.random.default_rng(1)
+    pictures = [PIL.Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in range(5)]
+    images = LabelledImages(pictures.__getitem__, [0, 1, 2, 3, 4], list("abcdefg"), None)
+    classifier, schedule = NoisyClassifier(tiny_encoder()), NoiseSchedule.named("linear", 1000)
+
+    def found(rank: int, world: int) -> list[torch.Tensor]:
+        parts: list[torch.Tensor] = []
+        process = SimpleNamespace(
+            device=torch.device("cpu"),
+            process_index=rank,
+            num_processes=world,
+            autocast=nullcontext,
+            reduce=lambda part: parts.append(part) or part,
+        )
+        noisy_images.accuracy_on_noise(classifier, images, schedule, process)
+        return parts
+
+    first, second, (predicted, timesteps) = found(0, 2), found(1, 2), found(0, 1)
+    assert torch.equal(first[0] + second[0], predicted)
+    assert torch.equal(first[1] + second[1], timesteps)
+    assert timesteps.min() > 0
+    assert first[1][1] == second[1][0] == 0
