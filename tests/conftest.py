@@ -54,6 +54,7 @@ def tiny_unet(num_class_embeds: int | None = None, learned_variance: bool = Fals
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=16,
         num_class_embeds=num_class_embeds,
+        norm_num_groups=8,  # norms of single channels would take away all that time and labels add
     )
 
 
