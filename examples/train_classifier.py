@@ -73,7 +73,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="compile the classifier and the score network")
     parser.add_argument("--workers", type=int, default=0, help="DataLoader processes, per process")
     parser.add_argument("--checkpoint-every", type=int, default=400, help="steps between checkpoints")
-    parser.add_argument("--limit", type=int, help="use only the first N images of each split, to try the script")
+    parser.add_argument("--limit", type=int, help="use only N images of each split, always the same, to try the script")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -219,7 +219,7 @@ def main() -> None:
     classifier, facts = train(args, accelerator)
     test = load_images(args.data, "test") or load_images(args.data, "validation") or load_images(args.data, "val")
     if test is not None:
-        test = test.spread(args.limit) if args.limit else test
+        test = test.subset(args.limit) if args.limit else test
         facts["test_accuracy"] = accuracy(classifier, test, args.size, accelerator)
         accelerator.log({"test_accuracy": facts["test_accuracy"]}, step=args.steps)
     if accelerator.is_main_process:
