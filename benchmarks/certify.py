@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from certify_plot import plot_curves
 from records import RESULTS, Record, write_results
-from shift_inputs import open_classifier, open_set
+from shift_inputs import open_classifiers, open_set
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -104,8 +104,7 @@ def certificates(votes: Votes, sigma: float, label: int, args: argparse.Namespac
 
 def run(args: argparse.Namespace) -> list[Record]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    opened = {spec: open_classifier(spec) for spec in args.classifier}
-    classifiers = {spec: classifier.to(device) for spec, (classifier, _) in opened.items()}
+    classifiers, fields = open_classifiers(args.classifier, device)
     network = load_score_network(args.network).to(device, fast_dtype(device))
     images = open_set(args.dataset, args.data, "clean", 0).subset(args.images)
     common = {"benchmark": "certify", "dataset": args.dataset, "network": args.network, "mode": "smoothed"}
@@ -116,7 +115,7 @@ def run(args: argparse.Namespace) -> list[Record]:
         index = images.full_index(place)
         votes = votes_on(images[place], index, sigma, network, classifiers, args)
         for spec, certificate in certificates(votes, sigma, images.labels[place][0], args).items():
-            records.append({**common, **opened[spec][1], "sigma": sigma, "image": index, **certificate})
+            records.append({**common, **fields[spec], "sigma": sigma, "image": index, **certificate})
     return records
 
 

@@ -22,7 +22,7 @@ def plot_curves(records: Sequence[Record], path: Path) -> None:
     figure, panels = plt.subplots(1, len(sigmas), figsize=(10, 3.4), layout="constrained", sharey=True, squeeze=False)
     for panel, sigma in zip(panels[0], sigmas):
         here = select(records, sigma=sigma)
-        radii = np.linspace(0, 1.02 * max(r["value"] for r in here), 200)
+        radii = np.linspace(0, 1.02 * max(r["value"] for r in here), 200).tolist()
         for i, recipe in enumerate(dict.fromkeys(r["recipe"] for r in here)):
             own = select(here, recipe=recipe)
             curve = [certified_accuracy(own, radius) for radius in radii]

@@ -19,7 +19,7 @@ def holds(record: Record, radius: float) -> bool:
 
 def certified_accuracy(records: Sequence[Record], radius: float) -> float:
     """Percent of certificates that hold."""
-    return 100 * mean(holds(r, radius) for r in records)
+    return 100 * mean(float(holds(r, radius)) for r in records)
 
 
 def certify_table(records: Sequence[Record]) -> str:

@@ -24,7 +24,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from records import RESULTS, Record, write_results
-from shift_inputs import SETS, device_batches, holds_corruptions, open_classifier, open_set
+from shift_inputs import SETS, device_batches, holds_corruptions, open_classifiers, open_set
 from shift_methods import Method, log_probabilities, make_methods, mode_answers
 from shift_plot import plot_over_time
 from shift_tables import shift_table
@@ -126,9 +126,7 @@ def to_records(sums: dict[Key, Counter[str]], common: Record, fields: dict[str, 
 
 
 def run(args: argparse.Namespace, accelerator: Accelerator) -> list[Record]:
-    opened = {spec: open_classifier(spec) for spec in args.classifier}
-    classifiers = {spec: classifier.to(accelerator.device) for spec, (classifier, _) in opened.items()}
-    fields = {spec: field for spec, (_, field) in opened.items()}
+    classifiers, fields = open_classifiers(args.classifier, accelerator.device)
     methods = make_methods(args, accelerator.device)
     name = args.name or args.dataset
     settings = {key: str(value) for key, value in sorted(vars(args).items()) if key not in FREE}

@@ -16,7 +16,7 @@ from statistics import mean
 import torch
 from pivots import select
 from records import RESULTS, Record, write_results
-from shift_inputs import open_classifier, open_set
+from shift_inputs import open_classifiers, open_set
 from tqdm.auto import tqdm
 
 from diffaug_transforms import DiffAug, load_score_network
@@ -41,8 +41,7 @@ def parse_arguments() -> argparse.Namespace:
 @torch.inference_mode()
 def run(args: argparse.Namespace) -> list[Record]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    opened = {spec: open_classifier(spec) for spec in args.classifier}
-    classifiers = {spec: classifier.to(device) for spec, (classifier, _) in opened.items()}
+    classifiers, fields = open_classifiers(args.classifier, device)
     network = load_score_network(args.network).to(device, fast_dtype(device))
     data = open_set(args.dataset, args.data, "clean", 0).subset(args.images)
     images = torch.stack([data[i] for i in range(len(data))]).float() / 255
@@ -56,7 +55,7 @@ def run(args: argparse.Namespace) -> list[Record]:
         for spec, classifier in classifiers.items():
             logits = torch.cat([classifier(part).float() for part in views.split(args.batch_size)])
             right = data.correct(logits, range(len(data))).float().mean()
-            here = {**common, **opened[spec][1], "timestep": t, "n": len(data), "classes": logits.shape[1]}
+            here = {**common, **fields[spec], "timestep": t, "n": len(data), "classes": logits.shape[1]}
             values = entropy(logits.log_softmax(1))
             error = round(float(values.std()) / len(values) ** 0.5, 4)
             records.append(

@@ -1,6 +1,6 @@
 """Perceptually aligned gradients: what a classifier's input gradient looks like, alone and through DiffAug.
 
-    python benchmarks/gradients.py --data FOLDER_OR_HUB_ID --classifier FOLDER --classifier FOLDER
+    python benchmarks/gradients.py --data FOLDER_OR_HUB_ID --classifier FOLDER FOLDER
 
 Every gradient is of classifier(through(image)) by image (see ``input_gradient``), with one noise for all classifiers:
     alone       nothing between: the gradient at the clean image
@@ -57,7 +57,7 @@ Values = dict[tuple[int, str, int, str], list[Tensor]]
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="uoft-cs/cifar10", help="Hub id or local folder of CIFAR-10")
-    parser.add_argument("--classifier", action="append", required=True, help="as covariate_shift.py's; may be repeated")
+    parser.add_argument("--classifier", nargs="+", action="extend", required=True, help="as covariate_shift.py's")
     parser.add_argument("--network", default="cifar10", help="a class-conditional one with a null class")
     parser.add_argument("--timesteps", type=int, nargs="+", default=[16, 44, 96, 200, 350, 500])
     parser.add_argument("--images", type=int, default=100, help="the first test images")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,15 @@ def open_classifier(spec: str) -> tuple[nn.Module, dict[str, Any]]:
         config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
         mean, std = config["mean"], config["std"]
     return NormalizedClassifier(model, mean, std).eval(), fields
+
+
+def open_classifiers(
+    specs: Sequence[str], device: torch.device
+) -> tuple[dict[str, nn.Module], dict[str, dict[str, Any]]]:
+    """Several classifiers on a device, and their fields, each by what it was opened from."""
+    opened = {spec: open_classifier(spec) for spec in specs}
+    fields = {spec: field for spec, (_, field) in opened.items()}
+    return {spec: classifier.to(device) for spec, (classifier, _) in opened.items()}, fields
 
 
 def efficientnet_lite0() -> nn.Module:

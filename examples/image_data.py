@@ -37,9 +37,10 @@ class LabelledImages:
     def __getitem__(self, index: int) -> tuple[PIL.Image.Image, int]:
         return self.read(index).convert("RGB"), self.labels[index]
 
-    def spread(self, number: int) -> LabelledImages:
-        """That many of the images, evenly spaced: folders are sorted by class."""
-        kept = [i * len(self) // number for i in range(min(number, len(self)))]
+    def subset(self, number: int) -> LabelledImages:
+        """That many of the images, at random but always the same: files are sorted by class, rows may alternate."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
+        kept = sorted(order[:number].tolist())
         paths = None if self.paths is None else [self.paths[i] for i in kept]
         return LabelledImages(partial(read_kept, self.read, kept), [self.labels[i] for i in kept], self.classes, paths)
 
@@ -98,7 +99,7 @@ def load_images(data: str, split: str) -> LabelledImages | None:
 def load_test_images(data: str, limit: int | None) -> LabelledImages | None:
     """The test images or, without any, the validation's: all, or ``limit`` evenly spaced. None where there are none."""
     test = load_images(data, "test") or load_images(data, "validation") or load_images(data, "val")
-    return test.spread(limit) if test is not None and limit else test
+    return test.subset(limit) if test is not None and limit else test
 
 
 def cached_views(images: LabelledImages, folder: Path) -> list[list[Path]]:
@@ -121,7 +122,7 @@ def read_training_images(
     """The training images of all sources, and the prepared copies of each image where folders of them are given.
 
     Args:
-        sources: as ``load_images``' data; the first ``limit`` of each, evenly spaced.
+        sources: as ``load_images``' data; the first ``limit`` of a random order of each.
         prepared: one folder of `diffaug augment` for each source, or none.
     """
     if prepared and len(prepared) != len(sources):
@@ -132,7 +133,7 @@ def read_training_images(
         images = load_images(source, "train")
         if images is None:
             raise ValueError(f"data must hold training images. Got {source}")
-        images = images.spread(limit) if limit else images
+        images = images.subset(limit) if limit else images
         copies += cached_views(images, folder) if folder is not None else []
         joined = images if joined is None else joined.join(images)
     if joined is None:

@@ -68,7 +68,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="compile the classifier and the score network")
     parser.add_argument("--workers", type=int, default=0, help="DataLoader processes, per process")
     parser.add_argument("--checkpoint-every", type=int, default=400, help="steps between checkpoints")
-    parser.add_argument("--limit", type=int, help="use only the first N images of each split, to try the script")
+    parser.add_argument("--limit", type=int, help="use only N images of each split, always the same, to try the script")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 

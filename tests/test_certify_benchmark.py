@@ -22,6 +22,7 @@ import certify  # noqa: E402
 import certify_coverage  # noqa: E402
 import entropy_over_time  # noqa: E402
 import train_known_classes  # noqa: E402
+from certify_plot import plot_curves  # noqa: E402
 from certify_tables import certify_table, coverage_table, entropy_table, sigmas_table  # noqa: E402
 
 
@@ -47,6 +48,11 @@ def test_the_table_takes_the_best_sigma_at_each_radius():
     assert lines[5].startswith("| diffaug | 100.0 ± 0.0 | 50.0 ± 0.0 |")
     # Paired over images: one gains 100, the other 0.
     assert lines[6].startswith("| baseline to diffaug | +50.0 ± 50.0 | +0.0 ± 0.0 |")
+
+
+def test_the_curves_of_certificates_that_hold(tmp_path):
+    plot_curves(certificates(), tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
 
 
 def test_wrong_and_abstaining_certificates_never_count():

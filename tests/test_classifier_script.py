@@ -21,7 +21,7 @@ from .training import EXAMPLES, run, run_and_kill
 for module in ("accelerate", "datasets", "tensorboard"):
     pytest.importorskip(module)
 sys.path.insert(0, str(EXAMPLES))
-from image_data import Batches, cached_views, load_images  # noqa: E402
+from image_data import Batches, LabelledImages, cached_views, load_images  # noqa: E402
 
 SCRIPT = "train_classifier.py"
 OPTIONS = ["--model", "cifar_resnet-8", "--batch-size", "8", "--mixed-precision", "no", "--lr", "0.05"]
@@ -89,9 +89,22 @@ def test_images_and_prepared_copies_are_paired_by_path(folder, tmp_path):
     with pytest.raises(OSError, match="has no copy of class0/0.png"):
         cached_views(images, tmp_path)
     assert load_images(str(folder), "validation") is None
-    few, twice = images.spread(4), pickle.loads(pickle.dumps(images.join(images)))
-    assert [few.labels, twice.labels[8:]] == [[0, 1, 2, 3], images.labels]
-    assert few[1][0].tobytes() == images[2][0].tobytes() == twice[10][0].tobytes() != images[3][0].tobytes()
+    few, twice = images.subset(4), pickle.loads(pickle.dumps(images.join(images)))
+    assert twice.labels[8:] == images.labels
+    assert twice[10][0].tobytes() == images[2][0].tobytes() != images[3][0].tobytes()
+    places = [images.paths.index(path) for path in few.paths]
+    assert len(set(places)) == 4
+    for i, place in enumerate(places):
+        assert few.labels[i] == images.labels[place]
+        assert few[i][0].tobytes() == images[place][0].tobytes()
+
+
+@pytest.mark.parametrize("labels", [sorted(list(range(10)) * 50), list(range(10)) * 50])
+def test_a_subset_has_all_classes_whatever_the_order(labels):
+    """Sorted by class as in folders, or alternating as the rows of some data sets."""
+    few = LabelledImages(None, labels, list("abcdefghij"), None).subset(100)
+    assert len(set(few.labels)) == 10
+    assert few.labels == LabelledImages(None, labels, list("abcdefghij"), None).subset(100).labels
 
 
 def test_every_pass_sees_every_image_once_whatever_the_processes():

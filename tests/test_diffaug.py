@@ -240,6 +240,16 @@ def test_moving_before_and_after_loading(make):
     assert transform.network.dtype == torch.float32
 
 
+def test_gradients_after_a_first_call_in_inference_mode(network):
+    transform = DiffAug(network, timesteps=100, differentiable=True, dtype=torch.float64)
+    images = contracts.images(SIZE)
+    with torch.inference_mode():
+        transform(images)
+    images = images.clone().requires_grad_()
+    transform(images).sum().backward()
+    assert images.grad.abs().sum() > 0
+
+
 def test_a_parents_dtype_and_layout_leave_the_network_on_its_device(network):
     transform = DiffAug(network, dtype=torch.float32)
     parent = nn.Sequential(transform).to("meta")

@@ -148,7 +148,7 @@ def test_group_norms_of_small_maps_are_made_contiguous_only_where_that_is_faster
     ):
         x = torch.randn(2, 32, size, size).to(dtype).contiguous(memory_format=torch.channels_last)
         output = norm.to(dtype)(x)
-        exact = torch.nn.functional.group_norm(x.float(), 32, norm.weight.float(), norm.bias.float())
+        exact = torch.nn.functional.group_norm(x.float(), norm.num_groups, norm.weight.float(), norm.bias.float())
         torch.testing.assert_close(output.float(), exact, rtol=0.02, atol=0.02)
         assert seen.pop() is contiguous
 

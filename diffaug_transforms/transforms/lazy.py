@@ -55,7 +55,8 @@ class LazyNetwork:
     def metadata(self) -> ScoreNetwork:
         """The network wherever it is and in whatever dtype: for its schedule, sizes and classes. Loads it."""
         if self._loaded is None:
-            self._loaded = load_score_network(self.source)  # type: ignore[arg-type]
+            with torch.inference_mode(False):
+                self._loaded = load_score_network(self.source)  # type: ignore[arg-type]
         return self._loaded
 
     def on(self, device: torch.device) -> ScoreNetwork:
@@ -65,9 +66,11 @@ class LazyNetwork:
         wanted = (device, self.dtype or fast_dtype(device))
         if self._ready_for == wanted:
             return network
-        if network is self.source and wanted != (network.device, network.dtype):
-            network = copy.deepcopy(network)
-        self._loaded = network.to(*wanted).to(memory_format=fast_layout(device, self.gradients))
+        # Weights made in inference mode could never take part in a gradient again.
+        with torch.inference_mode(False):
+            if network is self.source and wanted != (network.device, network.dtype):
+                network = copy.deepcopy(network)
+            self._loaded = network.to(*wanted).to(memory_format=fast_layout(device, self.gradients))
         if self.compile:
             network.unet.compile()
         network.requires_grad_(False)
