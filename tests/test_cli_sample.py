@@ -38,8 +38,8 @@ def folder(schedule: NoiseSchedule, tmp_path_factory: pytest.TempPathFactory) ->
     networks = {
         "plain": ScoreNetwork(tiny_unet(), schedule),
         "conditional": ScoreNetwork(tiny_unet(5), schedule),
-        "null": ScoreNetwork(tiny_unet(6, norm_num_groups=8), schedule, null_class=5),
-        "seven": ScoreNetwork(tiny_unet(8, norm_num_groups=8), schedule, null_class=7),
+        "null": ScoreNetwork(tiny_unet(6), schedule, null_class=5),
+        "seven": ScoreNetwork(tiny_unet(8), schedule, null_class=7),
         "cosine": ScoreNetwork(tiny_unet(), NoiseSchedule.named("cosine")),
         "exploding": ScoreNetwork(tiny_unet(), EXPLODING),
     }
