@@ -6,6 +6,7 @@
     score/        x_t, t and the network: schedules, pure functions, ScoreNetwork, loading from Hub, disk, OpenAI
     transforms/   DiffAug, AugMix, DeepAugment for pipelines, compose_with for training, DiffAugEnsemble at test time
     robustness/   DDA, which adapts test images; test sets under shift; smoothing, OOD scores, gradients
+    guidance/     noisy and denoise-augmented classifiers, and the guide they make for sampling
     classifiers.py  classifiers by name, and the folders that training writes
     cli.py        the `diffaug` command
 

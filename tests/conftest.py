@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,10 @@ from torchvision.transforms.v2 import functional as F
 from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.figures import sample_images
 from diffaug_transforms.score import NoiseSchedule
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores, and so do the scripts they start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 
 
 class GaussianOracle(nn.Module):

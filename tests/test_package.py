@@ -115,7 +115,9 @@ def test_docstring_examples():
 
     import torch
 
-    from diffaug_transforms import classifiers, robustness, score, transforms
+    from diffaug_transforms import classifiers, guidance, robustness, score, transforms
+    from diffaug_transforms.guidance import classifiers as noisy
+    from diffaug_transforms.guidance import encoder, guide
     from diffaug_transforms.robustness import (
         adaptation,
         certificates,
@@ -142,12 +144,12 @@ def test_docstring_examples():
     )
 
     pytest.importorskip("cv2")
-    names = {**vars(score), **vars(transforms), **vars(robustness), "torch": torch}
+    names = {**vars(score), **vars(sampling), **vars(transforms), **vars(robustness), **vars(guidance), "torch": torch}
     diffusion = (schedule, matching, functional, network, hub, sampling)
     views = (diffaug, ensemble, anytime, self_ensemble, augmix, deepaugment, compose, recipes, classifiers)
     shifts = (adaptation, corruptions, shift_sets, mce)
     evidence = (certificates, gradients, jacobian, ood, ood_metrics, ood_rules, smoothing)
-    for module in (*diffusion, *views, *shifts, *evidence):
+    for module in (*diffusion, *views, *shifts, *evidence, encoder, noisy, guide):
         result = doctest.testmod(module, extraglobs={**names, **vars(module)})
         assert result.attempted > 0, module.__name__
         assert result.failed == 0, module.__name__
