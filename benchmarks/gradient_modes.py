@@ -16,9 +16,10 @@ from diffaug_transforms.score import diffuse, to_signed
 
 
 def read_images(data: Any, places: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Images (B, C, H, W) in [0, 1] and their labels (B,)."""
-    images = torch.stack([data[place] for place in places]).float() / 255
-    return images, torch.tensor([data.labels[place][0] for place in places])
+    """Images (B, C, H, W) in [0, 1] and their labels (B,), on the GPU if there is one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    images = torch.stack([data[place] for place in places]).to(device).float() / 255
+    return images, torch.tensor([data.labels[place][0] for place in places], device=device)
 
 
 class Mode(NamedTuple):
@@ -31,7 +32,7 @@ class Mode(NamedTuple):
 
 def open_modes(augment: DiffAug, images: Tensor, t: int, noise: Tensor) -> dict[str, Mode]:
     """The modes that depend on t; ``noise`` is like ``images``, (B, C, H, W)."""
-    params = {"timesteps": torch.full((len(images),), t), "noise": noise}
+    params = {"timesteps": torch.full((len(images),), t, device=images.device), "noise": noise}
     with torch.no_grad():
         view = augment.transform(images, params)
     added = augment.network.schedule.sigmas[t] / 2 * noise  # sigmas are on [-1, 1]
@@ -44,7 +45,7 @@ def open_modes(augment: DiffAug, images: Tensor, t: int, noise: Tensor) -> dict[
 
 def label_gradient(network: ScoreNetwork, images: Tensor, labels: Tensor, t: int, noise: Tensor) -> Tensor:
     """The network's own gradient of log p_t(label | x_t) by x_t: its score with the label minus the one without."""
-    timesteps = torch.full((len(images),), t)
+    timesteps = torch.full((len(images),), t, device=images.device)
     with torch.no_grad():
         x_t = diffuse(to_signed(images), timesteps, noise, network.schedule)
         return network.score(x_t, timesteps, labels) - network.score(x_t, timesteps)

@@ -44,7 +44,7 @@ from gradient_modes import (
 )
 from gradient_pictures import draw_panels, stretch
 from records import RESULTS, Record, write_results
-from shift_inputs import open_classifier, open_set
+from shift_inputs import open_classifiers, open_set
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -70,16 +70,18 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
-    opened = [open_classifier(spec) for spec in args.classifier]
-    models, fields = [model for model, _ in opened], [fields for _, fields in opened]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    classifiers, named = open_classifiers(args.classifier, device)
+    models, fields = list(classifiers.values()), list(named.values())
     augment = DiffAug(args.network, differentiable=True, dtype=torch.float32)
     data = open_set("cifar10", args.data, "clean", 0)
     if args.pictures:
-        draw(augment, {f["recipe"]: model for model, f in opened if f["seed"] == 0}, data, args)
+        draw(augment, {f["recipe"]: model for model, f in zip(models, fields) if f["seed"] == 0}, data, args)
     values: Values = defaultdict(list)
     for places in tqdm(torch.arange(min(args.images, len(data))).split(args.batch_size)):
         images, labels = read_images(data, places.tolist())
-        random, *noise = draw_noise(places.tolist(), 1 + len(args.timesteps), images.shape[1:], args.seed)
+        drawn = draw_noise(places.tolist(), 1 + len(args.timesteps), images.shape[1:], args.seed)
+        random, *noise = drawn.to(images.device)
         collect(values, models, augment, images, labels, random, dict(zip(args.timesteps, noise)))
     write_results(__file__, list(make_records(values, fields, args.network)), args.output)
 
@@ -97,7 +99,7 @@ def collect(
 
     def add(place: int, mode: str, t: int, metrics: dict[str, Tensor]) -> None:
         for metric, value in metrics.items():
-            values[place, mode, t, metric].append(value)
+            values[place, mode, t, metric].append(value.cpu())
 
     clean = Mode(images, None, images)
     alone = {place: of_classifier(classifier, clean, labels) for place, classifier in enumerate(classifiers)}
@@ -129,7 +131,7 @@ def make_records(values: Values, fields: Sequence[dict[str, Any]], network: str)
 def draw(augment: DiffAug, classifiers: dict[str, nn.Module], data: Any, args: argparse.Namespace) -> None:
     """The denoised images over t, under them the network's own gradients and each classifier's, of the true label."""
     images, labels = read_images(data, args.pictures)
-    (noise,) = draw_noise(args.pictures, 1, images.shape[1:], args.seed)
+    (noise,) = draw_noise(args.pictures, 1, images.shape[1:], args.seed).to(images.device)
     columns = {t: open_modes(augment, images, t, noise) for t in args.timesteps}
     own = [label_gradient(augment.network, images, labels, t, noise) for t in args.timesteps]
     rows: dict[str, list[Tensor | None]] = {

@@ -60,13 +60,13 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
-    network = load_score_network(args.network).float()
+    network = load_score_network(args.network).to("cuda" if torch.cuda.is_available() else "cpu", torch.float32)
     data = open_set("cifar10", args.data, "clean", 0)
     if args.pictures:
         draw(network, data, args)
     places = range(min(args.images, len(data)))
     x_0 = to_signed(read_images(data, places)[0])
-    noise = draw_noise(places, len(args.timesteps), x_0.shape[1:], args.seed)
+    noise = draw_noise(places, len(args.timesteps), x_0.shape[1:], args.seed).to(x_0.device)
     records: list[Record] = []
     for t, drawn in zip(tqdm(args.timesteps), noise):
         for r in [*of_random(network, x_0, t, drawn, args), *of_leading(network, x_0, t, drawn, args)]:
@@ -77,12 +77,12 @@ def main() -> None:
 
 def of_random(network: ScoreNetwork, x_0: Tensor, t: int, noise: Tensor, args: argparse.Namespace) -> Iterator[Record]:
     """The asymmetry and the errors at one t, from images (B, C, H, W) in [-1, 1] and noise like them."""
-    timesteps = torch.full((len(x_0),), t)
+    timesteps = torch.full((len(x_0),), t, device=x_0.device)
     x_t = diffuse(x_0, timesteps, noise, network.schedule)
     generator = torch.Generator().manual_seed(args.seed)
-    skew, size, trace = (torch.zeros(len(x_0)) for _ in range(3))
+    skew, size, trace = (torch.zeros(len(x_0), device=x_0.device) for _ in range(3))
     for _ in range(args.vectors):
-        v = torch.randint(2, x_0.shape, generator=generator) * 2.0 - 1
+        v = (torch.randint(2, x_0.shape, generator=generator) * 2.0 - 1).to(x_0.device)
         forward = jacobian_vector_product(network, x_t, timesteps, v)
         skew += squared_norm(forward - vector_jacobian_product(network, x_t, timesteps, v))
         size += squared_norm(forward)
@@ -103,7 +103,7 @@ def of_random(network: ScoreNetwork, x_0: Tensor, t: int, noise: Tensor, args: a
 
 def of_leading(network: ScoreNetwork, x_0: Tensor, t: int, noise: Tensor, args: argparse.Namespace) -> Iterator[Record]:
     """The asymmetry along the leading directions, and their singular values."""
-    timestep, chosen = torch.tensor([t]), slice(args.leading_images)
+    timestep, chosen = torch.tensor([t], device=x_0.device), slice(args.leading_images)
     asymmetries, spectra = [], []
     for image, drawn in zip(x_0[chosen], noise[chosen]):
         x_t = diffuse(image[None], timestep, drawn[None], network.schedule)
@@ -138,7 +138,7 @@ def summary(values: Tensor) -> dict[str, Any]:
 def draw(network: ScoreNetwork, data: Any, args: argparse.Namespace) -> None:
     """Images and what their leading directions do: pred_x0 of x_t moved along them, either way."""
     x_0 = to_signed(read_images(data, args.pictures)[0])
-    noise = draw_noise(args.pictures, len(args.picture_timesteps), x_0.shape[1:], args.seed)
+    noise = draw_noise(args.pictures, len(args.picture_timesteps), x_0.shape[1:], args.seed).to(x_0.device)
     rows = {
         f"t = {t}" + " " * place: row(network, image, t, drawn, args)
         for t, drawn_at in zip(args.picture_timesteps, noise)
@@ -151,14 +151,14 @@ def draw(network: ScoreNetwork, data: Any, args: argparse.Namespace) -> None:
 
 def row(network: ScoreNetwork, x_0: Tensor, t: int, noise: Tensor, args: argparse.Namespace) -> list[Tensor]:
     """The pictures of one image (C, H, W): itself, x_t, denoised, the directions, and denoised x_t moved along them."""
-    x_t = diffuse(x_0[None], torch.tensor([t]), noise[None], network.schedule)
+    x_t = diffuse(x_0[None], torch.tensor([t], device=x_0.device), noise[None], network.schedule)
     _, directions = find_directions(network, x_t[0], t, args)
-    random = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(args.seed))
+    random = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(args.seed)).to(x_0.device)
     unit = torch.stack([directions[0], directions[1], random / random.norm()])
     moves = args.move * (x_t - network.schedule.signal_scale[t] * x_0).norm() * unit
     every = torch.cat([x_t, x_t + torch.stack([-moves, moves], dim=1).flatten(0, 1)])
     with torch.no_grad():
-        denoised = to_unit(network.pred_x0(every, torch.full((len(every),), t)))
+        denoised = to_unit(network.pred_x0(every, torch.full((len(every),), t, device=every.device)))
     shown = stretch(torch.cat([directions, random[None]]))
     return [to_unit(x_0), to_unit(x_t[0]).clamp(0, 1), denoised[0], *shown, *denoised[1:]]
 
