@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
@@ -98,7 +99,8 @@ def certificates(votes: Votes, sigma: float, label: int, args: argparse.Namespac
     for name, (first, second) in votes.items():
         chosen = max(range(len(first)), key=first.__getitem__)
         prediction, radius = certify_votes(chosen, second[chosen], args.n, sigma, args.failure_probability)
-        made[name] = {"prediction": prediction, "label": label, "value": round(radius, 4)}
+        floored = math.floor(10_000 * radius) / 10_000  # a radius is never rounded up
+        made[name] = {"prediction": prediction, "label": label, "value": floored}
     return made
 
 
