@@ -67,14 +67,10 @@ def entropy_table(records: Sequence[Record], timesteps: Sequence[int] = (0, 100,
     """Entropy in nats and accuracy in percent of each recipe's predictions, over t."""
     body = []
     for recipe in dict.fromkeys(r["recipe"] for r in records):
-        own = [select(records, recipe=recipe, timestep=t) for t in timesteps]
-        cells = (
-            f"{mean(r['value'] for r in select(part, metric='entropy')):.2f} / "
-            f"{mean(r['value'] for r in select(part, metric='accuracy')):.0f}"
-            for part in own
-        )
-        body.append([recipe, *cells])
-    return rows(["entropy / accuracy at t =", *map(str, timesteps)], body)
+        for metric, digits in (("entropy", 2), ("accuracy", 1)):
+            own = [select(records, recipe=recipe, timestep=t, metric=metric) for t in timesteps]
+            body.append([recipe, metric, *(mean_over_seeds(part, digits=digits) for part in own)])
+    return rows(["recipe", "at t =", *map(str, timesteps)], body)
 
 
 def _best(records: Sequence[Record], recipe: str, radius: float) -> list[Record]:

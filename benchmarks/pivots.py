@@ -27,7 +27,7 @@ def rows(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def mean_over_seeds(records: Sequence[Record], sign: str = "") -> str:
+def mean_over_seeds(records: Sequence[Record], sign: str = "", digits: int = 1) -> str:
     """Mean over seeds of the mean over sets, with the standard error over seeds where there are several; "" of none."""
     if not records:
         return ""
@@ -35,7 +35,8 @@ def mean_over_seeds(records: Sequence[Record], sign: str = "") -> str:
     for r in records:
         by_seed.setdefault(r["seed"], []).append(r["value"])
     means = [mean(values) for values in by_seed.values()]
-    return f"{mean(means):{sign}.1f}" + (f" ± {stdev(means) / len(means) ** 0.5:.1f}" if len(means) > 1 else "")
+    error = f" ± {stdev(means) / len(means) ** 0.5:.{digits}f}" if len(means) > 1 else ""
+    return f"{mean(means):{sign}.{digits}f}{error}"
 
 
 def with_diffaug(recipe: str) -> str:
