@@ -16,9 +16,10 @@ Metrics, means over images:
     centred_cosine  the cosine with x less its mean in each channel: most of ||x|| in [0, 1] is brightness, of which
                     gradients have next to none
     score_cosine    cos of g, the gradient of the true label's log-probability, with the score network's own gradient
-                    of log p_t(label | x_t) by x_t, which is its score with the label minus its score without (a target
-                    for aligned gradients: Ganz, Kawar and Elad 2023, arXiv 2207.11378; the identity: Ho and Salimans
-                    2022). At one t all modes have the same target; "alone", which has no noise, is held against each.
+                    of log p_t(label | x_t) by x_t, which is its score with the label minus its score without (Ho and
+                    Salimans 2022). A generative model's gradients are the yardstick of Srinivas, Bordt and Lakkaraju
+                    2023, arXiv 2305.19101, and the training target of Ganz, Kawar and Elad 2023, arXiv 2207.11378.
+                    At one t all modes have the same target; "alone", which has no noise, is held against each.
 """
 
 from __future__ import annotations
