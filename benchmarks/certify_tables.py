@@ -54,9 +54,7 @@ def coverage_table(records: Sequence[Record]) -> str:
     for level in sorted({r["failure_probability"] for r in records}):
         here = select(records, failure_probability=level)
         failed = [pick(here, metric="failed", probability=p) for p in probabilities]
-        body.append(
-            [f"failed (%), at most {100 * level:g}", *(f"{100 * r['value']:.3f}" for r in failed)],
-        )
+        body.append([f"failed (%), at most {100 * level:g}", *(f"{100 * r['value']:.3f}" for r in failed)])
     (number,), (draws,) = ({r[key] for r in records} for key in ("n", "draws"))
     largest = max(r["standard_error"] / r["failure_probability"] for r in select(records, metric="failed"))
     note = f"{number:,} certificates of {draws:,} draws each; a standard error is at most {100 * largest:.1f} % of the "

@@ -6,7 +6,6 @@ denoise-augmented   x_t --score network--> pred_x0 --/               whose gradi
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from ..score import ScoreNetwork
 from ..score.functional import reflect_pad_to_multiple
-from ..transforms.checks import check_channels, size_warning
+from ..transforms.checks import check_channels
 from ..transforms.lazy import LazyNetwork
 from .encoder import GuidanceEncoder
 
@@ -109,7 +108,6 @@ class DenoiseAugmentedClassifier(nn.Module):
         self.through_network = through_network
         self.checkpointing = checkpointing
         self._network = LazyNetwork(network, dtype, compile=False, gradients=through_network)
-        self._warned = False
 
     @property
     def network(self) -> ScoreNetwork:
@@ -139,10 +137,7 @@ class DenoiseAugmentedClassifier(nn.Module):
     def _ready_network(self, x_t: Tensor) -> ScoreNetwork:
         network = self._network.on(x_t.device)
         check_channels(x_t, network)
-        message = size_warning(x_t, network)
-        if message and not self._warned:
-            self._warned = True
-            warnings.warn(message, stacklevel=4)
+        self._network.warn_of_size(x_t, stacklevel=4)
         if self.checkpointing:
             network.unet.enable_gradient_checkpointing()  # type: ignore[operator]
         return network

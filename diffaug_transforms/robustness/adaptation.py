@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +17,6 @@ from ..transforms.checks import (
     check_max_batch,
     from_float,
     restore,
-    size_warning,
     to_float,
     to_pixels,
 )
@@ -92,7 +90,6 @@ class DDA(nn.Module):
         self.generator = generator
         self.progress = progress
         self._network = LazyNetwork(network, dtype, compile, gradients=True)
-        self._warned = False
         if isinstance(network, ScoreNetwork):
             network.schedule.check_timesteps([start_timestep or 0])
 
@@ -147,10 +144,7 @@ class DDA(nn.Module):
     def _ready_network(self, images: Tensor) -> ScoreNetwork:
         network = self._network.on(images.device)
         check_channels(images, network)
-        message = size_warning(images, network)
-        if message and not self._warned:
-            self._warned = True
-            warnings.warn(message, stacklevel=3)
+        self._network.warn_of_size(images, stacklevel=3)
         if self.checkpointing:
             network.unet.enable_gradient_checkpointing()  # type: ignore[operator]
         return network

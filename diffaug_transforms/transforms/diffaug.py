@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from .checks import (
     find_labels,
     from_float,
     restore,
-    size_warning,
     to_float,
     to_pixels,
 )
@@ -89,7 +87,6 @@ class DiffAug(v2.Transform):
         self.generator = generator
         self._network = LazyNetwork(network, dtype, compile, gradients=differentiable)
         self._drawn_from: Tensor | None = None
-        self._warned = False
         if isinstance(network, ScoreNetwork):
             network.schedule.check_timesteps(self.timesteps or ())
 
@@ -191,10 +188,7 @@ class DiffAug(v2.Transform):
         check_channels(batch, network)
         if noise.shape != batch.shape:
             raise ValueError(f"images must have the shape of the draw, {tuple(noise.shape)}. Got {tuple(batch.shape)}")
-        message = size_warning(batch, network)
-        if message and not self._warned:
-            self._warned = True
-            warnings.warn(message, stacklevel=2)
+        self._network.warn_of_size(batch, stacklevel=2)
 
     def _apply(self, fn: Any, recurse: bool = True) -> DiffAug:
         self._network.move(fn)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..score import ScoreNetwork, load_score_network
 from ..score.memory_format import fast_layout
+from .checks import size_warning
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
@@ -51,6 +54,7 @@ class LazyNetwork:
         self._loaded: ScoreNetwork | None = source if isinstance(source, ScoreNetwork) else None
         self._ready_for: tuple[torch.device, torch.dtype] | None = None
         self._process = os.getpid()
+        self._warned = False
 
     def metadata(self) -> ScoreNetwork:
         """The network wherever it is and in whatever dtype: for its schedule, sizes and classes. Loads it."""
@@ -76,6 +80,13 @@ class LazyNetwork:
         network.requires_grad_(False)
         self._ready_for, self._process = wanted, os.getpid()
         return network
+
+    def warn_of_size(self, batch: Tensor, stacklevel: int) -> None:
+        """One warning, the first time that images are far from the network's size; ``stacklevel`` is the caller's."""
+        message = size_warning(batch, self.metadata())
+        if message and not self._warned:
+            self._warned = True
+            warnings.warn(message, stacklevel=stacklevel + 1)
 
     def move(self, fn: Any) -> None:
         """Follow a parent module's ``.to()`` or ``.cuda()`` to its device; the dtype stays our own choice."""
