@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.transforms.v2 import functional as F
 
+#: Classifiers inside the package: `cifar_resnet-32`, as benchmarks/train_cifar10.py trained them (seed 0).
+EMBEDDED = ("cifar10-baseline", "cifar10-diffaug")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -22,6 +24,7 @@ class NormalizedClassifier(nn.Module):
     Args:
         model: from normalised images (B, C, H, W) to logits (B, K).
         mean, std: per channel, on the [0, 1] scale.
+        classes: names of the K classes where they are known; kept as ``.classes``.
 
     Example:
         >>> classifier = NormalizedClassifier(build_model("resnet18", 10), IMAGENET_MEAN, IMAGENET_STD)
@@ -29,9 +32,12 @@ class NormalizedClassifier(nn.Module):
         torch.Size([2, 10])
     """
 
-    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self, model: nn.Module, mean: Sequence[float], std: Sequence[float], classes: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         self.model = model
+        self.classes = tuple(classes)
         self.mean = list(mean)
         self.std = list(std)
 
@@ -116,20 +122,27 @@ def save_classifier(classifier: NormalizedClassifier, folder: Path, name: str, *
 def load_classifier(folder: str | Path) -> NormalizedClassifier:
     """The classifier of a folder that ``examples/train_classifier.py`` wrote, in eval mode; takes images in [0, 1].
 
+    Args:
+        folder: its path, or one of the two embedded CIFAR-10 classifiers, "cifar10-baseline" and "cifar10-diffaug":
+            one start trained on by either recipe, 83 % of the clean test images right.
+
     Raises:
         OSError: the folder or one of its two files is missing.
 
     Example:
-        >>> robust = DiffAugEnsemble(load_classifier("runs/augmix+diffaug"))  # doctest: +SKIP
+        >>> classifier = load_classifier("cifar10-diffaug")
+        >>> robust = DiffAugEnsemble(classifier)
+        >>> classifier.classes[robust(torch.rand(1, 3, 32, 32)).argmax()] in classifier.classes
+        True
     """
-    folder = Path(folder)
+    folder = Path(__file__).parent / "classifier_weights" / folder if folder in EMBEDDED else Path(folder)
     missing = [name for name in ("classifier.json", "model.safetensors") if not (folder / name).is_file()]
     if missing:
         raise OSError(f"{folder} must be a folder written by examples/train_classifier.py. Missing: {missing}")
     config = json.loads((folder / "classifier.json").read_text())
     model = build_model(config["name"], len(config["classes"]))
     load_model(model, str(folder / "model.safetensors"))
-    return NormalizedClassifier(model, config["mean"], config["std"]).eval()
+    return NormalizedClassifier(model, config["mean"], config["std"], config["classes"]).eval()
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

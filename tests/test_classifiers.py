@@ -8,9 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_model
 from torch import nn
+from torchvision.transforms.v2 import functional as F
 
 from diffaug_transforms import DiffAugEnsemble
 from diffaug_transforms.classifiers import (
+    EMBEDDED,
     NormalizedClassifier,
     build_model,
     load_classifier,
@@ -18,6 +20,7 @@ from diffaug_transforms.classifiers import (
     replace_head,
     save_classifier,
 )
+from diffaug_transforms.figures import sample_images
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
 
@@ -44,6 +47,15 @@ def test_a_folder_loads_into_the_ensemble_and_into_the_bare_model(tmp_path, netw
     bare = build_model("cifar_resnet-8", 3)
     load_model(bare, str(tmp_path / "run" / "model.safetensors"))
     assert torch.equal(bare.state_dict()["8.weight"], classifier.model.state_dict()["8.weight"])
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_embedded_classifiers_know_the_sample_images(name):
+    classifier = load_classifier(name)
+    images = sample_images()
+    batch = torch.stack([F.to_dtype(F.to_image(image), torch.float32, scale=True) for image in images.values()])
+    found = [classifier.classes[index] for index in classifier(batch).argmax(1)]
+    assert sum(guess == label for guess, label in zip(found, images)) >= 7
 
 
 @pytest.mark.parametrize("name", ["folder", "weights.safetensors", "weights.pth"])
