@@ -28,11 +28,16 @@ def certify_table(records: Sequence[Record]) -> str:
     A recipe's error is over its seeds; a gain's is over images, each with the mean over its seeds.
     """
     recipes = list(dict.fromkeys(r["recipe"] for r in records))
-    body = [[recipe, *(_cell(_best(records, recipe, radius), radius) for radius in RADII)] for recipe in recipes]
+    body = [[recipe, *(certified_cell(records, recipe, radius) for radius in RADII)] for recipe in recipes]
     for without, reached in ((name, with_diffaug(name)) for name in recipes if with_diffaug(name) in recipes):
         gains = [_gain(_best(records, without, r), _best(records, reached, r), r) for r in RADII]
         body.append([f"{without} to {reached}", *gains])
     return _note(records) + rows(["recipe, radius", *(f"{radius:g}" for radius in RADII)], body)
+
+
+def certified_cell(records: Sequence[Record], recipe: str, radius: float) -> str:
+    """A recipe's certified accuracy at a radius, with the best sigma."""
+    return _cell(_best(records, recipe, radius), radius)
 
 
 def sigmas_table(records: Sequence[Record]) -> str:

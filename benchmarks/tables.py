@@ -15,6 +15,7 @@ from statistics import mean
 from certify_tables import certify_table, coverage_table, entropy_table, sigmas_table
 from gradient_tables import gradient_effect, gradient_table, jacobian_table
 from guidance_tables import accuracy_table, alignment_table, cost_table, guidance_table
+from headline_table import headline_table
 from ood_tables import degraded_table, far_table, fpr_table, near_table, sets_table
 from pivots import FAMILIES, gains, mean_over_seeds, pick, rows, select, with_diffaug
 from records import Record, read_records
@@ -156,6 +157,7 @@ def photo_records() -> list[Record]:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "headline": lambda: headline_table(*map(read_records, ("train_cifar10", "certify", "ood"))),
     "eps_mse": eps_mse,
     "psnr": psnr,
     "throughput": throughput,

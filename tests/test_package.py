@@ -57,6 +57,10 @@ def test_public_names():
         assert getattr(diffaug_transforms, name).__doc__
 
 
+def test_citation_names_this_version():
+    assert f"\nversion: {diffaug_transforms.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
 HELD = (
     "diffaug_transforms/score/cards.json",
     "diffaug_transforms/score/openai_releases.json",
