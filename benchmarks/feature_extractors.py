@@ -10,11 +10,11 @@ from urllib.error import URLError
 
 import torch
 from generation_metrics import MISSING, Features
-from ood_inputs import last_linear
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from diffaug_transforms.classifiers import load_classifier
+from diffaug_transforms.robustness.ood import last_linear
 
 #: Of OpenAI's evaluator (guided-diffusion, evaluations/evaluator.py): sFID's features are the first channels of a map.
 SPATIAL_CHANNELS = 7

@@ -26,7 +26,6 @@ from ood_inputs import (
     Case,
     Images,
     known_classes,
-    last_linear,
     load,
     noise_sets,
     read_fashion,
@@ -96,11 +95,10 @@ def features_of(detector: OODDetector, pixels: Tensor, name: str) -> Tensor:
 @torch.inference_mode()
 def judge(classifier: nn.Module, case: Case) -> tuple[list[Record], dict[str, Scores]]:
     """Accuracy on the known classes, then every metric of every method and set; and each set's scores."""
-    layer = last_linear(classifier)
-    plain = OODDetector(classifier, layer, "msp")
+    plain = OODDetector(classifier, method="msp")
     inside = features_of(plain, case.known.pixels, case.known.name)
     fit = features_of(plain, case.fit, "fit")
-    right = classifier.get_submodule(layer)(inside).argmax(1).cpu() == case.labels
+    right = classifier.get_submodule(plain.layer)(inside).argmax(1).cpu() == case.labels
     n_id = len(right)
     records = [record(case.known, "", None, "accuracy", right.float().mean().item(), n_id)]
     scores: dict[str, Scores] = {}
@@ -108,7 +106,7 @@ def judge(classifier: nn.Module, case: Case) -> tuple[list[Record], dict[str, Sc
         outside = features_of(plain, images.pixels, images.name)
         scores[images.name] = {}
         for method in OOD_METHODS:
-            detector = OODDetector(classifier, layer, method).fit(fit)
+            detector = OODDetector(classifier, method=method).fit(fit)
             pair = scores[images.name][method] = (detector.score(inside).cpu(), detector.score(outside).cpu())
             for name, metric in METRICS.items():
                 records.append(record(images, method, detector.percentile, name, metric(*pair), n_id))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from ood import BATCH
-from ood_inputs import Images, last_linear, load, read_fashion, read_hub, read_photos
+from ood_inputs import Images, load, read_fashion, read_hub, read_photos
 from ood_tables import degraded_table
 from records import Record, write_results
 from shift_inputs import open_classifier
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> list[Record]:
     records: list[Record] = []
     for spec in tqdm(args.classifier, desc="classifiers"):
         classifier, fields = open_classifier(spec)
-        detector = OODDetector(classifier.to(device), last_linear(classifier), "msp")
+        detector = OODDetector(classifier.to(device), method="msp")
         id_scores = scores_of(detector, inside)
         for images in sets:
             for name, degrade in degradations(args.seed).items():

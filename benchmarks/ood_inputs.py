@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import load_dataset
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 from tqdm.auto import tqdm
@@ -185,11 +185,3 @@ def split_known(images: ShiftSet, names: Sequence[str], known: Sequence[str]) ->
     inside = keep(images, [i for i in places if images.labels[i][0] in place], images.name)
     outside = keep(images, [i for i in places if images.labels[i][0] not in place], "unknown classes")
     return replace(inside, labels=[(place[label],) for (label,) in inside.labels]), outside
-
-
-def last_linear(classifier: nn.Module) -> str:
-    """The name of the last linear layer, as OODDetector takes it."""
-    names = [name for name, module in classifier.named_modules() if isinstance(module, nn.Linear)]
-    if not names:
-        raise ValueError("classifier must have a linear layer. Got none")
-    return names[-1]

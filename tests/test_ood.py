@@ -183,6 +183,13 @@ def test_wrong_arguments(network, arguments, message):
 def test_a_classifier_without_linear_layers():
     with pytest.raises(ValueError, match="linear ones: none. Got 'fc'"):
         OODDetector(nn.Flatten(), "fc")
+    with pytest.raises(ValueError, match="classifier must have a linear layer, or layer name its last. Got Flatten"):
+        OODDetector(nn.Flatten())
+
+
+def test_the_last_linear_layer_is_the_default(network):
+    assert OODDetector(network).layer == "3"
+    assert torch.equal(OODDetector(network)(images()), OODDetector(network, "3")(images()))
 
 
 def test_wrong_layers(network):

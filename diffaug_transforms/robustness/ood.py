@@ -23,8 +23,8 @@ class OODDetector(nn.Module):
     Args:
         classifier: any module from normalised images (B, C, H, W) to logits (B, K), in eval mode.
         layer: the name of its last layer, linear or a 1x1 convolution, as in ``named_modules()``: ``fc`` for
-            torchvision's resnet50, ``heads.head`` for its vit_b_16, ``8`` for ``cifar_resnet``, with ``model.`` before
-            it inside a ``NormalizedClassifier``. Maps (B, n, H, W) in front of it are averaged over H and W.
+            torchvision's resnet50, ``model.8`` for the embedded classifiers. None: the last linear one. Maps
+            (B, n, H, W) in front of it are averaged over H and W.
         method: one of ``OOD_METHODS``. ``ash-b`` is what OpenOOD calls ASH. ``react`` needs ``fit``.
         percentile: in [0, 100]; None: OpenOOD's 90, for ``scale`` 85. ``msp`` has none.
         normalize: as DiffAugEnsemble's.
@@ -35,7 +35,7 @@ class OODDetector(nn.Module):
     Example:
         >>> hidden, head = torch.nn.Linear(3 * 16 * 16, 20), torch.nn.Linear(20, 5)
         >>> classifier = torch.nn.Sequential(torch.nn.Flatten(), hidden, torch.nn.ReLU(), head)
-        >>> detector = OODDetector(classifier, layer="3", method="react").fit(torch.rand(8, 3, 16, 16))
+        >>> detector = OODDetector(classifier, method="react").fit(torch.rand(8, 3, 16, 16))
         >>> detector(torch.rand(2, 3, 16, 16)).shape
         torch.Size([2])
     """
@@ -45,17 +45,16 @@ class OODDetector(nn.Module):
     def __init__(
         self,
         classifier: nn.Module,
-        layer: str,
+        layer: str | None = None,
         method: str = "scale",
         *,
         percentile: float | None = None,
         normalize: Normalize = None,
     ) -> None:
         super().__init__()
-        _check_layer(classifier, layer)
         self.classifier = classifier
         self.normalize = as_normalize(normalize)
-        self.layer = layer
+        self.layer = last_linear(classifier) if layer is None else _check_layer(classifier, layer)
         self.method = method
         self.percentile: Any = _check_percentile(method, percentile)
         # ReAct's; a buffer, so that it is saved with the module. NaN: not fitted.
@@ -124,12 +123,24 @@ class OODDetector(nn.Module):
         return f"layer={self.layer!r}, method={self.method!r}, percentile={self.percentile}"
 
 
-def _check_layer(classifier: nn.Module, layer: str) -> None:
-    modules = dict(classifier.named_modules())
-    if not layer or layer not in modules:
-        linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
-        last = ", ".join(linear[-3:]) or "none"
+def last_linear(classifier: nn.Module) -> str:
+    """The name of the last linear layer. ValueError without one."""
+    names = _linear_layers(classifier)
+    if not names:
+        kind = type(classifier).__name__
+        raise ValueError(f"classifier must have a linear layer, or layer name its last. Got {kind}")
+    return names[-1]
+
+
+def _linear_layers(classifier: nn.Module) -> list[str]:
+    return [name for name, module in classifier.named_modules() if isinstance(module, nn.Linear)]
+
+
+def _check_layer(classifier: nn.Module, layer: str) -> str:
+    if not layer or layer not in dict(classifier.named_modules()):
+        last = ", ".join(_linear_layers(classifier)[-3:]) or "none"
         raise ValueError(f"layer must name the classifier's last layer; its last linear ones: {last}. Got {layer!r}")
+    return layer
 
 
 def _check_percentile(method: str, percentile: float | None) -> float | None:
