@@ -33,7 +33,7 @@ def bytes_table(records: Sequence[Record]) -> str:
 def disk_table(records: Sequence[Record]) -> str:
     own = select(records, metric="disk_bytes")
     body = [[r["method"], f"{r['bytes_a_pixel']:g}", f"{r['value'] / 1e9:.0f}"] for r in own]
-    return rows(["one copy of the training set, 224 pixels", "bytes a pixel", "GB"], body)
+    return rows(["one copy of the training set, 256 pixels", "bytes a pixel", "GB"], body)
 
 
 def _note(r: Record) -> str:

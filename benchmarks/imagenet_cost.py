@@ -28,6 +28,7 @@ from torchvision.models import resnet50
 from diffaug_transforms.score.openai import parse_flags, released_flags, unet_config
 
 SIZE = 224  # the paper's, for classifier and network: Resize 256, CenterCrop 224
+PREPARED_SIZE = 256  # of prepared copies, which training crops to 224
 BATCH = 256  # over all GPUs
 TRAIN_IMAGES, TEST_IMAGES = 1_281_167, 50_000
 SCRATCH_STEPS, LATER_STEPS = 90 * 5000, 50_000
@@ -37,6 +38,7 @@ class Work(NamedTuple):
     """How often each part runs, in images."""
 
     unet: float = 0
+    unet_prepared: float = 0
     unet_gradient: float = 0
     classifier_training: float = 0
     classifier: float = 0
@@ -53,7 +55,7 @@ def workloads() -> dict[str, Work]:
         "50,000 steps, clean and DiffAug": Work(unet=later, classifier_training=2 * later),
         "50,000 steps, clean, DeepAugment and DiffAug": Work(unet=later, classifier_training=3 * later),
         "50,000 steps, clean, two AugMix and DiffAug": Work(unet=later, classifier_training=4 * later),
-        "diffaug augment, one copy": Work(unet=TRAIN_IMAGES),
+        "diffaug augment, one copy": Work(unet_prepared=TRAIN_IMAGES),
         "ImageNet-C, severity 5: Default": Work(classifier=shifted),
         "ImageNet-C, severity 5: DE": Work(unet=9 * shifted, classifier=10 * shifted),
         "ImageNet-C, severity 5: DDA and DDA-SE": Work(unet_gradient=50 * shifted, classifier=2 * shifted),
@@ -147,9 +149,9 @@ def count_peak_bytes(run: Callable[[], None]) -> int:
 def operations_per_image(unet: nn.Module, classifier: nn.Module) -> dict[str, float]:
     """By part, of one image; the classifier's batch norms want two images in training."""
     return {
-        "U-Net, 224 pixels": count_operations(lambda: denoise(unet, 1, 224)),
-        "U-Net, 256 pixels": count_operations(lambda: denoise(unet, 1, 256)),
-        "U-Net with its gradient, 224 pixels": count_operations(lambda: denoise(unet, 1, 224, gradient=True)),
+        "U-Net, 224 pixels": count_operations(lambda: denoise(unet, 1, SIZE)),
+        "U-Net, 256 pixels": count_operations(lambda: denoise(unet, 1, PREPARED_SIZE)),
+        "U-Net with its gradient, 224 pixels": count_operations(lambda: denoise(unet, 1, SIZE, gradient=True)),
         "ResNet-50, 224 pixels": count_operations(lambda: classify(classifier, 2)) / 2,
         "ResNet-50 training, 224 pixels": count_operations(lambda: train_step(classifier, 2)) / 2,
     }
@@ -174,6 +176,7 @@ def memory(unet: nn.Module, classifier: nn.Module) -> dict[str, float]:
 def hours(work: Work, operations: dict[str, float], args: argparse.Namespace) -> float:
     """On one GPU."""
     of_unet = work.unet * operations["U-Net, 224 pixels"]
+    of_unet += work.unet_prepared * operations["U-Net, 256 pixels"]
     of_unet += work.unet_gradient * operations["U-Net with its gradient, 224 pixels"]
     of_classifier = work.classifier * operations["ResNet-50, 224 pixels"]
     of_classifier += work.classifier_training * operations["ResNet-50 training, 224 pixels"]
@@ -190,13 +193,14 @@ def records(args: argparse.Namespace) -> list[Record]:
     made = [{**common, "method": name, "metric": "flop_per_image", "value": n} for name, n in operations.items()]
     for name, work in workloads().items():
         spent = hours(work, operations, args)
-        facts = {**common, **assumed, "method": name, "network_calls": work.unet + work.unet_gradient}
+        calls = work.unet + work.unet_prepared + work.unet_gradient
+        facts = {**common, **assumed, "method": name, "network_calls": calls}
         made += [{**facts, "gpus": n, "metric": "hours", "value": spent / n} for n in (1, 8)]
     held = memory(unet, classifier)
     made += [{**common, "method": name, "metric": "bytes", "value": size} for name, size in held.items()]
     disk = {"JPEG": args.jpeg_bytes, "uncompressed": 3}
     for name, per_pixel in disk.items():
-        size = TRAIN_IMAGES * SIZE**2 * per_pixel
+        size = TRAIN_IMAGES * PREPARED_SIZE**2 * per_pixel
         made.append({**common, "method": name, "bytes_a_pixel": per_pixel, "metric": "disk_bytes", "value": size})
     return made
 
