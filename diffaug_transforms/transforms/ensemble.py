@@ -80,7 +80,7 @@ class DiffAugEnsemble(nn.Module):
 
     @property
     def view_timesteps(self) -> tuple[int, ...]:
-        """The set S in the order of the views: ``timesteps``, or the network's own, which loads it."""
+        """The set S in the order of the views, which is ``timesteps`` or the network's own, which loads it."""
         return self.timesteps or self.diffaug.network.ensemble_timesteps
 
     def views(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
