@@ -38,7 +38,9 @@ def draw_box(panel: Any, x: float, y: float, width: float, height: float, folder
     from matplotlib.patches import FancyBboxPatch
 
     style = "round,pad=0,rounding_size=0.12"
-    panel.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=style, facecolor=COLOURS[folder], linewidth=0, zorder=1))
+    panel.add_patch(
+        FancyBboxPatch((x, y), width, height, boxstyle=style, facecolor=COLOURS[folder], linewidth=0, zorder=1)
+    )
     write(panel, x + width / 2, y + height / 2, text, DARK)
 
 
@@ -73,8 +75,24 @@ def draw_answer(panel: Any, answers: Tensor, classes: tuple[str, ...], y: float)
 
 def draw_uses(panel: Any) -> None:
     """What the folders do with that line."""
-    draw_box(panel, 0, 4.35, 9.3, 0.55, "transforms", "transforms/    DiffAug: image in, denoised image out, a draw of t per sample")
-    draw_box(panel, 0, 5.05, 13.55, 0.55, "transforms", "transforms/    DiffAugEnsemble, AnytimeEnsemble: several t, mean answer")
+    draw_box(
+        panel,
+        0,
+        4.35,
+        9.3,
+        0.55,
+        "transforms",
+        "transforms/    DiffAug: image in, denoised image out, a draw of t per sample",
+    )
+    draw_box(
+        panel,
+        0,
+        5.05,
+        13.55,
+        0.55,
+        "transforms",
+        "transforms/    DiffAugEnsemble, AnytimeEnsemble: several t, mean answer",
+    )
     boxes = (
         ("transforms", "training\ncompose_with, recipe,\nAugMix, DeepAugment,\nViewsLoss"),
         ("robustness", "test time\nDDA: guided steps back;\ntest sets, corruptions,\nmCE"),

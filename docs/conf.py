@@ -12,8 +12,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 
-import diffaug_transforms
-from diffaug_transforms.cli import build_parser
+import diffaug_transforms  # noqa: E402
+from diffaug_transforms.cli import build_parser  # noqa: E402
 
 project = "diffaug_transforms"
 author = "the diffaug_transforms maintainers"
