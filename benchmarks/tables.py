@@ -1,4 +1,4 @@
-"""Make the README's and the model card's tables from benchmarks/results/: no number in them is typed.
+"""Make the tables of the README, the model card and the documentation from benchmarks/results/: none is typed.
 
 python benchmarks/tables.py            # rewrite what stands between <!-- table NAME --> and <!-- end -->
 python benchmarks/tables.py --check    # exit 1 if a table is not what the results say
@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import mean
 
 from certify_tables import certify_table, coverage_table, entropy_table, sigmas_table
+from cost_tables import bytes_table, disk_table, hours_table, operations_table
 from gradient_tables import gradient_effect, gradient_table, jacobian_table
 from guidance_tables import accuracy_table, alignment_table, cost_table, guidance_table
 from headline_table import headline_table
@@ -30,13 +31,20 @@ from shift_tables import (
 )
 
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", ROOT / "diffaug_transforms" / "score" / "weights" / "cifar10" / "README.md")
+CARD = ROOT / "diffaug_transforms" / "score" / "weights" / "cifar10" / "README.md"
 MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.S)
+
+
+def pages() -> list[Path]:
+    """The README, the model card and the documentation's sources; not what Sphinx built or copied there."""
+    docs = sorted((ROOT / "docs").rglob("*.md"))
+    own = [page for page in docs if not {"_build", "gallery"} & set(page.relative_to(ROOT).parts)]
+    return [ROOT / "README.md", CARD, *own]
 
 
 def main() -> int:
     stale = []
-    for page in PAGES:
+    for page in pages():
         text = page.read_text()
         fresh = MARKED.sub(lambda m: m[1] + TABLES[m[2]]() + m[3], text)
         if fresh != text:
@@ -191,6 +199,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "guidance_accuracy": lambda: accuracy_table(read_records("guidance")),
     "guidance_alignment": lambda: alignment_table(read_records("guidance")),
     "guidance_cost": lambda: cost_table(read_records("guidance")),
+    "imagenet_hours": lambda: hours_table(read_records("imagenet_cost")),
+    "imagenet_operations": lambda: operations_table(read_records("imagenet_cost")),
+    "imagenet_memory": lambda: bytes_table(read_records("imagenet_cost")),
+    "imagenet_disk": lambda: disk_table(read_records("imagenet_cost")),
 }
 
 if __name__ == "__main__":

@@ -54,11 +54,11 @@ def input_gradient(
 
 
 def gradient_alignment(images: Tensor, gradients: Tensor, *, cosine: bool = False) -> Tensor:
-    """How much each gradient looks like its image: |<x, g>| / ||g||, float32 (B,); NaN where a gradient is zero.
+    """How much each gradient looks like its image: ``|<x, g>| / ||g||``, float32 (B,); NaN where a gradient is zero.
 
     (Etmann et al., ICML 2019, arXiv 1905.04172, def. 2.) They take the predicted class's logit: ``input_gradient``
     with ``output="logit"``. The number is the length of the image's projection, so it depends on the images' range;
-    ``cosine=True`` divides by ||x|| too, and gives |cos| of the angle, in [0, 1].
+    ``cosine=True`` divides by ``||x||`` too, and gives ``|cos|`` of the angle, in [0, 1].
 
     Args:
         images, gradients: (B, C, H, W), on any scale.

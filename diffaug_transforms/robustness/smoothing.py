@@ -89,7 +89,7 @@ class DenoisedSmoothing(nn.Module):
 
     @property
     def timestep(self) -> int:
-        """The network's timestep for noise 2 sigma: 145, 259, 396 of linear-1000 for sigma .25, .5, 1. Loads it."""
+        """The network's timestep for noise 2 sigma; 145, 259, 396 of linear-1000 for sigma .25, .5, 1. Loads it."""
         return find_timestep(self.diffaug.network.schedule, self.sigma)
 
     def forward(self, images: Tensor) -> Tensor:

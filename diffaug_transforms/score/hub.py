@@ -48,12 +48,12 @@ class NetworkCard:
 
     @property
     def augment_timesteps(self) -> tuple[int, ...]:
-        """DiffAug's default draw: the paper's 0...999, matched to the image size."""
+        """DiffAug's default draw, the paper's 0...999, matched to the image size."""
         return match_timesteps(AUGMENT_TIMESTEPS, self._schedule(), self.image_size)
 
     @property
     def ensemble_timesteps(self) -> tuple[int, ...]:
-        """The ensemble's default set: the paper's {0, 50, ..., 450}, matched to the image size."""
+        """The ensemble's default set, the paper's {0, 50, ..., 450}, matched to the image size."""
         return match_timesteps(ENSEMBLE_TIMESTEPS, self._schedule(), self.image_size)
 
     def _schedule(self) -> NoiseSchedule:

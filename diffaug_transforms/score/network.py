@@ -138,12 +138,12 @@ class ScoreNetwork(nn.Module):
 
     @property
     def augment_timesteps(self) -> tuple[int, ...]:
-        """DiffAug's default draw: the paper's 0...999 matched to this network's image size and schedule."""
+        """DiffAug's default draw, the paper's 0...999 matched to this network's image size and schedule."""
         return match_timesteps(AUGMENT_TIMESTEPS, self.schedule, self.image_size)
 
     @property
     def ensemble_timesteps(self) -> tuple[int, ...]:
-        """The ensemble's default set: the paper's {0, 50, ..., 450} matched to this network's size and schedule."""
+        """The ensemble's default set, the paper's {0, 50, ..., 450} matched to this network's size and schedule."""
         return match_timesteps(ENSEMBLE_TIMESTEPS, self.schedule, self.image_size)
 
     @property

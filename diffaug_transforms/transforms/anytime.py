@@ -19,7 +19,7 @@ class AnytimePrediction(NamedTuple):
 
     Attributes:
         log_probabilities: (B, K), float32, log of the mean probabilities over the views that the image saw.
-        views: int64 (B,), how many those were, 1...|S|.
+        views: int64 (B,), how many those were, ``1...|S|``.
         network_calls: int64 (B,), how many of them needed the network: those with t > 0.
     """
 
@@ -35,7 +35,7 @@ class AnytimeEnsemble(nn.Module):
     so an image whose leader is more than m ahead of every other class keeps its answer whatever they show.
 
     Without ``confidence`` the answers (argmax) are so the whole ensemble's, given the same noise, a classifier in eval
-    mode and up to rounding; the probabilities are not, for they are means over fewer views. Of |S| = 10 views even
+    mode and up to rounding; the probabilities are not, for they are means over fewer views. Of ``|S|`` = 10 views even
     fully confident ones must be 6 before 4 cannot undo them: at most 4 of the network's 9 calls are saved. With
     ``confidence`` images stop sooner, at the price of some answers: accuracy is traded for calls.
 
@@ -81,7 +81,7 @@ class AnytimeEnsemble(nn.Module):
     def predict(self, images: Tensor, noise: Tensor | None = None) -> AnytimePrediction:
         """Log-probabilities, and what they cost, of images uint8 or in [0, 1], (B, C, H, W).
 
-        ``noise`` is as in ``DiffAugEnsemble.views``: (|S without 0|, B, C, H, W); None draws it.
+        ``noise`` is as in ``DiffAugEnsemble.views``: ``(|S without 0|, B, C, H, W)``; None draws it.
         """
         batch, timesteps = to_float(to_pixels(images)), self.ensemble.view_timesteps
         noise = self.ensemble.draw_noise(batch) if noise is None else self.ensemble.check_noise(noise, batch)

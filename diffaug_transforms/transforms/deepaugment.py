@@ -126,10 +126,9 @@ class DeepAugment(v2.Transform):
         """Draw for each sample of the first image; pass the result to ``transform`` to replay it.
 
         Returns:
-            network_seed: int64 (B,); a sample's network is a function of it alone. Overwrite it to choose which
-                images share a network, whatever came before them.
-            epsilon: float32 (B,), of "noise2net".
-            feature_seed: int64 (B,), of "edsr" and "cae": what is done to the features.
+            ``network_seed`` int64 (B,): a sample's network is a function of it alone; overwrite it to choose which
+            images share a network, whatever came before them. ``epsilon`` float32 (B,), of "noise2net".
+            ``feature_seed`` int64 (B,), of "edsr" and "cae": what is done to the features.
         """
         if not flat_inputs:
             return {}

@@ -92,7 +92,7 @@ class DiffAug(v2.Transform):
 
     @property
     def network(self) -> ScoreNetwork:
-        """The score network, loaded if it was not: where it last ran, in the dtype it last ran in."""
+        """The score network, loaded if it was not, where it last ran and in the dtype it last ran in."""
         return self._network.metadata()
 
     def forward(self, *inputs: Any) -> Any:

@@ -27,8 +27,8 @@ class DiffAugEnsemble(nn.Module):
             {0, 50, ..., 450} at 256 pixels and their match at other sizes.
         normalize: applied to [0, 1] images before the classifier: ``(mean, std)`` per channel, or any callable such
             as ``v2.Normalize(mean, std)``; None: nothing.
-        max_batch: largest batch of views that the network and the classifier see at once; None: all B * |S|,
-            on a CPU as many as fit its cache.
+        max_batch: largest batch of views that the network and the classifier see at once; None: all
+            ``B * |S|``, on a CPU as many as fit its cache.
         dtype, compile, differentiable, generator: as DiffAug's.
 
     Raises:
@@ -80,13 +80,13 @@ class DiffAugEnsemble(nn.Module):
 
     @property
     def view_timesteps(self) -> tuple[int, ...]:
-        """The set S in the order of the views: ``timesteps``, or the network's own, which loads it."""
+        """The set S in the order of the views, which is ``timesteps`` or the network's own, which loads it."""
         return self.timesteps or self.diffaug.network.ensemble_timesteps
 
     def views(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The views (|S|, B, C, H, W) in [0, 1] of images (B, C, H, W) in [0, 1], in the order of S.
+        """The views ``(|S|, B, C, H, W)`` in [0, 1] of images (B, C, H, W) in [0, 1], in the order of S.
 
-        ``noise`` is for the timesteps above 0, (|S without 0|, B, C, H, W); None draws it.
+        ``noise`` is for the timesteps above 0, ``(|S without 0|, B, C, H, W)``; None draws it.
         """
         noise = self.draw_noise(images) if noise is None else self.check_noise(noise, images)
         steps = torch.tensor(self.view_timesteps, device=images.device)
@@ -99,7 +99,7 @@ class DiffAugEnsemble(nn.Module):
         return views
 
     def draw_noise(self, images: Tensor) -> Tensor:
-        """Noise for all views of images (B, C, H, W): (|S without 0|, B, C, H, W)."""
+        """Noise for all views of images (B, C, H, W): ``(|S without 0|, B, C, H, W)``."""
         repeated = images.expand(self._noise_shape(images))
         return self.diffaug.make_params([repeated])["noise"].reshape(repeated.shape)
 
@@ -118,7 +118,7 @@ class DiffAugEnsemble(nn.Module):
         return self.diffaug.transform(images, {"timesteps": timesteps, "noise": noise})
 
     def classify(self, views: Tensor) -> Tensor:
-        """Logits (|S|, B, K) of views (|S|, B, C, H, W), in batches of at most ``max_batch``."""
+        """Logits ``(|S|, B, K)`` of views ``(|S|, B, C, H, W)``, in batches of at most ``max_batch``."""
         flat = views.flatten(0, 1)
         parts = flat.split(self.diffaug.max_batch or len(flat))
         return torch.cat([self._classify(part) for part in parts]).unflatten(0, views.shape[:2])

@@ -1,0 +1,84 @@
+"""Settings of the documentation: `sphinx-build -W --keep-going -b html docs docs/_build/html` (extra `docs`)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+sys.path.insert(0, str(ROOT))
+
+import diffaug_transforms  # noqa: E402
+from diffaug_transforms.cli import build_parser  # noqa: E402
+
+project = "diffaug_transforms"
+author = "the diffaug_transforms maintainers"
+copyright = "MIT licence"
+version = release = diffaug_transforms.__version__
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+# generated/ is included as text, and notebooks are the copies that make_gallery makes.
+exclude_patterns = ["_build", "generated"]
+
+nb_execution_mode = "off"
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_inherit_docstrings = False
+autodoc_preserve_defaults = True
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+add_module_names = False
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 90
+toc_object_entries_show_parents = "hide"
+
+html_theme = "furo"
+html_title = f"diffaug_transforms {version}"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
+html_copy_source = False
+html_theme_options = {"navigation_with_keys": True}
+
+
+GALLERY = """# Gallery
+
+Notebooks from `examples/`, along the package's data flow, with the outputs that they were saved with.
+
+```{toctree}
+:maxdepth: 1
+
+"""
+
+
+def make_gallery() -> None:
+    """A page that lists the notebooks, and copies of them: Sphinx reads only what lies in its own folder."""
+    gallery = HERE / "gallery"
+    shutil.rmtree(gallery, ignore_errors=True)
+    gallery.mkdir()
+    notebooks = sorted((ROOT / "examples").glob("*.ipynb"))
+    for notebook in notebooks:
+        shutil.copy2(notebook, gallery)
+    (gallery / "index.md").write_text(f"{GALLERY}{chr(10).join(path.stem for path in notebooks)}\n```\n")
+
+
+def write_help() -> None:
+    """What `diffaug COMMAND --help` prints, a text file a command."""
+    os.environ |= {"COLUMNS": "100", "NO_COLOR": "1"}
+    folder = HERE / "generated"
+    folder.mkdir(exist_ok=True)
+    (commands,) = (a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    for name, parser in commands.choices.items():
+        (folder / f"{name}.txt").write_text(parser.format_help())
+
+
+make_gallery()
+write_help()
