@@ -24,8 +24,7 @@ EXAMPLES = (
 
 def app(args: argparse.Namespace) -> int:
     """Serve a page to play with in the browser: diffuse, denoise and classify a picture."""
-    if importlib.util.find_spec("gradio") is None:
-        raise ImportError('diffaug app needs Gradio: pip install "diffaug-transforms[app]"')
+    check_gradio()
     port = find_port(args.host, args.port)
     import torch
 
@@ -41,6 +40,12 @@ def app(args: argparse.Namespace) -> int:
         # Gradio reads both when it is imported. Its own folder for uploads is one for all users of the machine.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
         return serve(models, args.host, port)
+
+
+def check_gradio() -> None:
+    """ImportError before anything is loaded; Gradio itself takes seconds to import."""
+    if importlib.util.find_spec("gradio") is None:
+        raise ImportError('diffaug app needs Gradio: pip install "diffaug-transforms[app]"')
 
 
 def serve(models: Any, host: str, port: int) -> int:
@@ -78,19 +83,21 @@ def serve(models: Any, host: str, port: int) -> int:
 
 
 def find_port(host: str, port: int) -> int:
-    """The port, or a free one for 0. OSError where it is taken or the host is none of this machine's addresses.
+    """The port, or a free one for 0. OSError where it is taken, or the host is none of this machine's addresses.
 
     Gradio would look for it last, after everything is loaded.
     """
+    if not 0 <= port <= 65535:
+        raise ValueError(f"--port must be in 0...65535. Got {port}")
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
             return int(probe.getsockname()[1])
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise OSError(
-            f"cannot listen on {host}, port {port}: {getattr(error, 'strerror', None) or error}. "
+            f"cannot listen on {host}, port {port}: {error.strerror}. "
             "Choose another with --port, or --port 0 for any free one"
         ) from error
 

@@ -16,15 +16,18 @@ Diffuse an image to time t, take one denoising step back with a pretrained score
 At test time, averaging a classifier over such views at several t (DE, the DiffAug-Ensemble) adapts it to covariate
 shift. [Sastry et al., NeurIPS 2024](https://arxiv.org/abs/2306.09192)"""
 CSS = """
-.note {color: var(--body-text-color-subdued); margin: 0}
-.note.error {color: var(--error-text-color); background: var(--error-background-fill); padding: 8px 12px;
+.note {color: var(--body-text-color); opacity: .75; margin: 0}
+.note.error {color: var(--error-text-color); opacity: 1; background: var(--error-background-fill); padding: 8px 12px;
     border: 1px solid var(--error-border-color); border-radius: 6px}
 .views {display: grid; grid-template-columns: repeat(auto-fill, minmax(76px, 1fr)); gap: 8px}
 .views figure {margin: 0; text-align: center; font-size: var(--text-xs); line-height: 1.4}
 .views img {width: 100%; image-rendering: pixelated; border-radius: 4px}
 .picture label.float {position: static; border: none; box-shadow: none; background: none}
 .picture img {width: 100%; height: 100%; object-fit: contain; image-rendering: pixelated}
-#samples .gallery {gap: 6px} #samples .gallery-item img {width: 60px; height: 60px}
+#picture .image-container {height: calc(100% - 28px)}
+#samples .gallery {gap: 6px}
+#samples .gallery-item .container {width: 62px; height: 62px}
+#samples .gallery-item img {width: 100%; height: 100%}
 """
 #: Side of the largest picture that is put into the page as it is.
 MAX_INLINE_SIDE = 128

@@ -50,13 +50,13 @@ def build_page(models: Models) -> gr.Blocks:
             with gr.Column(scale=1, min_width=320):
                 choices = add_choices(models)
             with gr.Column(scale=3, min_width=640):
-                picture_note = gr.HTML(elem_id="picture-note")
+                picture_note = gr.HTML(elem_id="picture-note", padding=False)
                 with gr.Row():
                     shown = add_image("Picture, as the classifier sees it", "shown")
                     diffused = add_image("Diffused to time t", "diffused")
                     denoised = add_image("Denoised in one step", "denoised")
                 timestep = gr.Slider(0, 999, FIRST_TIMESTEP, step=1, label="Timestep t", elem_id="timestep", buttons=[])
-                time_note = gr.HTML(elem_id="time-note")
+                time_note = gr.HTML(elem_id="time-note", padding=False)
                 answer = add_answer()
         # Without Gradio's preprocessing, which decodes pictures of any size: `prepare` checks every choice itself.
         gr.on(
@@ -121,8 +121,8 @@ def add_image(label: str, name: str) -> gr.Image:
 
 def add_answer() -> list[gr.components.Component]:
     """What ``show_answer`` fills."""
-    answer_note = gr.HTML(elem_id="answer-note")
-    views = gr.HTML(elem_id="views")
+    answer_note = gr.HTML(elem_id="answer-note", padding=False)
+    views = gr.HTML(elem_id="views", padding=False)
     with gr.Row():
         default = gr.Label(label="Default: the classifier on the picture", num_top_classes=5, elem_id="default")
         de = gr.Label(label="DE: mean over the views", num_top_classes=5, elem_id="de")
