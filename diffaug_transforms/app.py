@@ -36,7 +36,7 @@ def app(args: argparse.Namespace) -> int:
         any_network=is_loopback(args.host),
         device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
     )
-    with tempfile.TemporaryDirectory(prefix="diffaug_app_") as folder:
+    with tempfile.TemporaryDirectory(prefix="diffaug_app_", ignore_cleanup_errors=True) as folder:
         # Gradio reads both when it is imported. Its own folder for uploads is one for all users of the machine.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
         return serve(models, args.host, port)
@@ -60,7 +60,7 @@ def serve(models: Any, host: str, port: int) -> int:
     try:
         # All of Gradio's ways to reach out are named, because its environment variables would switch them on.
         _, address, _ = page.launch(
-            server_name=host,
+            server_name=f"[{host}]" if ":" in host else host,
             server_port=port,
             max_file_size=MAX_BYTES,
             theme=gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"]),

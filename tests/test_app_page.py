@@ -50,7 +50,7 @@ def address() -> Iterator[str]:
 
 def ask(address: str, path: Path, choices: dict[str, Any], timestep: int) -> list[Any]:
     """What a user of their own gets: the three pictures, the row of views, and both answers."""
-    client = gradio_client.Client(address, verbose=False)
+    client = gradio_client.Client(address, verbose=False, httpx_kwargs={"timeout": PATIENCE / 1000})
     picture = gradio_client.handle_file(str(path))
     shown, _, note = client.predict(picture, *choices.values(), api_name="/prepare")
     assert 'class="note"' in note, note
