@@ -38,7 +38,7 @@ CONCURRENCY = 4
 NEWEST: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": CONCURRENCY}
 #: What ends as one sentence on the page, as it does in the command line.
 ERRORS = (OSError, ValueError, TypeError, RuntimeError, ImportError)
-FIRST_SAMPLE, FIRST_TIMESTEP = SAMPLES / "horse.png", 150
+FIRST_SAMPLE, FIRST_TIMESTEP = str(SAMPLES / "horse.png"), 150
 
 
 def build_page(models: Models) -> gr.Blocks:
@@ -83,7 +83,7 @@ def build_page(models: Models) -> gr.Blocks:
     return page.queue(max_size=200)
 
 
-def add_choices(models: Models) -> list[gr.components.Component]:
+def add_choices(models: Models) -> list[Any]:
     """What the user chooses, in the order of ``show_setting``'s arguments."""
     picture = gr.Image(
         FIRST_SAMPLE,
