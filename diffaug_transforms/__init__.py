@@ -8,7 +8,7 @@
     robustness/   DDA, which adapts test images; test sets under shift; smoothing, OOD scores, gradients
     guidance/     noisy and denoise-augmented classifiers, and the guide they make for sampling
     classifiers.py  classifiers by name, and the folders that training writes
-    cli.py        the `diffaug` command
+    cli.py        the `diffaug` command; app.py its page in the browser
 
 Importing this package imports neither torch nor anything else before a name is used; a network is loaded, and
 downloaded if need be, at its first image.

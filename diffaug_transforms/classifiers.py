@@ -19,7 +19,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class NormalizedClassifier(nn.Module):
-    """A classifier of images in [0, 1]: subtracts the mean, divides by the standard deviation, calls ``model``.
+    """A classifier of images uint8 or in [0, 1]: subtracts the mean, divides by the deviation, calls ``model``.
 
     Args:
         model: from normalised images (B, C, H, W) to logits (B, K).
@@ -42,7 +42,8 @@ class NormalizedClassifier(nn.Module):
         self.std = list(std)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(F.normalize(images, self.mean, self.std))
+        floats = images if images.is_floating_point() else F.to_dtype(images, torch.float32, scale=True)
+        return self.model(F.normalize(floats, self.mean, self.std))
 
 
 def build_model(name: str, num_classes: int, pretrained: bool = False) -> nn.Module:

@@ -14,6 +14,8 @@ import PIL.Image
 import torch
 from torchvision.transforms import v2
 
+from .app import EXAMPLES as APP_EXAMPLES
+from .app import add_app_options, app
 from .cli_sample import EXAMPLES, add_sample_options, sample
 from .figures import fit_to_network, sample_images, save_grid, views_over_time
 from .offline import augment_folder
@@ -157,10 +159,13 @@ def build_parser() -> argparse.ArgumentParser:
     add_folder_options(folder_parser)
     sample_parser = command(sample, *EXAMPLES)
     add_sample_options(sample_parser)
-    for sub in (*figures, folder_parser, sample_parser):
+    app_parser = command(app, *APP_EXAMPLES)
+    add_app_options(app_parser)
+    for sub in (*figures, folder_parser, sample_parser, app_parser):
         sub.add_argument(
             "--network", default="cifar10", help="name, Hub repository, folder or .pt; default: %(default)s"
         )
+    for sub in (*figures, folder_parser, sample_parser):
         sub.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     command(networks, "diffaug networks")
     openai = command(convert, "diffaug convert 256x256_diffusion_uncond.pt adm256/")
@@ -198,7 +203,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return args.function(args)
     except KeyboardInterrupt:
-        print("diffaug: stopped; diffaug augment resumes where it was", file=sys.stderr)
+        resumes = "; the same command resumes where it was" if args.function.__name__ == "augment" else ""
+        print(f"diffaug: stopped{resumes}", file=sys.stderr)
         return 130
     except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
         print(f"diffaug: error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -40,8 +40,8 @@ def views_over_time(augment: DiffAug, images: Tensor, timesteps: Sequence[int], 
         timesteps: T of them.
     """
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(images.shape, generator=generator).repeat(len(timesteps), 1, 1, 1)
-    t = torch.tensor(timesteps).repeat_interleave(len(images))
+    noise = torch.randn(images.shape, generator=generator).repeat(len(timesteps), 1, 1, 1).to(images.device)
+    t = torch.tensor(timesteps, device=images.device).repeat_interleave(len(images))
     repeated = images.repeat(len(timesteps), 1, 1, 1)
     augment.network.schedule.check_timesteps(timesteps)
     denoised = augment.denoise(repeated, t, noise)

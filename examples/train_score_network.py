@@ -72,8 +72,8 @@ def load_images(data: str, limit: int | None) -> tuple[Tensor, Tensor]:
 
 
 def learning_rate_factor(step: int, steps: int, warmup: int = 300, decay: float = 0.5) -> float:
-    """Linear warm-up, constant, then linear to zero over the last half: a run can be cut short by a smaller --steps."""
-    return min(1.0, (step + 1) / warmup, max(0.0, (steps - step) / (decay * steps)))
+    """Linear warm-up, at most a tenth of the steps, constant, then linear to zero over the last half."""
+    return min(1.0, (step + 1) / min(warmup, max(1, steps // 10)), max(0.0, (steps - step) / (decay * steps)))
 
 
 def draw_batch(images: Tensor, labels: Tensor, args: argparse.Namespace, step: int, rank: int) -> dict[str, Tensor]:

@@ -34,6 +34,7 @@ def test_images_are_normalised():
     classifier = NormalizedClassifier(nn.Flatten(), MEAN, STD)
     pixel = torch.tensor([1.0, 0.4, 0.55]).reshape(1, 3, 1, 1)
     torch.testing.assert_close(classifier(pixel), torch.tensor([[2.5, 0.0, 0.5]]))
+    torch.testing.assert_close(classifier((255 * pixel).byte()), torch.tensor([[2.5, 0.0, 0.5]]), rtol=0, atol=0.02)
 
 
 def test_a_folder_loads_into_the_ensemble_and_into_the_bare_model(tmp_path, network):

@@ -268,7 +268,7 @@ def test_unknown_choices(option, value, capsys):
 
 
 def test_help_texts_have_examples(capsys):
-    for command in ("demo", "show", "augment", "sample", "networks", "convert"):
+    for command in ("demo", "show", "augment", "sample", "app", "networks", "convert"):
         with pytest.raises(SystemExit, match="0"):
             cli.main([command, "--help"])
         text = capsys.readouterr().out

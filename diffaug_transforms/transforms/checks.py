@@ -56,7 +56,7 @@ def size_warning(batch: Tensor, network: ScoreNetwork) -> str | None:
         return None
     return (
         f"images of {height}x{width} pixels are far from the network's {native}x{native}; "
-        "resize them or choose another network"
+        "resize them or choose another network (list_score_networks)"
     )
 
 

@@ -1,0 +1,93 @@
+"""Pictures that strangers send: what `diffaug app` reads, what it refuses, and how it shows small images.
+
+file --read_picture--> RGB, upright --fit_picture--> uint8 (3, size, size)      enlarge: for people to look at
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from .figures import fit_to_network
+
+#: Largest file that is read, in bytes.
+MAX_BYTES = 20 * 2**20
+#: Largest picture that is decoded: a camera of 50 megapixels, 150 MB in memory.
+MAX_PIXELS = 50_000_000
+#: Pillow's names of what is read. Others are left out on purpose: EPS, say, would start Ghostscript.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+#: Side to which ``enlarge`` brings small images, in pixels.
+SHOWN_SIDE = 256
+
+
+def read_picture(path: str | Path) -> PIL.Image.Image:
+    """A file as an RGB image, upright by its EXIF orientation. Of an animation the first frame.
+
+    Transparent parts lie on white; 16-bit greys are scaled, not clipped.
+
+    Raises:
+        ValueError: the file is larger than ``MAX_BYTES``, has more than ``MAX_PIXELS``, is damaged, or is no picture
+            of one of ``FORMATS``. The size is read off the header, before anything is decoded.
+    """
+    path = Path(path)
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise ValueError(f"a picture's file must have at most {MAX_BYTES / 2**20:.0f} MiB. Got {size / 2**20:.1f} MiB")
+    with _open(path) as file:
+        width, height = file.size
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"{_pixel_limit()}. Got {width} x {height}")
+        try:
+            upright = PIL.ImageOps.exif_transpose(file)
+        except Exception as error:  # decoders raise whatever the bytes make them stumble over
+            raise ValueError(f"{path.name} is damaged: {error}") from error
+    return to_rgb(upright)
+
+
+def _open(path: Path) -> PIL.Image.Image:
+    try:
+        return PIL.Image.open(path, formats=FORMATS)
+    except PIL.Image.DecompressionBombError:
+        raise ValueError(f"{_pixel_limit()}. Got far more") from None
+    except PIL.UnidentifiedImageError:
+        known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise ValueError(f"a picture must be a {known} file. Got {path.name}, which is none of these") from None
+    except Exception as error:
+        raise ValueError(f"{path.name} is damaged: {error}") from error
+
+
+def _pixel_limit() -> str:
+    return f"a picture must have at most {MAX_PIXELS / 1e6:.0f} million pixels"
+
+
+def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    """RGB of any mode: transparency over white, 16 bits scaled to 8. ValueError for floating point pixels."""
+    if image.mode == "F":
+        raise ValueError("a picture must have integer pixels. Got floating point ones, whose range is not known")
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).clip(0, 65535) / 257
+        return PIL.Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def fit_picture(image: PIL.Image.Image, size: int) -> Tensor:
+    """The central square, resized: uint8 (3, size, size).
+
+    ``fit_to_network`` alone resizes first, which of a picture 1 pixel high and a million wide makes a huge one.
+    """
+    return fit_to_network(F.center_crop(image, [min(image.size)]), size)
+
+
+def enlarge(image: Tensor, side: int = SHOWN_SIDE) -> PIL.Image.Image:
+    """An image (3, H, W), uint8 or in [0, 1], its pixels repeated until it is about ``side`` wide."""
+    factor = max(1, side // image.shape[-1])
+    picture = F.to_pil_image(image)
+    return picture.resize((factor * picture.width, factor * picture.height), PIL.Image.Resampling.NEAREST)

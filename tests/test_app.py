@@ -1,0 +1,288 @@
+"""What the page computes and refuses, without a page; and the command's errors."""
+
+from __future__ import annotations
+
+import doctest
+import socket
+import struct
+import sys
+import zlib
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from torchvision.transforms.v2 import functional as F
+
+from diffaug_transforms import DiffAug, DiffAugEnsemble, app, app_html, app_models, app_picture, cli
+from diffaug_transforms.app_compute import MAX_SEED, Setting, classify, denoise, far_in_size, prepare, scales
+from diffaug_transforms.app_models import Models
+from diffaug_transforms.app_picture import enlarge, fit_picture, read_picture
+from diffaug_transforms.figures import SAMPLES, sample_images, views_over_time
+
+CAT = SAMPLES / "cat.png"
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    return Models(["cifar10-diffaug", "cifar10-baseline"])
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG file that claims a size and holds no pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = struct.pack(">I", 1000) + b"IDAT"
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + pixels
+
+
+# Reading pictures
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("notes.png", b"dear diary", "a picture must be a BMP, .* or WEBP file. Got notes.png, which is none of these"),
+        ("empty.png", b"", "Got empty.png, which is none of these"),
+        ("figure.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "Got figure.eps, which is none of these"),
+        ("half.png", CAT.read_bytes()[:1000], "half.png is damaged: "),
+        ("bomb.png", png_header(20_000, 20_000), "must have at most 50 million pixels. Got far more"),
+        ("large.png", png_header(8000, 7000), "must have at most 50 million pixels. Got 8000 x 7000"),
+    ],
+)
+def test_what_is_refused(name, data, message, tmp_path):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        read_picture(tmp_path / name)
+
+
+def test_large_files_are_not_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr(app_picture, "MAX_BYTES", 2**20)
+    (tmp_path / "large.png").write_bytes(bytes(3 * 2**20 // 2))
+    with pytest.raises(ValueError, match="a picture's file must have at most 1 MiB. Got 1.5 MiB"):
+        read_picture(tmp_path / "large.png")
+
+
+def test_floating_point_pixels_are_refused(tmp_path):
+    PIL.Image.new("F", (8, 8)).save(tmp_path / "float.tif")
+    with pytest.raises(ValueError, match="must have integer pixels"):
+        read_picture(tmp_path / "float.tif")
+
+
+def test_modes(tmp_path):
+    """Each file shows the same orange, or what its mode can hold of it."""
+    orange = PIL.Image.new("RGB", (40, 30), (240, 120, 0))
+    orange.save(tmp_path / "rgb.png")
+    orange.convert("RGBA").save(tmp_path / "rgba.png")
+    orange.quantize(2).save(tmp_path / "palette.png")
+    orange.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100)
+    orange.save(tmp_path / "moving.gif", save_all=True, append_images=[PIL.Image.new("RGB", (40, 30), "blue")])
+    for path in sorted(tmp_path.iterdir()):
+        image = read_picture(path)
+        assert (image.mode, image.size) == ("RGB", (40, 30)), path.name
+        assert np.abs(np.asarray(image).astype(int) - (240, 120, 0)).max() <= 4, path.name
+
+
+def test_sixteen_bits_are_scaled(tmp_path):
+    values = np.array([[0, 257, 32896, 65535]], np.uint16)
+    PIL.Image.fromarray(values).save(tmp_path / "grey16.png")
+    assert np.asarray(read_picture(tmp_path / "grey16.png"))[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_transparent_parts_are_white(tmp_path):
+    PIL.Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert read_picture(tmp_path / "clear.png").getextrema() == ((255, 255),) * 3
+
+
+def test_pictures_are_upright(tmp_path):
+    """EXIF orientation 6: the camera lay on its side, and the file's left edge is the picture's top."""
+    image = PIL.Image.new("RGB", (40, 20), "red")
+    image.paste("blue", (0, 0, 20, 20))
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.png", exif=exif)
+    upright = read_picture(tmp_path / "turned.png")
+    assert upright.size == (20, 40)
+    assert upright.getpixel((10, 5)) == (0, 0, 255)
+    assert upright.getpixel((10, 35)) == (255, 0, 0)
+
+
+def test_fit_picture():
+    image = PIL.Image.new("RGB", (90, 30), "red")
+    image.paste("blue", (30, 0, 60, 30))
+    assert torch.equal(
+        fit_picture(image, 32), torch.tensor([0, 0, 255], dtype=torch.uint8).view(3, 1, 1).expand(3, 32, 32)
+    )
+    assert fit_picture(PIL.Image.new("RGB", (1_000_000, 1)), 32).shape == (3, 32, 32)
+    cat = sample_images()["cat"]
+    assert torch.equal(fit_picture(cat, 32), F.pil_to_tensor(cat))
+
+
+def test_enlarge_repeats_pixels():
+    image = torch.arange(12, dtype=torch.uint8).reshape(3, 2, 2)
+    large = F.pil_to_tensor(enlarge(image, 7))
+    assert torch.equal(large, image.repeat_interleave(3, 1).repeat_interleave(3, 2))
+    assert enlarge(torch.rand(3, 300, 300)).size == (300, 300)
+
+
+# Computing
+
+
+def test_the_same_seed_gives_the_same(models):
+    def run(seed: int) -> list[torch.Tensor]:
+        setting = prepare(models, CAT, corruption="gaussian_noise", severity=4, seed=seed)
+        answer = classify(models, setting)
+        return [setting.picture, *denoise(models, setting, 300), answer.views, answer.default, answer.de]
+
+    first, again, other = run(3), run(3), run(4)
+    assert all(torch.equal(a, b) for a, b in zip(first, again))
+    assert not any(torch.equal(a, b) for a, b in zip(first, other))
+
+
+def test_denoise_is_the_package_s(models):
+    """The pictures of `diffaug show` with the same seed."""
+    setting = prepare(models, CAT, seed=5)
+    diffused, denoised = views_over_time(DiffAug("cifar10"), setting.picture[None] / 255, [200], seed=5)
+    mine = denoise(models, setting, 200)
+    torch.testing.assert_close(mine[0], diffused[0, 0])
+    torch.testing.assert_close(mine[1], denoised[0, 0])
+    signal, noise = scales(models, setting, 200)
+    assert signal**2 + noise**2 == pytest.approx(1)
+
+
+def test_classify_is_the_ensemble(models):
+    setting = prepare(models, CAT, classifier="cifar10-baseline", seed=7)
+    answer = classify(models, setting)
+    ensemble = DiffAugEnsemble(models.classifier("cifar10-baseline"), "cifar10")
+    noise = torch.randn(9, 1, 3, 32, 32, generator=torch.Generator().manual_seed(7))
+    image = setting.picture[None] / 255
+    views = ensemble.views(image, noise)
+    torch.testing.assert_close(answer.views, views[:, 0])
+    logits = ensemble.classify(views)
+    torch.testing.assert_close(answer.de, logits.softmax(-1).mean(0)[0])
+    torch.testing.assert_close(answer.view_probabilities, logits.softmax(-1)[:, 0])
+    torch.testing.assert_close(answer.default, ensemble.classifier(image).softmax(-1)[0])
+    assert answer.timesteps == (0, 3, 9, 16, 23, 33, 44, 57, 74, 96)
+    torch.testing.assert_close(denoise(models, setting, 3)[1], answer.views[1])
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"corruption": "rain"}, "corruption must be one of .* Got 'rain'"),
+        ({"corruption": "fog", "severity": 6}, "severity must be one of 1, 2, 3, 4, 5. Got 6"),
+        ({"seed": -1}, f"seed must be an integer in 0...{MAX_SEED}. Got -1"),
+        ({"seed": None}, "Got None"),
+        ({"network": "cifar11"}, "Got 'cifar11'. Did you mean 'cifar10'"),
+        ({"classifier": "/etc"}, "classifier must be one of cifar10-diffaug, cifar10-baseline. Got '/etc'"),
+    ],
+)
+def test_choices_are_checked(models, choice, message):
+    with pytest.raises(ValueError, match=message):
+        prepare(models, CAT, **choice)
+
+
+def test_timesteps_are_checked(models):
+    with pytest.raises(ValueError, match=r"timesteps must be in 0\.\.\.999 for this network. Got 1000"):
+        denoise(models, prepare(models, CAT), 1000)
+
+
+def test_a_network_that_cannot_be_downloaded(models, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for _ in range(2):  # a failure is not remembered as a network
+        with pytest.raises(OSError, match=r"google/ddpm-cifar10-32.* failed: .*or use the embedded network 'cifar10'"):
+            prepare(models, CAT, network="ddpm-cifar10")
+
+
+def test_networks_are_loaded_once_and_the_oldest_goes(network, conditional, tmp_path, monkeypatch):
+    monkeypatch.setattr(app_models, "MAX_NETWORKS", 2)
+    network.save_pretrained(tmp_path / "a")
+    conditional.save_pretrained(tmp_path / "c")
+    models = Models(network=str(tmp_path / "a"))
+    first = models.ensemble(str(tmp_path / "a"))
+    assert models.ensemble(str(tmp_path / "a")) is first
+    with pytest.raises(ValueError, match="needs labels in 0...4: it has no null class"):
+        models.ensemble(str(tmp_path / "c"))
+    models.ensemble("cifar10")
+    assert models.ensemble(str(tmp_path / "a")) is first
+    network.save_pretrained(tmp_path / "b")
+    models.ensemble(str(tmp_path / "b"))
+    assert models.ensemble(str(tmp_path / "a")) is not first
+
+
+def test_strangers_choose_among_the_named_networks(tmp_path, network):
+    network.save_pretrained(tmp_path)
+    models = Models(any_network=False)
+    with pytest.raises(ValueError, match=r"network must be one of cifar10, ddpm-cifar10, .* Got '/"):
+        prepare(models, CAT, network=str(tmp_path))
+
+
+def test_a_network_of_another_size_is_named(models):
+    setting = prepare(models, CAT)
+    assert far_in_size(models, setting) is None
+    large = Setting(setting.picture.repeat(1, 3, 3), *setting[1:])
+    assert far_in_size(models, large).startswith("images of 96x96 pixels are far from the network's 32x32")
+
+
+def test_docstring_example():
+    names = {"prepare": prepare, "denoise": denoise, "classify": classify, "SAMPLES": SAMPLES, "torch": torch}
+    result = doctest.testmod(app_models, extraglobs=names)
+    assert (result.attempted, result.failed) == (5, 0)
+
+
+# The page's plain HTML
+
+
+def test_text_is_escaped():
+    assert "<b>" not in app_html.note("<b>") + app_html.problem(ValueError("<b>"))
+    assert app_html.problem(ValueError("two\n  lines")).count("two lines") == 1
+
+
+def test_row_of_views():
+    row = app_html.row_of_views(torch.rand(2, 3, 200, 200), [("t = 0", "<cat> 9%"), ("t = 3", "dog 8%")])
+    assert row.count("<figure>") == 2
+    assert "t = 0<br>&lt;cat&gt; 9%" in row
+
+
+# The command
+
+
+def test_a_missing_extra_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert cli.main(["app"]) == 2
+    assert capsys.readouterr().err == (
+        'diffaug: error: diffaug app needs Gradio: pip install "diffaug-transforms[app]"\n'
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--classifier", "nowhere"], "nowhere must be a folder written by examples/train_classifier.py"),
+        (["--network", "cifar11"], "Got 'cifar11'. Did you mean 'cifar10'"),
+        (["--port", "70000"], "--port must be in 0...65535. Got 70000"),
+        (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),
+    ],
+)
+def test_errors_are_one_line(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(app, "check_gradio", lambda: None)
+    assert cli.main(["app", "--port", "0", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("diffaug: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_taken_port(monkeypatch, capsys):
+    monkeypatch.setattr(app, "check_gradio", lambda: None)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert cli.main(["app", "--port", str(port)]) == 2
+    error = capsys.readouterr().err
+    assert f"cannot listen on 127.0.0.1, port {port}: Address already in use. Choose another with --port" in error
+    assert error.count("\n") == 1
+
+
+def test_loopback():
+    assert [app.is_loopback(host) for host in ("127.0.0.1", "localhost", "::1")] == [True] * 3
+    assert [app.is_loopback(host) for host in ("0.0.0.0", "192.168.0.7", "example.org")] == [False] * 3
