@@ -32,11 +32,8 @@ class Models:
 
     Example:
         >>> models = Models()
-        >>> setting = prepare(models, SAMPLES / "cat.png", corruption="fog", severity=3, seed=0)
-        >>> diffused, denoised = denoise(models, setting, 100)
-        >>> answer = classify(models, setting)
-        >>> len(answer.views), answer.de.shape
-        (10, torch.Size([10]))
+        >>> models.classifier("cifar10-diffaug").classes[:3], models.size("cifar10-diffaug", "cifar10")
+        (('airplane', 'automobile', 'bird'), 32)
     """
 
     def __init__(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import socket
 import struct
 import sys
@@ -222,12 +221,6 @@ def test_a_network_of_another_size_is_named(models):
     assert far_in_size(models, setting) is None
     large = Setting(setting.picture.repeat(1, 3, 3), *setting[1:])
     assert far_in_size(models, large).startswith("images of 96x96 pixels are far from the network's 32x32")
-
-
-def test_docstring_example():
-    names = {"prepare": prepare, "denoise": denoise, "classify": classify, "SAMPLES": SAMPLES, "torch": torch}
-    result = doctest.testmod(app_models, extraglobs=names)
-    assert (result.attempted, result.failed) == (5, 0)
 
 
 # The page's plain HTML

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms.v2 import functional as F
 
 from diffaug_transforms import load_score_network
+from diffaug_transforms.figures import sample_images
 from diffaug_transforms.guidance import GuidanceEncoder, load_guidance_classifier
 from diffaug_transforms.guidance.openai import RELEASES, convert_classifier, encoder_config, parse_classifier_flags
 from diffaug_transforms.score.folder import load_strictly
@@ -35,6 +37,15 @@ def test_logits_and_gradient_equal_openais_also_from_our_folder(tmp_path):
     classifier.save_pretrained(tmp_path / "folder")
     again = load_guidance_classifier(tmp_path / "folder")
     assert torch.equal(again(x_t, expected["t"]), logits)
+
+
+def test_the_embedded_classifier_knows_the_sample_images():
+    classifier = load_guidance_classifier("cifar10-denoise-augmented")
+    images = sample_images()
+    x_0 = torch.stack([F.to_dtype(F.to_image(image), torch.float32, scale=True) for image in images.values()]) * 2 - 1
+    x_t = x_0 + 0.05 * torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0))
+    found = [classifier.classes[index] for index in classifier(x_t, torch.full((len(x_t),), 10)).argmax(1)]
+    assert sum(guess == label for guess, label in zip(found, images)) >= 5
 
 
 def test_new_attention_order(tmp_path):

@@ -1,4 +1,4 @@
-"""OpenAI's guidance classifiers (guided-diffusion), and folders of ours."""
+"""OpenAI's guidance classifiers (guided-diffusion), folders of ours, and the embedded one."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from ..score.openai_weights import convert_state_dict
 from .classifiers import DenoiseAugmentedClassifier, NoisyClassifier
 from .encoder import GuidanceEncoder
 
+#: Inside the package, as examples/train_guidance_classifier.py trained it; facts in its guidance_classifier.json.
+EMBEDDED = ("cifar10-denoise-augmented",)
 #: ``classifier_defaults`` of guided-diffusion's script_util.py, and the attention order of ``EncoderUNetModel``.
 CLASSIFIER_DEFAULTS: dict[str, Any] = {
     "image_size": 64,
@@ -48,8 +50,8 @@ def load_guidance_classifier(
     """Load a guidance classifier, on the CPU, float32, in eval mode.
 
     Args:
-        path: an OpenAI ``.pt`` file, read with ``weights_only=True``, or a folder that ``save_pretrained`` of one of
-            our classifiers wrote.
+        path: an OpenAI ``.pt`` file, read with ``weights_only=True``; a folder that ``save_pretrained`` of one of our
+            classifiers wrote; or "cifar10-denoise-augmented", a small one inside the package.
         openai_flags: for a file that is not named as OpenAI released it: its flags, as a dict or as the command line
             that trained or uses it ("--image_size 64 --classifier_depth 4 ...").
         network: for a folder with a denoise-augmented classifier: the score network; None: the one it names.
@@ -59,13 +61,14 @@ def load_guidance_classifier(
         OSError: a file is missing, damaged, or does not fit its flags.
 
     Example:
+        >>> classifier = load_guidance_classifier("cifar10-denoise-augmented")
+        >>> classifier(torch.randn(2, 3, 32, 32), torch.tensor([0, 999])).shape
+        torch.Size([2, 10])
         >>> classifier = load_guidance_classifier("256x256_classifier.pt")  # doctest: +SKIP
-        >>> classifier(torch.randn(2, 3, 256, 256), torch.tensor([0, 999])).shape  # doctest: +SKIP
-        torch.Size([2, 1000])
     """
     from .folder import read_folder
 
-    path = Path(path).expanduser()
+    path = Path(__file__).parents[1] / "classifier_weights" / path if path in EMBEDDED else Path(path).expanduser()
     if path.is_dir():
         return read_folder(path, network)
     if network is not None:
