@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from pivots import mean_over_seeds, pick, rows, select, with_diffaug
 from records import Record
 
-#: The paper's table 5.
+#: The paper's.
 RADII = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 
 
