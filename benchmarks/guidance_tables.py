@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import mean, stdev
 
-from pivots import pick, rows, select
+from pivots import gains, pick, rows, select
 from records import Record
 
 #: Metric to heading and digits; better is lower for the first two, higher for the others.
@@ -49,6 +49,9 @@ def accuracy_table(records: Sequence[Record]) -> str:
         [recipe, *(_cell(select(own, recipe=recipe, quarter=q), 1) for q in quarters)]
         for recipe in dict.fromkeys(r["recipe"] for r in own)
     ]
+    gain = gains(select(own, recipe="noisy"), select(own, recipe="denoise-augmented"), "seed", "quarter")
+    if gain:
+        body.append(["the latter's gain", *(_cell(select(gain, quarter=q), 1, "+") for q in quarters)])
     return rows(["classifier", *(names[q] for q in quarters)], body)
 
 
@@ -60,6 +63,9 @@ def alignment_table(records: Sequence[Record], metric: str = "score_cosine", dig
     for name in dict.fromkeys(map(title, own)):
         line = [r for r in own if title(r) == name]
         body.append([name, *(_cell(select(line, timestep=t), digits) for t in steps)])
+    gain = gains(select(own, recipe="noisy"), select(own, recipe="denoise-augmented", mode="total"), "seed", "timestep")
+    if gain:
+        body.append(["total over noisy", *(_cell(select(gain, timestep=t), digits, "+") for t in steps)])
     return rows(["gradient", *(f"t = {t}" for t in steps)], body)
 
 
@@ -74,13 +80,13 @@ def cost_table(records: Sequence[Record]) -> str:
     return rows(["gradient", "time, ratio", "memory, ratio", "ms an image", "MiB an image"], body)
 
 
-def _cell(records: Sequence[Record], digits: int) -> str:
+def _cell(records: Sequence[Record], digits: int, sign: str = "") -> str:
     """Mean over classifiers, with its standard error where there are several; "" of none."""
     values = [r["value"] for r in records]
     if not values:
         return ""
     error = f" ± {stdev(values) / len(values) ** 0.5:.{digits}f}" if len(values) > 1 else ""
-    return f"{mean(values):.{digits}f}{error}"
+    return f"{mean(values):{sign}.{digits}f}{error}"
 
 
 def _note(samples: Sequence[Record]) -> str:
