@@ -139,7 +139,8 @@ def load_classifier(folder: str | Path) -> NormalizedClassifier:
     folder = Path(__file__).parent / "classifier_weights" / folder if folder in EMBEDDED else Path(folder)
     missing = [name for name in ("classifier.json", "model.safetensors") if not (folder / name).is_file()]
     if missing:
-        raise OSError(f"{folder} must be a folder written by examples/train_classifier.py. Missing: {missing}")
+        known = "a folder written by examples/train_classifier.py, " + " or ".join(EMBEDDED)
+        raise OSError(f"{folder} must be {known}. Missing: {missing}")
     config = json.loads((folder / "classifier.json").read_text())
     model = build_model(config["name"], len(config["classes"]))
     load_model(model, str(folder / "model.safetensors"))

@@ -74,7 +74,7 @@ def load_guidance_classifier(
     if network is not None:
         raise ValueError(f"network is for folders with a denoise-augmented classifier. Got it with {path}")
     if not path.is_file():
-        raise OSError(f"there is no classifier at {path}")
+        raise OSError(f"there is no classifier at {path}; {EMBEDDED[0]} is inside the package")
     flags = RELEASES.get(path.name) if openai_flags is None else openai_flags
     if flags is None:
         raise ValueError(
