@@ -161,7 +161,8 @@ def test_classify_is_the_ensemble(models):
     torch.testing.assert_close(answer.view_probabilities, logits.softmax(-1)[:, 0])
     torch.testing.assert_close(answer.default, ensemble.classifier(image).softmax(-1)[0])
     assert answer.timesteps == (0, 3, 9, 16, 23, 33, 44, 57, 74, 96)
-    torch.testing.assert_close(denoise(models, setting, 3)[1], answer.views[1])
+    # In bfloat16 a batch of one and a batch of nine round differently.
+    torch.testing.assert_close(denoise(models, setting, 3)[1], answer.views[1], rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize(
