@@ -197,6 +197,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "jacobian": lambda: jacobian_table(read_records("jacobian")),
     "guidance": lambda: guidance_table(read_records("guidance")),
     "guidance_accuracy": lambda: accuracy_table(read_records("guidance")),
+    "guidance_scratch": lambda: accuracy_table(read_records("guidance_from_scratch")),
+    "guidance_scratch_alignment": lambda: alignment_table(read_records("guidance_from_scratch")),
     "guidance_alignment": lambda: alignment_table(read_records("guidance")),
     "guidance_cost": lambda: cost_table(read_records("guidance")),
     "imagenet_hours": lambda: hours_table(read_records("imagenet_cost")),

@@ -72,6 +72,7 @@ HELD = (
     "diffaug_transforms/score/weights/cifar10/scheduler/scheduler_config.json",
     "diffaug_transforms/score/weights/cifar10/README.md",
     "diffaug_transforms/classifier_weights/cifar10-diffaug/model.safetensors",
+    "diffaug_transforms/classifier_weights/cifar10-denoise-augmented/encoder/diffusion_pytorch_model.safetensors",
     "diffaug_transforms/robustness/imagenet_d.json",
     "diffaug_transforms/samples/cat.png",
     "diffaug_transforms/py.typed",
