@@ -116,11 +116,14 @@ def test_the_tables_by_hand():
     assert lines[5].startswith("| noisy | 2 | 51.0 ± 1.0 | 11.00 ± 1.00 | 20.00 ± 0.00 |")
     assert lines[6].startswith("| denoise-augmented, partial | 1 |  | 9.00 |")
     assert "| noisy | 51.0 ± 1.0 | 52.0 ± 1.0 | 55.0 ± 1.0 |" in accuracy_table(samples + judged)
-    cosines = [
-        {"recipe": "noisy", "mode": "total", "metric": "score_cosine", "timestep": t, "value": t / 1000}
-        for t in (9, 50)
-    ]
-    assert alignment_table(cosines).splitlines()[2] == "| noisy | 0.009 | 0.050 |"
+    # Beside another classifier: what it has more, paired by seed.
+    others = [{**r, "recipe": "denoise-augmented", "value": r["value"] + 1 + r["seed"]} for r in judged]
+    assert "| the latter's gain | +1.5 ± 0.5 | +1.5 ± 0.5 | +1.5 ± 0.5 |" in accuracy_table(samples + judged + others)
+    common = {"mode": "total", "seed": 0, "metric": "score_cosine"}
+    cosines = [{**common, "recipe": "noisy", "timestep": t, "value": t / 1000} for t in (9, 50)]
+    assert alignment_table(cosines).splitlines()[2:] == ["| noisy | 0.009 | 0.050 |"]
+    cosines += [{**r, "recipe": "denoise-augmented", "value": 0.1} for r in cosines]
+    assert alignment_table(cosines).splitlines()[-1] == "| total over noisy | +0.091 | +0.050 |"
     values = {"time_ratio": 2.5, "memory_ratio": 6.0, "seconds_per_image": 0.02, "peak_bytes": 3 * 2**20}
     costs = [{"recipe": "network call", "mode": "cost", "metric": m, "value": value} for m, value in values.items()]
     assert cost_table(costs).splitlines()[2] == "| network call | 2.50 | 6.00 | 20.0 | 3.0 |"
