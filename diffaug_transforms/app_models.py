@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from .classifiers import EMBEDDED, NormalizedClassifier, load_classifier
+from .classifiers import NormalizedClassifier, load_classifier
 from .score import list_score_networks
 from .transforms import DiffAugEnsemble
 
@@ -79,7 +77,5 @@ class Models:
             return self._ensembles[network]
 
     def size(self, classifier: str, network: str) -> int:
-        """Side of the images that a classifier was trained on, which training writes down; else the network's."""
-        folder = Path(__file__).parent / "classifier_weights" / classifier if classifier in EMBEDDED else classifier
-        config = json.loads(Path(folder, "classifier.json").read_text())
-        return config.get("arguments", {}).get("size") or self.ensemble(network).diffaug.network.image_size
+        """Side of the images that a classifier was trained on, where it is known; else the network's."""
+        return self.classifier(classifier).size or self.ensemble(network).diffaug.network.image_size

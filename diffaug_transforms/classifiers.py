@@ -25,6 +25,7 @@ class NormalizedClassifier(nn.Module):
         model: from normalised images (B, C, H, W) to logits (B, K).
         mean, std: per channel, on the [0, 1] scale.
         classes: names of the K classes where they are known; kept as ``.classes``.
+        size: side of the images that it was trained on, where it is known; kept as ``.size``.
 
     Example:
         >>> classifier = NormalizedClassifier(build_model("resnet18", 10), IMAGENET_MEAN, IMAGENET_STD)
@@ -33,11 +34,17 @@ class NormalizedClassifier(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, mean: Sequence[float], std: Sequence[float], classes: Sequence[str] = ()
+        self,
+        model: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        classes: Sequence[str] = (),
+        size: int | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.classes = tuple(classes)
+        self.size = size
         self.mean = list(mean)
         self.std = list(std)
 
@@ -144,7 +151,8 @@ def load_classifier(folder: str | Path) -> NormalizedClassifier:
     config = json.loads((folder / "classifier.json").read_text())
     model = build_model(config["name"], len(config["classes"]))
     load_model(model, str(folder / "model.safetensors"))
-    return NormalizedClassifier(model, config["mean"], config["std"], config["classes"]).eval()
+    size = config.get("arguments", {}).get("size")
+    return NormalizedClassifier(model, config["mean"], config["std"], config["classes"], size).eval()
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

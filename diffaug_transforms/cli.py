@@ -168,11 +168,14 @@ def build_parser() -> argparse.ArgumentParser:
     for sub in (*figures, folder_parser, sample_parser):
         sub.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     command(networks, "diffaug networks")
-    openai = command(convert, "diffaug convert 256x256_diffusion_uncond.pt adm256/")
-    openai.add_argument("ckpt", type=Path, metavar="CKPT", help="OpenAI .pt file")
-    openai.add_argument("dst", type=Path, metavar="DST", help="a new folder")
-    openai.add_argument("--flags", help="OpenAI's flags as their README prints them, where the file has another name")
+    add_convert_options(command(convert, "diffaug convert 256x256_diffusion_uncond.pt adm256/"))
     return parser
+
+
+def add_convert_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("ckpt", type=Path, metavar="CKPT", help="OpenAI .pt file")
+    parser.add_argument("dst", type=Path, metavar="DST", help="a new folder")
+    parser.add_argument("--flags", help="OpenAI's flags as their README prints them, where the file has another name")
 
 
 def add_figure_options(parser: argparse.ArgumentParser) -> None:
