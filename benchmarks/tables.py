@@ -31,7 +31,7 @@ from shift_tables import (
 )
 
 ROOT = Path(__file__).parent.parent
-CARD = ROOT / "diffaug_transforms" / "score" / "weights" / "cifar10" / "README.md"
+CARD = ROOT / "diffaug_transforms" / "assets" / "networks" / "cifar10" / "README.md"
 MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.S)
 
 

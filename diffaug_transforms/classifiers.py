@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.transforms.v2 import functional as F
 
+from .images import ASSETS
+
 #: Classifiers inside the package: `cifar_resnet-32`, as benchmarks/train_cifar10.py trained them (seed 0).
 EMBEDDED = ("cifar10-baseline", "cifar10-diffaug")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -143,7 +145,7 @@ def load_classifier(folder: str | Path) -> NormalizedClassifier:
         >>> classifier.classes[robust(torch.rand(1, 3, 32, 32)).argmax()] in classifier.classes
         True
     """
-    folder = Path(__file__).parent / "classifier_weights" / folder if folder in EMBEDDED else Path(folder)
+    folder = ASSETS / "classifiers" / folder if folder in EMBEDDED else Path(folder)
     missing = [name for name in ("classifier.json", "model.safetensors") if not (folder / name).is_file()]
     if missing:
         known = "a folder written by examples/train_classifier.py, " + " or ".join(EMBEDDED)

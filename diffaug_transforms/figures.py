@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from .images import ASSETS
 from .score import diffuse, to_signed, to_unit
 from .transforms import DiffAug
 
-SAMPLES = Path(__file__).parent / "samples"
+SAMPLES = ASSETS / "samples"
 CELL, GAP, TOP, LEFT = 96, 4, 28, 84
 
 

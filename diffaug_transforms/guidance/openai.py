@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..images import ASSETS
 from ..score import ScoreNetwork
 from ..score.folder import load_strictly, read_tensors
 from ..score.openai import DEFAULTS, NUM_CLASSES, OTHER_FLAGS, flags_of_command_line, typed, unet_config
@@ -68,7 +69,7 @@ def load_guidance_classifier(
     """
     from .folder import read_folder
 
-    path = Path(__file__).parents[1] / "classifier_weights" / path if path in EMBEDDED else Path(path).expanduser()
+    path = ASSETS / "classifiers" / path if path in EMBEDDED else Path(path).expanduser()
     if path.is_dir():
         return read_folder(path, network)
     if network is not None:

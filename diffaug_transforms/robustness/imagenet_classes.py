@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 
-CATEGORIES = Path(__file__).parent / "imagenet_d.json"
+from ..images import ASSETS
+
+CATEGORIES = ASSETS / "imagenet_d.json"
 SUBSETS = {"imagenet-r": "imagenet_r_synsets.txt", "imagenet-a": "imagenet_a_synsets.txt"}
 
 

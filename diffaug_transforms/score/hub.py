@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..images import ASSETS
 from .download import check_sha256, download_file
 from .matching import AUGMENT_TIMESTEPS, ENSEMBLE_TIMESTEPS, match_timesteps
 from .network import ScoreNetwork
@@ -62,7 +63,7 @@ class NetworkCard:
 
 @lru_cache
 def _cards() -> dict[str, NetworkCard]:
-    entries = json.loads((HERE / "cards.json").read_text())
+    entries = json.loads((ASSETS / "cards.json").read_text())
     names = {name: tuple(entry.pop("class_names", ())) for name, entry in entries.items()}
     return {name: NetworkCard(name=name, class_names=names[name], **entry) for name, entry in entries.items()}
 
@@ -134,7 +135,7 @@ def _load(name: str, openai_flags: str | dict[str, Any] | None, hub: dict[str, A
 def _load_card(card: NetworkCard, hub: dict[str, Any]) -> ScoreNetwork:
     hub = {**hub, "revision": hub["revision"] or card.revision}
     if card.repo is None:
-        folder = HERE / str(card.file)
+        folder = ASSETS / str(card.file)
         check_sha256(folder / "unet" / "diffusion_pytorch_model.safetensors", card.sha256)
         return ScoreNetwork.from_pretrained(folder)
     if card.file is None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ..images import ASSETS
 from .network import ScoreNetwork
 from .schedule import BETAS, NoiseSchedule
 
@@ -60,7 +61,7 @@ NUM_CLASSES = 1000
 
 def released_flags() -> dict[str, str]:
     """File name -> flags, for the checkpoints that OpenAI released."""
-    return json.loads((Path(__file__).parent / "openai_releases.json").read_text())
+    return json.loads((ASSETS / "openai_releases.json").read_text())
 
 
 def parse_flags(flags: str | dict[str, Any]) -> dict[str, Any]:
