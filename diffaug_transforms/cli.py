@@ -17,10 +17,12 @@ from torchvision.transforms import v2
 from .app import EXAMPLES as APP_EXAMPLES
 from .app import add_app_options, app
 from .cli_sample import EXAMPLES, add_sample_options, sample
-from .figures import fit_to_network, sample_images, save_grid, views_over_time
+from .figures import fit_to_network, save_grid
+from .images import sample_images
 from .offline import augment_folder
 from .offline_ray import augment_dataset
 from .score import list_score_networks, load_score_network
+from .score.denoiser import views_over_time
 from .transforms import DeepAugment, DiffAug
 from .transforms.deepaugment import REDRAW_PROBABILITY
 
@@ -37,7 +39,7 @@ def demo(args: argparse.Namespace) -> int:
     loaded = time.perf_counter()
     batch = torch.stack([fit_to_network(image, size) for image in images.values()]) / 255
     steps = parse_timesteps(args.timesteps)
-    _, denoised = views_over_time(augment, batch, steps, args.seed)
+    _, denoised = views_over_time(augment.denoiser, batch, steps, args.seed)
     finished = time.perf_counter()
     rows = [torch.cat([batch[i, None], denoised[:, i]]) for i in range(len(batch))]
     save_grid(rows, ["image", *(f"t = {t}" for t in steps)], list(images), args.output)
@@ -56,7 +58,7 @@ def show(args: argparse.Namespace) -> int:
     augment = DiffAug(args.network)
     batch = fit_to_network(image, augment.network.image_size)[None] / 255
     steps = parse_timesteps(args.timesteps)
-    diffused, denoised = views_over_time(augment, batch, steps, args.seed)
+    diffused, denoised = views_over_time(augment.denoiser, batch, steps, args.seed)
     rows = [torch.cat([batch, diffused[:, 0]]), torch.cat([batch, denoised[:, 0]])]
     save_grid(rows, ["image", *(f"t = {t}" for t in steps)], ["diffused", "denoised"], args.output)
     print(f"Wrote {args.output}")

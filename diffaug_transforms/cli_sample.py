@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 from .figures import save_grid
-from .score import ScoreNetwork, list_score_networks, sampling, to_unit
-from .transforms.lazy import LazyNetwork
+from .score import Denoiser, ScoreNetwork, list_score_networks, sampling, space_timesteps, to_unit
 
 if TYPE_CHECKING:
     from .guidance import DenoiseAugmentedClassifier, NoisyClassifier
@@ -46,7 +45,7 @@ def sample(args: argparse.Namespace) -> int:
     check_arguments(args)
     started = time.perf_counter()
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    network = LazyNetwork(args.network, torch.float32, compile=False).on(device)
+    network = Denoiser(args.network, dtype=torch.float32).ready(device)
     classifier = read_classifier(args, network)
     set_scale(args, network)
     names = class_names(args, network, classifier)
@@ -103,7 +102,7 @@ def set_scale(args: argparse.Namespace, network: ScoreNetwork) -> None:
         raise ValueError(f"--scale needs --classifier, or labels given to the network. Got {args.scale}")
     if network.null_class is None and args.scale != 1:
         raise ValueError(f"--scale other than 1 needs --classifier, or a network with a null class. Got {args.scale}")
-    network.label_weight = args.scale
+    network.guidance_scale = args.scale
 
 
 def class_names(args: argparse.Namespace, network: ScoreNetwork, classifier: Classifier | None) -> list[str]:
@@ -151,7 +150,7 @@ def make_images(
     seeds: Sequence[int],
 ) -> list[Tensor]:
     """For each class images in [0, 1], (seeds, C, H, W), on the CPU. Each depends on its own class and seed alone."""
-    steps = sampling.spaced_timesteps(network.num_timesteps, args.steps)
+    steps = space_timesteps(network.num_timesteps, args.steps)
     pairs = [(number, seed) for number in classes for seed in seeds]
     parts = []
     for first in range(0, len(pairs), args.batch_size):

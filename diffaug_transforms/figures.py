@@ -9,46 +9,16 @@ from pathlib import Path
 import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
-import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from .images import ASSETS
-from .score import diffuse, to_signed, to_unit
-from .transforms import DiffAug
-
-SAMPLES = ASSETS / "samples"
 CELL, GAP, TOP, LEFT = 96, 4, 28, 84
-
-
-def sample_images() -> dict[str, PIL.Image.Image]:
-    """The eight CIFAR-10 test images that the package ships, by class name."""
-    return {path.stem: PIL.Image.open(path).convert("RGB") for path in sorted(SAMPLES.glob("*.png"))}
 
 
 def fit_to_network(image: PIL.Image.Image, image_size: int) -> Tensor:
     """Shorter side to the network's size and the centre cut out: uint8 (3, image_size, image_size)."""
     resized = F.resize(image.convert("RGB"), [image_size], antialias=True)
     return F.pil_to_tensor(F.center_crop(resized, [image_size, image_size]))
-
-
-def views_over_time(augment: DiffAug, images: Tensor, timesteps: Sequence[int], seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Diffused and denoised images at each timestep, each (T, B, C, H, W) in [0, 1], one noise for all timesteps.
-
-    Args:
-        augment: brings the network.
-        images: (B, C, H, W) in [0, 1].
-        timesteps: T of them.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(images.shape, generator=generator).repeat(len(timesteps), 1, 1, 1).to(images.device)
-    t = torch.tensor(timesteps, device=images.device).repeat_interleave(len(images))
-    repeated = images.repeat(len(timesteps), 1, 1, 1)
-    augment.network.schedule.check_timesteps(timesteps)
-    denoised = augment.denoise(repeated, t, noise)
-    diffused = to_unit(diffuse(to_signed(repeated), t, noise, augment.network.schedule)).clamp(0, 1)
-    shape = (len(timesteps), len(images))
-    return diffused.unflatten(0, shape), denoised.unflatten(0, shape)
 
 
 def draw_grid(rows: Sequence[Tensor], columns: Sequence[str], labels: Sequence[str]) -> PIL.Image.Image:

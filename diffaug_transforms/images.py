@@ -26,6 +26,8 @@ from torchvision.transforms.v2 import functional as F
 ASSETS = Path(__file__).parent / "assets"
 #: What transforms of this package augment; everything else in a sample passes through.
 IMAGE_TYPES = (v2._utils.is_pure_tensor, tv_tensors.Image, PIL.Image.Image)
+#: A chain of float transforms may leave [0, 1] by a rounding error.
+TOLERANCE = 5e-5
 #: Keys under which a dict sample may hold its labels.
 LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 
@@ -71,10 +73,10 @@ def to_batch(image: Tensor | PIL.Image.Image) -> Tensor:
     if not pixels.is_floating_point():
         raise TypeError(f"images must be uint8 in 0...255 or floating point in [0, 1]. Got {pixels.dtype}")
     if pixels.numel():
-        # A chain of float transforms may leave [0, 1] by a rounding error.
-        low, high = (round(value, 4) for value in torch.stack(torch.aminmax(pixels.detach())).tolist())
-        if not (low >= 0 and high <= 1):
-            raise ValueError(f"floating point images must be finite and in [0, 1]. Got values in {[low, high]}")
+        low, high = torch.stack(torch.aminmax(pixels.detach())).tolist()
+        if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
+            limits = f"[{low:.4g}, {high:.4g}]"
+            raise ValueError(f"floating point images must be finite and in [0, 1]. Got values in {limits}")
     return pixels.float()
 
 

@@ -6,18 +6,23 @@ denoise-augmented   x_t --score network--> pred_x0 --/               whose gradi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..score import ScoreNetwork
+from ..images import check_channels
+from ..score import Denoiser, ScoreNetwork
+from ..score.denoiser import as_denoiser
 from ..score.functional import reflect_pad_to_multiple
-from ..transforms.checks import check_channels
-from ..transforms.lazy import LazyNetwork
 from .encoder import GuidanceEncoder
+
+#: The file beside ``encoder/`` that only a classifier of this package has.
+METADATA = "guidance_classifier.json"
 
 
 class NoisyClassifier(nn.Module):
@@ -43,7 +48,8 @@ class NoisyClassifier(nn.Module):
         super().__init__()
         if encoder.config["denoised_input"]:
             raise ValueError("encoder must be of the noisy form. Got the denoise-augmented one")
-        self.encoder = _prepared(encoder, checkpointing)
+        self.encoder = encoder
+        self.checkpointing = checkpointing
         self.classes = _checked_names(classes, encoder)
 
     def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
@@ -53,34 +59,32 @@ class NoisyClassifier(nn.Module):
             x_t: (B, C, H, W) in the range of [-1, 1] images plus noise, of the encoder's size.
             timesteps: int64 (B,), the score network's.
         """
-        return self.encoder(x_t, timesteps).float()
+        with gradient_checkpointing(self.encoder, self.checkpointing):
+            return self.encoder(x_t, timesteps).float()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder for ``load_guidance_classifier``: the encoder's safetensors, and JSON with the classes."""
-        from .folder import write_folder
-
         write_folder(Path(folder), self.encoder, classes=self.classes)
 
 
 class DenoiseAugmentedClassifier(nn.Module):
     """A classifier of noisy images that also sees them denoised (Sastry et al., NeurIPS 2024).
 
-    It makes pred_x0 itself, with one call of the score network, so it is called as a noisy classifier is, and its
-    gradient by x_t is the total derivative, through the score network too. The network is frozen, follows ``.to()`` in
-    device, and is in no ``parameters()`` or ``state_dict()``.
+    It makes pred_x0 itself, with one call of the score network. So it is called as a noisy classifier is, and its
+    gradient by x_t is the total derivative, through the score network too.
 
     Args:
         encoder: of the denoise-augmented form; ``encoder.with_denoised_input()`` makes it from a noisy one.
-        network: as DiffAug's; conditional networks need a null class.
+        network: as DiffAug's, or a Denoiser. Conditional networks need a null class.
         classes: as ``NoisyClassifier``'s.
         through_network: False: take pred_x0 for a constant. The gradient is then the partial derivative by x_t alone,
             and the network needs no backward pass.
         checkpointing: recompute the encoder's and the network's blocks in the backward pass: less memory, more time.
-        dtype: the network's, as DiffAug's: None: bfloat16 where the device is fast at it, float32 otherwise.
+        dtype: the Denoiser's, for a network that is not a Denoiser already.
 
     Raises:
-        ValueError: an encoder of the other form, another number of names than of classes; in the call: images of
-            another size or number of channels, a conditional network without null class.
+        ValueError: an encoder of the other form, or another number of names than of classes. In the call: images of
+            another size or number of channels, or a conditional network without null class.
 
     Example:
         >>> options = {"attention_head_dim": 16, "denoised_input": True}
@@ -93,7 +97,7 @@ class DenoiseAugmentedClassifier(nn.Module):
     def __init__(
         self,
         encoder: GuidanceEncoder,
-        network: str | Path | ScoreNetwork = "cifar10",
+        network: str | Path | ScoreNetwork | Denoiser = "cifar10",
         *,
         classes: Sequence[str] | None = None,
         through_network: bool = True,
@@ -103,16 +107,18 @@ class DenoiseAugmentedClassifier(nn.Module):
         super().__init__()
         if not encoder.config["denoised_input"]:
             raise ValueError("encoder must be of the denoise-augmented form: encoder.with_denoised_input(). Got noisy")
-        self.encoder = _prepared(encoder, checkpointing)
+        self.encoder = encoder
         self.classes = _checked_names(classes, encoder)
         self.through_network = through_network
         self.checkpointing = checkpointing
-        self._network = LazyNetwork(network, dtype, compile=False, gradients=through_network)
+        own = isinstance(network, Denoiser)
+        options: dict[str, Any] = {} if own else {"differentiable": through_network, "checkpointing": checkpointing}
+        self.denoiser = as_denoiser(network, dtype=dtype, **options)
 
     @property
     def network(self) -> ScoreNetwork:
-        """The score network, loaded if it was not."""
-        return self._network.metadata()
+        """The score network, for its schedule and sizes. Loads it if it was not."""
+        return self.denoiser.network
 
     def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
         """Logits, float32 (B, K).
@@ -122,49 +128,52 @@ class DenoiseAugmentedClassifier(nn.Module):
             timesteps: int64 (B,) in 0...T-1 of the score network.
         """
         self.encoder.check_inputs(x_t, timesteps)
-        return self.encoder(x_t, timesteps, self.denoise(x_t, timesteps)).float()
+        pred_x0 = self.denoise(x_t, timesteps)
+        with gradient_checkpointing(self.encoder, self.checkpointing):
+            return self.encoder(x_t, timesteps, pred_x0).float()
 
     def denoise(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
         """The network's clipped pred_x0, float32 (B, C, H, W) in [-1, 1]."""
         if not len(x_t):
             return x_t.float()
-        network = self._ready_network(x_t)
+        network = self.denoiser.ready(x_t.device)
+        check_channels(x_t, network.in_channels)
+        self.denoiser.warn_of_size(x_t, stacklevel=4)
         height, width = x_t.shape[-2:]
         with torch.set_grad_enabled(self.through_network and torch.is_grad_enabled()):
             padded = reflect_pad_to_multiple(x_t.float(), network.stride)
             return network.pred_x0(padded, timesteps)[..., :height, :width]
 
-    def _ready_network(self, x_t: Tensor) -> ScoreNetwork:
-        network = self._network.on(x_t.device)
-        check_channels(x_t, network)
-        self._network.warn_of_size(x_t, stacklevel=4)
-        if self.checkpointing:
-            network.unet.enable_gradient_checkpointing()  # type: ignore[operator]
-        return network
-
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder for ``load_guidance_classifier``: the encoder's safetensors, and JSON with the classes and
-        the network's name. A network given as an object has none, and has to be given again."""
-        from .folder import write_folder
-
-        source = self._network.source
+        the network's name. A network given as an object has no name, and has to be given again."""
+        source = self.denoiser.source
         name = None if isinstance(source, ScoreNetwork) else str(source)
         write_folder(
             Path(folder), self.encoder, classes=self.classes, network=name, through_network=self.through_network
         )
 
-    def _apply(self, fn: Any, recurse: bool = True) -> DenoiseAugmentedClassifier:
-        self._network.move(fn)
-        return super()._apply(fn, recurse)
-
     def extra_repr(self) -> str:
-        return f"{self._network!r}, through_network={self.through_network}"
+        return f"through_network={self.through_network}"
 
 
-def _prepared(encoder: GuidanceEncoder, checkpointing: bool) -> GuidanceEncoder:
-    if checkpointing:
-        encoder.enable_gradient_checkpointing()
-    return encoder
+@contextmanager
+def gradient_checkpointing(encoder: GuidanceEncoder, enabled: bool) -> Iterator[None]:
+    """Switch the encoder's gradient checkpointing on for one forward pass, and leave the encoder as it was."""
+    if not enabled or encoder.is_gradient_checkpointing:
+        yield
+        return
+    encoder.enable_gradient_checkpointing()
+    try:
+        yield
+    finally:
+        encoder.disable_gradient_checkpointing()
+
+
+def write_folder(folder: Path, encoder: GuidanceEncoder, **metadata: Any) -> None:
+    """Write ``encoder/`` (config.json, safetensors) and ``guidance_classifier.json`` with the metadata."""
+    encoder.save_pretrained(folder / "encoder")
+    (folder / METADATA).write_text(json.dumps(metadata, indent=1) + "\n")
 
 
 def _checked_names(classes: Sequence[str] | None, encoder: GuidanceEncoder) -> list[str] | None:

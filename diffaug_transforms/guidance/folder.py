@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ..score import ScoreNetwork
-from ..score.folder import WEIGHTS, load_strictly, read_tensors
-from .classifiers import DenoiseAugmentedClassifier, NoisyClassifier
+from ..score.storage import WEIGHTS, load_strictly, read_tensors
+from .classifiers import METADATA, DenoiseAugmentedClassifier, NoisyClassifier
 from .encoder import GuidanceEncoder
 
-FACTS = "guidance_classifier.json"
-FILES = (FACTS, "encoder/config.json", f"encoder/{WEIGHTS[0]}")
-
-
-def write_folder(folder: Path, encoder: GuidanceEncoder, **facts: Any) -> None:
-    """Write ``encoder/`` (config.json, safetensors) and ``guidance_classifier.json`` (the facts)."""
-    encoder.save_pretrained(folder / "encoder")
-    (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
+FILES = (METADATA, "encoder/config.json", f"encoder/{WEIGHTS[0]}")
 
 
 def read_folder(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..score import NoiseSchedule
-from ..score.functional import ReverseStep
+from ..score.functional import ReverseStep, scales
 from ..score.sampling import Guide, Predict
 
 
@@ -56,7 +56,7 @@ def classifier_guide(
         shift = guidance_scale * log_probability_gradient(classifier, x_t, timesteps, index)
         with torch.no_grad():
             pred_x0, mean, log_variance = predict(x_t)
-            signal_scale, noise_scale = schedule.scales(timesteps, x_t.ndim)
+            signal_scale, noise_scale = scales(timesteps, schedule, x_t.ndim)
             # x_t = signal_scale pred_x0 + noise_scale eps, before and after eps is shifted by -noise_scale * shift.
             pred_x0 = pred_x0 + noise_scale**2 / signal_scale * shift
             return ReverseStep(pred_x0, mean + log_variance.exp() * shift, log_variance)

@@ -10,9 +10,16 @@ from torch import Tensor
 
 from ..images import ASSETS
 from ..score import ScoreNetwork
-from ..score.folder import load_strictly, read_tensors
-from ..score.openai import DEFAULTS, NUM_CLASSES, OTHER_FLAGS, flags_of_command_line, typed, unet_config
-from ..score.openai_weights import convert_state_dict
+from ..score.openai import (
+    DEFAULTS,
+    NUM_CLASSES,
+    OTHER_FLAGS,
+    convert_state_dict,
+    flags_of_command_line,
+    typed,
+    unet_config,
+)
+from ..score.storage import load_strictly, read_tensors
 from .classifiers import DenoiseAugmentedClassifier, NoisyClassifier
 from .encoder import GuidanceEncoder
 

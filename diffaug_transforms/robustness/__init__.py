@@ -1,7 +1,6 @@
 """What adapts, measures and explains: DDA, test sets under shift, smoothing, OOD scores, gradients, Jacobians."""
 
 from .adaptation import DDA
-from .certificates import ABSTAIN, Certificate
 from .corruptions import CORRUPTIONS, DATASETS, corrupt
 from .gradients import gradient_alignment, input_gradient
 from .imagenet_sets import IMAGENET_SETS, read_imagenet_set
@@ -18,7 +17,7 @@ from .ood_metrics import aupr, auroc, fpr95
 from .ood_rules import OOD_METHODS
 from .ood_sets import read_image_folder
 from .shift_sets import ShiftSet, corrupted, read_cifar10_c
-from .smoothing import DenoisedSmoothing
+from .smoothing import ABSTAIN, Certificate, DenoisedSmoothing
 
 __all__ = [
     "ABSTAIN",

@@ -9,18 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from ..score import ScoreNetwork, diffuse, match_timesteps, to_signed, to_unit
+from ..deprecated import renamed_attribute
+from ..images import check_channels, from_batch, to_batch
+from ..score import Denoiser, ScoreNetwork, diffuse, match_timesteps, space_timesteps, to_signed, to_unit
+from ..score.denoiser import as_denoiser
 from ..score.functional import ReverseStep, reflect_pad_to_multiple
-from ..score.sampling import Guide, Predict, draw_like, sample, spaced_timesteps
-from ..transforms.checks import (
-    check_channels,
-    check_max_batch,
-    from_float,
-    restore,
-    to_float,
-    to_pixels,
-)
-from ..transforms.lazy import LazyNetwork
+from ..score.sampling import Guide, Predict, draw_like, sample
 
 #: The reference's start, step 50 of 100 respaced ones, as a timestep of the paper's network at 256 pixels.
 START_TIMESTEP = 505
@@ -31,21 +25,20 @@ class DDA(nn.Module):
 
     An image is diffused to ``start_timestep`` and sampled back over respaced steps. After each step
     x <- x - guidance_scale * gradient by x_t of || phi(image) - phi(pred_x0(x_t)) ||_2, through the U-Net and the
-    clip; phi keeps low frequencies. Constants and order are those of ``shiyegao/DDA``. The reference takes one norm
-    over the whole batch; here it is one per image, which is the reference's answer at batch 1, so that nobody's answer
-    depends on who shares the batch.
+    clip. phi keeps low frequencies. Constants and order are those of ``shiyegao/DDA``. The reference takes one norm
+    over the whole batch, so its answer for an image depends on the others. Here the norm is taken per image, which is
+    the reference's answer at batch 1.
 
     Args:
-        network: as DiffAug's; conditional networks need a null class.
+        network: as DiffAug's, or a Denoiser. Conditional networks need a null class.
         start_timestep: in 1...T-1, rounded to the nearest of the respaced steps. None: the reference's 505 of 1000 at
-            256 pixels, matched to the network's size and schedule (about 100 at 32 pixels).
-        num_steps: respaced steps over all of 0...T-1, of which those below the start are walked.
+            256 pixels, matched to the network's size and schedule (131 for the embedded 32-pixel network).
+        num_steps: respaced steps over all of 0...T-1. Only those below the start are taken.
         guidance_scale: 6 in the reference.
         downscale: phi resizes by 1 / downscale and back, bicubic, antialiased; 4 in the reference.
-        max_batch: largest batch the network sees at once, each with draws of its own; None: all of it.
-        dtype, compile: as DiffAug's.
-        checkpointing: recompute the U-Net's blocks in the backward pass: less memory, more time.
-        generator: source of the draws; None: torch's global one.
+        max_batch: largest batch that the network sees at once, each with draws of its own. None: the whole batch.
+        dtype, compile, checkpointing: the Denoiser's, for a network that is not a Denoiser already.
+        generator: source of the draws. None: torch's global one.
         progress: show a progress bar over the steps.
 
     Raises:
@@ -58,9 +51,12 @@ class DDA(nn.Module):
         torch.Size([2, 3, 32, 32])
     """
 
+    max_batch = renamed_attribute("DDA.max_batch", "denoiser.max_batch")
+    checkpointing = renamed_attribute("DDA.checkpointing", "denoiser.checkpointing")
+
     def __init__(
         self,
-        network: str | Path | ScoreNetwork = "cifar10",
+        network: str | Path | ScoreNetwork | Denoiser = "cifar10",
         *,
         start_timestep: int | None = None,
         num_steps: int = 100,
@@ -74,7 +70,6 @@ class DDA(nn.Module):
         progress: bool = False,
     ) -> None:
         super().__init__()
-        check_max_batch(max_batch)
         if start_timestep is not None and start_timestep < 1:
             raise ValueError(f"start_timestep must be at least 1. Got {start_timestep}")
         if num_steps < 2:
@@ -85,40 +80,39 @@ class DDA(nn.Module):
         self.num_steps = num_steps
         self.guidance_scale = guidance_scale
         self.downscale = downscale
-        self.max_batch = max_batch
-        self.checkpointing = checkpointing
         self.generator = generator
         self.progress = progress
-        self._network = LazyNetwork(network, dtype, compile, gradients=True)
+        options: dict[str, Any] = {"max_batch": max_batch, "dtype": dtype, "compile": compile}
+        if not isinstance(network, Denoiser):
+            options["differentiable"] = True
+        self.denoiser = as_denoiser(network, checkpointing=checkpointing, **options)
         if isinstance(network, ScoreNetwork):
             network.schedule.check_timesteps([start_timestep or 0])
 
     @property
     def network(self) -> ScoreNetwork:
-        """The score network, loaded if it was not."""
-        return self._network.metadata()
+        """The score network, for its schedule and sizes. Loads it if it was not."""
+        return self.denoiser.network
 
     @property
     def timesteps(self) -> tuple[int, ...]:
-        """The respaced timesteps that are walked, ascending, and as the last one the start. One network call for each
-        but the start."""
+        """The respaced timesteps that are taken, ascending; the last one is the start, which needs no network call."""
         schedule, size = self.network.schedule, self.network.image_size
         start = self.start_timestep
         if start is None:
             (start,) = match_timesteps([START_TIMESTEP], schedule, size)
         schedule.check_timesteps([start])
-        steps = spaced_timesteps(schedule.num_timesteps, self.num_steps)
-        nearest = min(range(1, len(steps)), key=lambda place: abs(steps[place] - start))
+        steps = space_timesteps(schedule.num_timesteps, self.num_steps)
+        nearest = min(range(1, len(steps)), key=lambda index: abs(steps[index] - start))
         return steps[: nearest + 1]
 
     def forward(self, images: Tensor) -> Tensor:
         """Adapted images in the shape, dtype and range of ``images``: uint8, or float in [0, 1], (B, C, H, W)."""
-        pixels = to_pixels(images)
-        batch = to_float(pixels)
+        batch = to_batch(images)
         if not len(batch):
             return images
-        adapted = torch.cat([self.adapt(part) for part in batch.split(self.max_batch or len(batch))])
-        return cast(Tensor, restore(from_float(adapted, pixels.dtype), images))
+        adapted = torch.cat([self.adapt(part) for part in batch.split(self.denoiser.max_batch or len(batch))])
+        return cast(Tensor, from_batch(adapted, images))
 
     def adapt(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """All images at once, float32 (B, C, H, W) in [0, 1], deterministic for given noise.
@@ -130,32 +124,22 @@ class DDA(nn.Module):
         """
         # Gradients cannot be had of tensors made in inference mode, hence the clone outside of it.
         with torch.inference_mode(False), torch.no_grad():
-            network = self._ready_network(images)
-            *walked, start = self.timesteps
+            network = self.denoiser.ready(images.device)
+            check_channels(images, network.in_channels)
+            self.denoiser.warn_of_size(images, stacklevel=3)
+            *steps, start = self.timesteps
             reference = reflect_pad_to_multiple(to_signed(images.clone()), network.stride)
             draws = iter(noise.clone()) if noise is not None else draw_like(reference, self.generator)
             t = torch.full((len(images),), start, device=images.device)
             x_t = diffuse(reference, t, next(draws), network.schedule)
             guide = low_pass_guide(reference, self.guidance_scale, self.downscale)
-            x_0 = sample(network, x_t, walked, guide=guide, noise=draws, progress=self.progress)
+            x_0 = sample(network, x_t, steps, guide=guide, noise=draws, progress=self.progress)
             height, width = images.shape[-2:]
             return to_unit(x_0[..., :height, :width]).clamp(0, 1)
 
-    def _ready_network(self, images: Tensor) -> ScoreNetwork:
-        network = self._network.on(images.device)
-        check_channels(images, network)
-        self._network.warn_of_size(images, stacklevel=3)
-        if self.checkpointing:
-            network.unet.enable_gradient_checkpointing()  # type: ignore[operator]
-        return network
-
-    def _apply(self, fn: Any, recurse: bool = True) -> DDA:
-        self._network.move(fn)
-        return super()._apply(fn, recurse)
-
     def extra_repr(self) -> str:
         start = "matched" if self.start_timestep is None else self.start_timestep
-        return f"{self._network!r}, start_timestep={start}, num_steps={self.num_steps}, scale={self.guidance_scale}"
+        return f"start_timestep={start}, num_steps={self.num_steps}, guidance_scale={self.guidance_scale}"
 
 
 def low_pass(images: Tensor, downscale: int) -> Tensor:

@@ -11,7 +11,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from ..transforms.checks import restore, to_pixels
+from ..images import restore, to_pixels
 from .corruption_constants import CONSTANTS
 
 DATASETS = tuple(CONSTANTS)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..transforms.checks import as_labels, to_float, to_pixels
+from ..images import as_labels, to_batch
 
 OUTPUTS = ("log_probability", "logit")
 
@@ -42,7 +42,7 @@ def input_gradient(
     if output not in OUTPUTS:
         raise ValueError(f"output must be one of {OUTPUTS}. Got {output!r}")
     with torch.inference_mode(False), torch.enable_grad():
-        batch = to_float(to_pixels(images)).detach().clone().requires_grad_()
+        batch = to_batch(images).detach().clone().requires_grad_()
         views = batch if through is None else through(batch)
         if not views.requires_grad:
             raise ValueError("through must let gradients pass, as DiffAug(differentiable=True) does. Got none")
@@ -77,7 +77,7 @@ def gradient_alignment(images: Tensor, gradients: Tensor, *, cosine: bool = Fals
 
 
 def _check_labels(labels: Tensor | Sequence[int], batch: Tensor, num_classes: int) -> Tensor:
-    index = as_labels(labels, batch)
+    index = as_labels(labels, len(batch), batch.device)
     if index is None:
         raise ValueError("labels must be one per image. Got None")
     wrong = index[(index < 0) | (index >= num_classes)]

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..images import check_max_batch
 from ..score import ScoreNetwork
-from ..transforms.checks import check_max_batch
 
 #: Directions that a subspace iteration carries beyond those asked for; they speed it up (Halko et al. 2011, sec. 4).
 OVERSAMPLING = 4

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..transforms.checks import Normalize, as_normalize, to_float, to_pixels
+from ..images import Normalize, as_normalize, to_batch
 from .ood_rules import METHODS, OOD_METHODS
 
 
@@ -69,7 +69,7 @@ class OODDetector(nn.Module):
         calls: list[tuple[Tensor, Tensor]] = []
         layer = self.classifier.get_submodule(self.layer)
         with layer.register_forward_hook(lambda _, inputs, output: calls.append((inputs[0], output))):
-            logits = self.classifier(self.normalize(to_float(to_pixels(images))))
+            logits = self.classifier(self.normalize(to_batch(images)))
         shapes = [tuple(output.shape) for _, output in calls]
         if len(shapes) != 1 or shapes[0][:2] != logits.shape:
             made = f"Got {self.layer!r}, which makes {shapes}, and logits {tuple(logits.shape)}"

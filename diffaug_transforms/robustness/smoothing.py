@@ -2,6 +2,8 @@
 
 image + sigma noise ──signal_scale──▶ x_t ──score network──▶ denoised image ──▶ classifier ──▶ one vote
    [0, 1] pixels                    t of 2 sigma               [0, 1]
+
+The votes of many draws give a class and its radius: ``certify_votes``, ``predict_votes``.
 """
 
 from __future__ import annotations
@@ -9,36 +11,48 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import cast
+from statistics import NormalDist
+from typing import Any, NamedTuple, cast
 
 import PIL.Image
 import torch
 from torch import Tensor, nn
 
-from ..score import NoiseSchedule, ScoreNetwork
+from ..deprecated import renamed_attribute
+from ..images import Normalize, as_normalize, to_batch
+from ..score import Denoiser, NoiseSchedule, ScoreNetwork
+from ..score.denoiser import as_denoiser
 from ..score.sampling import draw_like
-from ..transforms.checks import Normalize, as_normalize, to_float, to_pixels
-from ..transforms.diffaug import DiffAug
-from .certificates import Certificate, certify_votes, import_stats, predict_votes
+
+#: The prediction if the draws decide nothing.
+ABSTAIN = -1
+
+
+class Certificate(NamedTuple):
+    """A class, or ``ABSTAIN``, and the l2 radius in pixels within which the smoothed classifier keeps to it."""
+
+    prediction: int
+    radius: float
 
 
 class DenoisedSmoothing(nn.Module):
     """Randomized smoothing of a classifier behind a one-step denoiser (Carlini et al., ICLR 2023, arXiv 2206.10550).
 
-    The smoothed classifier answers with the class most probable under ``classifier(denoise(image + sigma noise))``,
-    estimated and certified as in Cohen et al. (ICML 2019, arXiv 1902.02918). The noisy image in [-1, 1] has noise
-    2 sigma; times the schedule's signal_scale it is the x_t of ``timestep``, the first >= 1 whose noise is no less.
-    ``ethz-spylab/diffusion_denoised_smoothing`` chooses the same timestep, but adds that timestep's noise, 0.6 % more
-    than a sigma of .25; here it is sigma's, the radius's own, as in the paper's algorithm.
+    The smoothed classifier answers with the most probable class of ``classifier(denoise(image + sigma noise))``. The
+    probability is estimated and certified as in Cohen et al. (ICML 2019, arXiv 1902.02918). The noisy image in [-1, 1]
+    has noise 2 sigma. Times the schedule's signal_scale it is the x_t of ``timestep``, the first >= 1 with at least
+    that much noise. ``ethz-spylab/diffusion_denoised_smoothing`` chooses the same timestep, but adds that timestep's
+    noise, which is 0.6 % more than a sigma of 0.25. Here the noise is sigma's, as in the paper's algorithm.
 
     Args:
         classifier: any module from normalised images (B, C, H, W) to logits (B, K).
-        network: as DiffAug's; conditional networks need a null class.
+        network: as DiffAug's, or a Denoiser. Conditional networks need a null class.
         sigma: standard deviation of the noise on [0, 1] pixels, above 0.
-        normalize: as DiffAugEnsemble's; a callable may resize too, as the denoised images have the images' size.
-        max_batch: largest batch of draws that the network and the classifier see at once; memory does not grow with
-            the number of draws. None: all of them.
-        dtype, compile, differentiable, generator: as DiffAug's.
+        normalize: as DiffAugEnsemble's. A callable may resize too: denoised images have the images' size.
+        max_batch: largest batch of draws that the network and the classifier see at once, so that memory does not grow
+            with the number of draws. None: all of them, or the Denoiser's own.
+        dtype, compile, differentiable: the Denoiser's, for a network that is not a Denoiser already.
+        generator: source of the noise. None: torch's global one for the images' device.
         progress: show a progress bar over the draws.
 
     Raises:
@@ -55,10 +69,12 @@ class DenoisedSmoothing(nn.Module):
         (True, True)
     """
 
+    diffaug = renamed_attribute("DenoisedSmoothing.diffaug", "denoiser")
+
     def __init__(
         self,
         classifier: nn.Module,
-        network: str | Path | ScoreNetwork = "cifar10",
+        network: str | Path | ScoreNetwork | Denoiser = "cifar10",
         sigma: float = 0.25,
         *,
         normalize: Normalize = None,
@@ -76,32 +92,30 @@ class DenoisedSmoothing(nn.Module):
         self.normalize = as_normalize(normalize)
         self.sigma = sigma
         self.progress = progress
-        self.diffaug = DiffAug(
-            network,
-            max_batch=max_batch,
-            dtype=dtype,
-            compile=compile,
-            differentiable=differentiable,
-            generator=generator,
+        self.generator = generator
+        if isinstance(network, Denoiser):
+            max_batch = None  # its own
+        self.denoiser = as_denoiser(
+            network, max_batch=max_batch, dtype=dtype, compile=compile, differentiable=differentiable
         )
         if isinstance(network, ScoreNetwork):
             find_timestep(network.schedule, sigma)
 
     @property
     def timestep(self) -> int:
-        """The network's timestep for noise 2 sigma; 145, 259, 396 of linear-1000 for sigma .25, .5, 1. Loads it."""
-        return find_timestep(self.diffaug.network.schedule, self.sigma)
+        """The network's timestep for noise 2 sigma; 145, 259, 396 of linear-1000 for sigma 0.25, 0.5, 1. Loads it."""
+        return find_timestep(self.denoiser.network.schedule, self.sigma)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) for ONE draw per image: the base classifier, whose votes ``certify`` and ``predict`` count.
 
-        It is random, and what one trains or attacks; the smoothed classifier's own answers are those of ``predict``.
+        The output is random: use it for training or attacks. Use ``predict`` for the smoothed classifier's decision.
 
         Args:
             images: uint8 or in [0, 1], (B, C, H, W).
         """
-        batch = to_float(to_pixels(images))
-        return self.classify(batch, next(draw_like(batch, self.diffaug.generator)))
+        batch = to_batch(images)
+        return self.classify(batch, next(draw_like(batch, self.generator)))
 
     def classify(self, images: Tensor, noise: Tensor) -> Tensor:
         """Logits (B, K), deterministic for given noise.
@@ -111,16 +125,16 @@ class DenoisedSmoothing(nn.Module):
             noise: like images, standard normal.
         """
         views = self.denoise(images, noise)
-        parts = views.split(self.diffaug.max_batch or max(len(views), 1))
+        parts = views.split(self.denoiser.max_batch or max(len(views), 1))
         return torch.cat([self.classifier(self.normalize(part)) for part in parts])
 
     def denoise(self, images: Tensor, noise: Tensor) -> Tensor:
         """Denoised images in [0, 1] of ``images + sigma * noise``; the arguments are those of ``classify``."""
-        schedule, t = self.diffaug.network.schedule, self.timestep
+        schedule, t = self.denoiser.network.schedule, self.timestep
         timesteps = torch.full((len(images),), t, device=images.device)
         # Diffusing adds noise of sigmas[t] to an image in [-1, 1]; this makes it 2 sigma.
         scaled = noise * (2 * self.sigma / float(schedule.sigmas[t]))
-        denoised: Tensor = self.diffaug.transform(images, {"timesteps": timesteps, "noise": scaled})
+        denoised: Tensor = self.denoiser(images, timesteps, scaled)
         return denoised
 
     def certify(
@@ -138,7 +152,7 @@ class DenoisedSmoothing(nn.Module):
             failure_probability: Cohen's alpha, in (0, 1).
         """
         _check_draws(failure_probability, n0=n0, n=n)
-        import_stats()  # missing, it is missed before the draws
+        import_stats()  # fail before the expensive sampling if SciPy is missing
         prediction = int(self.counts(image, self.draw_noise(image, n0)).argmax())
         count = int(self.counts(image, self.draw_noise(image, n))[prediction])
         return certify_votes(prediction, count, n, self.sigma, failure_probability)
@@ -156,14 +170,14 @@ class DenoisedSmoothing(nn.Module):
     def draw_noise(self, image: Tensor | PIL.Image.Image, n: int) -> Iterator[Tensor]:
         """Noise for ``n`` draws of one image, in parts (at most max_batch, C, H, W)."""
         batch = self._as_batch(image)
-        size = self.diffaug.max_batch or n
+        size = self.denoiser.max_batch or n
         for start in self._watch(range(0, n, size)):
-            yield next(draw_like(batch.expand(min(size, n - start), -1, -1, -1), self.diffaug.generator))
+            yield next(draw_like(batch.expand(min(size, n - start), -1, -1, -1), self.generator))
 
     def counts(self, image: Tensor | PIL.Image.Image, noise: Iterable[Tensor]) -> Tensor:
         """The classes' votes over all draws, int64 (K,), deterministic. ``noise`` comes in parts, as ``draw_noise``'s.
 
-        ValueError where the classifier's answers are NaN or are not logits of at least two classes.
+        ValueError if the classifier's answers are NaN or are not logits for at least two classes.
         """
         self.eval()
         batch = self._as_batch(image)
@@ -172,10 +186,10 @@ class DenoisedSmoothing(nn.Module):
         return torch.stack(votes).sum(0)
 
     def _as_batch(self, image: Tensor | PIL.Image.Image) -> Tensor:
-        pixels = to_pixels(image)
-        if len(pixels) != 1:
-            raise ValueError(f"image must be one image, (C, H, W). Got {len(pixels)} images")
-        return to_float(pixels)
+        batch = to_batch(image)
+        if len(batch) != 1:
+            raise ValueError(f"image must be one image, (C, H, W). Got {len(batch)} images")
+        return batch
 
     def _watch(self, starts: range) -> Iterable[int]:
         if not self.progress:
@@ -189,7 +203,7 @@ class DenoisedSmoothing(nn.Module):
 
 
 def find_timestep(schedule: NoiseSchedule, sigma: float) -> int:
-    """The schedule's timestep for noise ``sigma`` on [0, 1] pixels. ValueError where its noise never reaches that."""
+    """The schedule's timestep for noise ``sigma`` on [0, 1] pixels. ValueError if its noise never reaches that."""
     last = float(schedule.sigmas[-1]) / 2
     if sigma > last:
         raise ValueError(f"sigma must be at most {last:.4g}, half of the schedule's last. Got {sigma}")
@@ -211,3 +225,60 @@ def _check_draws(failure_probability: float, **numbers: int) -> None:
             raise ValueError(f"{name} must be at least 1. Got {number}")
     if not 0 < failure_probability < 1:
         raise ValueError(f"failure_probability must be in (0, 1). Got {failure_probability}")
+
+
+def certify_votes(prediction: int, count: int, n: int, sigma: float, failure_probability: float) -> Certificate:
+    """The certificate of a class chosen beforehand that won ``count`` of ``n`` draws (Cohen et al. 2019, CERTIFY).
+
+    p is the lower bound of the class's probability. The radius is sigma * Phi^-1(p). The certificate abstains, with
+    radius 0, if p is below 1/2.
+
+    Example:
+        >>> prediction, radius = certify_votes(3, count=990, n=1000, sigma=0.5, failure_probability=0.001)
+        >>> prediction, round(radius, 3)
+        (3, 0.989)
+    """
+    probability = lower_confidence_bound(count, n, failure_probability)
+    if probability < 0.5:
+        return Certificate(ABSTAIN, 0.0)
+    return Certificate(prediction, sigma * NormalDist().inv_cdf(probability))
+
+
+def predict_votes(votes: Tensor, failure_probability: float) -> int:
+    """The class that won most of the votes, int (K,), or ``ABSTAIN`` (Cohen et al. 2019, PREDICT).
+
+    A two-sided binomial test of the first two classes must reject, at level ``failure_probability``, that a vote for
+    one of them goes to either with probability 1/2.
+
+    Example:
+        >>> import torch
+        >>> predict_votes(torch.tensor([1, 40, 9]), 0.001), predict_votes(torch.tensor([1, 28, 21]), 0.001)
+        (1, -1)
+    """
+    test = import_stats().binomtest
+    most, classes = votes.topk(2)
+    first, both = int(most[0]), int(most.sum())
+    return int(classes[0]) if test(first, both, 0.5).pvalue <= failure_probability else ABSTAIN
+
+
+def lower_confidence_bound(count: int, n: int, failure_probability: float) -> float:
+    """Clopper and Pearson's one-sided lower bound of a probability, from ``count`` successes in ``n`` draws.
+
+    The bound exceeds the true probability with probability of at most ``failure_probability``. For n successes in n
+    draws it is failure_probability^(1/n). ImportError without SciPy.
+
+    Example:
+        >>> round(lower_confidence_bound(100, 100, 0.001), 4), round(0.001 ** (1 / 100), 4)
+        (0.9333, 0.9333)
+    """
+    test = import_stats().binomtest(count, n, alternative="greater")
+    return float(test.proportion_ci(1 - failure_probability, "exact").low)
+
+
+def import_stats() -> Any:
+    """``scipy.stats``; ImportError that names the extra if SciPy is missing."""
+    try:
+        from scipy import stats
+    except ImportError as error:
+        raise ImportError(f'smoothing needs SciPy: pip install "diffaug-transforms[benchmarks]" ({error})') from error
+    return stats

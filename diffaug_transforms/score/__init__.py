@@ -1,12 +1,22 @@
-"""The diffusion side: schedules, pure functions, networks and where they come from."""
+"""The diffusion side: schedules, pure functions, networks, where they come from, and the engine that runs them.
 
-from .functional import diffuse, diffuse_and_denoise, to_signed, to_unit
+schedule.py     betas -> alphas_cumprod -> sigmas; timesteps for other image sizes and for samplers
+functional.py   x_0 -> x_t (noise is added here), what a network predicts -> pred_x0, eps, one reverse step
+network.py      ScoreNetwork: a U-Net and its schedule behind one signature
+adapters.py     networks of other makes, wrapped once (a new type of network goes here)
+denoiser.py     Denoiser: images -> x_t -> one call of the network -> images (the network is called here)
+unet.py, openai.py, storage.py, hub.py   networks from files, from OpenAI's checkpoints, by name
+sampling.py     from noise to images, with a hook for a guide
+"""
+
+from .denoiser import Denoiser, diffuse_and_denoise, views_over_time
+from .functional import diffuse, to_signed, to_unit
 from .hub import NetworkCard, list_score_networks, load_score_network
-from .matching import match_timesteps
 from .network import ScoreNetwork
-from .schedule import NoiseSchedule
+from .schedule import NoiseSchedule, match_timesteps, space_timesteps
 
 __all__ = [
+    "Denoiser",
     "NetworkCard",
     "NoiseSchedule",
     "ScoreNetwork",
@@ -15,6 +25,8 @@ __all__ = [
     "list_score_networks",
     "load_score_network",
     "match_timesteps",
+    "space_timesteps",
     "to_signed",
     "to_unit",
+    "views_over_time",
 ]

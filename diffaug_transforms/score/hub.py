@@ -12,12 +12,10 @@ from typing import Any
 import torch
 
 from ..images import ASSETS
-from .download import check_sha256, download_file
-from .matching import AUGMENT_TIMESTEPS, ENSEMBLE_TIMESTEPS, match_timesteps
 from .network import ScoreNetwork
-from .schedule import NoiseSchedule
-
-HERE = Path(__file__).parent
+from .openai import load_openai_checkpoint
+from .schedule import AUGMENT_TIMESTEPS, ENSEMBLE_TIMESTEPS, NoiseSchedule, match_timesteps
+from .storage import check_sha256, download_file
 
 
 @dataclass(frozen=True)
@@ -27,11 +25,11 @@ class NetworkCard:
     Attributes:
         name: what ``load_score_network`` takes.
         repo, file, revision: where on the Hub; repo None: in this package; file None: a folder in diffusers' layout.
-        sha256: of the weights; None where it is not known, and then nothing is checked.
+        sha256: of the weights; None if it is not known, and then nothing is checked.
         image_size: side of its images in pixels.
         num_timesteps, schedule: T and the betas' name.
         classes, licence, note: for people.
-        class_names: in the order of the labels; empty where they are not known.
+        class_names: in the order of the labels; empty if they are not known.
     """
 
     name: str
@@ -124,7 +122,7 @@ def _load(name: str, openai_flags: str | dict[str, Any] | None, hub: dict[str, A
     if path.is_dir():
         return ScoreNetwork.from_pretrained(path)
     if path.suffix in (".pt", ".pth"):
-        return _load_openai(path, openai_flags)
+        return load_openai_checkpoint(path, openai_flags)
     if path.is_file():
         raise ValueError(f"a network is a folder in diffusers' layout or an OpenAI .pt file. Got the file {name!r}")
     if name.count("/") == 1 and not name.startswith((".", "~", "/")):
@@ -142,13 +140,7 @@ def _load_card(card: NetworkCard, hub: dict[str, Any]) -> ScoreNetwork:
         return ScoreNetwork.from_pretrained(card.repo, **hub)
     path = download_file(card.repo, card.file, **hub)
     check_sha256(path, card.sha256)
-    return _load_openai(path, None)
-
-
-def _load_openai(path: Path, flags: str | dict[str, Any] | None) -> ScoreNetwork:
-    from .openai import load_openai_checkpoint
-
-    return load_openai_checkpoint(path, flags)
+    return load_openai_checkpoint(path, None)
 
 
 def _unknown(name: str) -> str:

@@ -1,33 +1,33 @@
-"""ScoreNetwork: a U-Net and its noise schedule behind one signature, whatever the U-Net predicts."""
+"""ScoreNetwork: a U-Net and its noise schedule behind one signature, whatever the U-Net predicts.
+
+x_t, timesteps, labels --predict--> prediction --functional.py--> pred_x0, eps, score, posterior
+"""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import calling
-from . import functional as F
-from .download import upload_folder
-from .matching import AUGMENT_TIMESTEPS, ENSEMBLE_TIMESTEPS, match_timesteps
-from .memory_format import avoid_slow_group_norms, fast_layout
-from .schedule import NoiseSchedule
-
-if TYPE_CHECKING:
-    from diffusers import SchedulerMixin, UNet2DModel
+from ..deprecated import renamed_attribute, warn_renamed
+from ..images import check_labels
+from . import functional, storage
+from .adapters import from_diffusers
+from .schedule import AUGMENT_TIMESTEPS, ENSEMBLE_TIMESTEPS, NoiseSchedule, match_timesteps
 
 
 class ScoreNetwork(nn.Module):
-    """A diffusion network as the score of its noisy images.
+    """A diffusion network as the score of its noisy images. Calling it gives the denoised image.
 
-    All methods take ``x_t`` (B, C, H, W) in the range of [-1, 1] images plus noise, ``timesteps`` int64 (B,) in
+    All methods take ``x_t`` (B, C, H, W) on the scale of [-1, 1] images plus noise, ``timesteps`` int64 (B,) in
     0...T-1, and ``labels`` int64 (B,) in 0...num_classes-1 or None. They return float32. Unconditional networks ignore
-    labels; conditional ones use their null class where labels are None, and raise ValueError if they have none.
+    labels. Conditional ones use their null class if labels are None, and raise ValueError if they have none.
 
-    It is for inference: the U-Net is frozen and stays in eval mode whatever ``.train()`` a parent is told.
+    The U-Net is held as it is: not cast, not frozen, not put into eval mode. ``load_score_network`` gives networks that
+    are frozen and in eval mode, and ``Denoiser`` works with copies that are.
 
     Args:
         unet: diffusers' ``UNet2DModel``, or any module called as ``unet(x_t, timesteps, labels)`` with a ``config``
@@ -36,21 +36,27 @@ class ScoreNetwork(nn.Module):
         prediction_type: what it predicts: ``"epsilon"``, ``"v_prediction"`` (Salimans & Ho 2022), ``"sample"`` (x_0) or
             ``"score"`` (Song et al. 2021).
         variance_type: of p(x_{t-1} | x_t): ``"fixed_small"`` or ``"fixed_large"`` (Ho et al. 2020, sec. 3.2), or
-            ``"learned_range"`` where the network has 2C outputs (Nichol & Dhariwal 2021, eq. 15).
-        null_class: the label that stands for "no label", where the network was trained with label dropout.
-        label_weight: prediction = (1 - w) unconditional + w conditional, for a network with a null class. 1: the
-            conditional score alone; 0: the unconditional; between: the mix of the paper's conditional ablation;
-            above 1: classifier-free guidance (Ho & Salimans 2022).
-        image_range: of the images it was trained on: (-1, 1), or (0, 1) with a variance-exploding schedule, whose
-            sigmas are on the [-1, 1] scale all the same.
-        conditioning: what it is told of the noise: ``"timestep"``, or ``"sigma"``, in its own image range.
+            ``"learned_range"`` for a network with 2C outputs (Nichol & Dhariwal 2021, eq. 15).
+        null_class: the label that stands for "no label", if the network was trained with label dropout.
+        guidance_scale: prediction = (1 - s) unconditional + s conditional, for a network with a null class. 1: the
+            conditional score alone. 0: the unconditional one. Between: the mix of the paper's conditional ablation.
+            Above 1: classifier-free guidance (Ho & Salimans 2022).
+
+    Attributes:
+        image_size: side of its images in pixels; in_channels; num_classes, None if unconditional; num_timesteps, T.
+        stride: sides of x_t must be multiples of it. ``Denoiser`` pads and crops.
+
+    Raises:
+        ValueError: an argument that is unknown, or that does not fit the others.
 
     Example:
         >>> network = load_score_network("cifar10")
         >>> x_t = torch.randn(2, 3, 32, 32)
-        >>> network.pred_x0(x_t, torch.tensor([500, 500]), labels=torch.tensor([0, 9])).shape
+        >>> network(x_t, torch.tensor([500, 500]), labels=torch.tensor([0, 9])).shape
         torch.Size([2, 3, 32, 32])
     """
+
+    label_weight = renamed_attribute("ScoreNetwork.label_weight", "guidance_scale")
 
     def __init__(
         self,
@@ -60,41 +66,43 @@ class ScoreNetwork(nn.Module):
         prediction_type: str = "epsilon",
         variance_type: str = "fixed_small",
         null_class: int | None = None,
-        label_weight: float = 1.0,
-        image_range: tuple[float, float] = (-1, 1),
-        conditioning: str = "timestep",
+        guidance_scale: float = 1.0,
+        label_weight: float | None = None,
     ) -> None:
         super().__init__()
+        if label_weight is not None:
+            warn_renamed("ScoreNetwork(label_weight=)", "guidance_scale=")
+            guidance_scale = label_weight
+        if prediction_type not in functional.PREDICTION_TYPES:
+            raise ValueError(
+                f"prediction_type must be one of {tuple(functional.PREDICTION_TYPES)}. Got {prediction_type!r}"
+            )
+        if variance_type not in functional.VARIANCE_TYPES:
+            raise ValueError(f"variance_type must be one of {functional.VARIANCE_TYPES}. Got {variance_type!r}")
         config: Any = unet.config
-        calling.check_call(schedule, prediction_type, variance_type, image_range, conditioning)
         num_labels: int | None = getattr(config, "num_class_embeds", None)
         has_null = null_class is not None
         if has_null and null_class != (num_labels or 0) - 1:
             raise ValueError(f"null_class must be the last of the network's {num_labels} labels. Got {null_class}")
-        if label_weight != 1 and null_class is None:
-            raise ValueError(f"label_weight other than 1 needs a network with a null class. Got {label_weight}")
+        if guidance_scale != 1 and null_class is None:
+            raise ValueError(f"guidance_scale other than 1 needs a network with a null class. Got {guidance_scale}")
         self.unet = unet
         self.schedule = schedule
         self.prediction_type = prediction_type
         self.variance_type = variance_type
         self.null_class = null_class
-        self.label_weight = label_weight
-        self.image_range = image_range
-        self.conditioning = conditioning
+        self.guidance_scale = guidance_scale
         size = config.sample_size
         self.image_size: int = max(size) if isinstance(size, (tuple, list)) else size
         self.in_channels: int = config.in_channels
         self.num_classes: int | None = num_labels - has_null if num_labels else None
-        #: Sides of images must be a multiple of this; DiffAug pads and crops.
         self.stride: int = 2 ** (len(getattr(config, "block_out_channels", (1,))) - 1)
-        avoid_slow_group_norms(unet)
-        self.requires_grad_(False).eval()
 
     @classmethod
-    def from_diffusers(cls, unet: UNet2DModel, scheduler: SchedulerMixin, **extras: Any) -> ScoreNetwork:
+    def from_diffusers(cls, unet: nn.Module, scheduler: Any, **extras: Any) -> ScoreNetwork:
         """From a diffusers U-Net and the scheduler it was trained with; ``extras`` are this class's own arguments."""
-        arguments = {**calling.diffusers_arguments(unet, scheduler), **extras}
-        return cls(unet, NoiseSchedule.from_scheduler(scheduler, arguments["image_range"]), **arguments)
+        module, schedule, arguments = from_diffusers(unet, scheduler, extras.pop("plain", False))
+        return cls(module, schedule, **{**arguments, **extras})
 
     @classmethod
     def from_pretrained(
@@ -105,32 +113,30 @@ class ScoreNetwork(nn.Module):
         token: str | None = None,
         local_files_only: bool = False,
     ) -> ScoreNetwork:
-        """From a local folder or a Hub repository in diffusers' layout, as ``save_pretrained`` writes it.
+        """From a local folder or a Hub repository in diffusers' layout, frozen and in eval mode.
 
-        Raises OSError where files are missing or damaged, ValueError for models that are no pixel-space UNet2DModel.
+        Raises:
+            OSError: files are missing or damaged. ValueError: the model is no pixel-space UNet2DModel.
         """
-        from . import folder as layout
-
         folder = Path(folder_or_repo)
         if not folder.is_dir():
-            folder = layout.fetch_folder(str(folder_or_repo), revision, token, local_files_only)
-        unet, scheduler, extras = layout.read_folder(folder)
-        return cls.from_diffusers(unet, scheduler, **extras)
+            folder = storage.fetch_folder(str(folder_or_repo), revision, token, local_files_only)
+        unet, scheduler, extras = storage.read_folder(folder)
+        return cls.from_diffusers(unet, scheduler, **extras).requires_grad_(False).eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that this class and ``DiffusionPipeline.from_pretrained`` read, weights as safetensors.
 
         ValueError for a variance-exploding schedule that ``NoiseSchedule.variance_exploding`` does not make.
         """
-        from .folder import write_folder
-
-        write_folder(Path(folder), self)
+        extras = {"null_class": self.null_class, "guidance_scale": self.guidance_scale}
+        storage.write_folder(Path(folder), self.unet, self.schedule, self.prediction_type, self.variance_type, extras)
 
     def push_to_hub(self, repo: str, *, private: bool | None = None, token: str | None = None) -> str:
-        """Save to a repository on the Hub, made where it is missing. Returns the commit's address."""
+        """Save to a repository on the Hub, which is made if it is missing. Returns the commit's address."""
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            return upload_folder(Path(folder), repo, private, token)
+            return storage.upload_folder(Path(folder), repo, private, token)
 
     @property
     def num_timesteps(self) -> int:
@@ -138,80 +144,94 @@ class ScoreNetwork(nn.Module):
 
     @property
     def augment_timesteps(self) -> tuple[int, ...]:
-        """DiffAug's default draw, the paper's 0...999 matched to this network's image size and schedule."""
+        """DiffAug's default draw: the paper's 0...999, matched to this network's image size and schedule."""
         return match_timesteps(AUGMENT_TIMESTEPS, self.schedule, self.image_size)
 
     @property
     def ensemble_timesteps(self) -> tuple[int, ...]:
-        """The ensemble's default set, the paper's {0, 50, ..., 450} matched to this network's size and schedule."""
+        """The ensemble's default set: the paper's {0, 50, ..., 450}, matched to this network's size and schedule."""
         return match_timesteps(ENSEMBLE_TIMESTEPS, self.schedule, self.image_size)
 
     @property
     def dtype(self) -> torch.dtype:
-        return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
+        for parameter in self.parameters():
+            if parameter.is_floating_point():
+                return parameter.dtype
+        return torch.float32
 
     @property
     def device(self) -> torch.device:
         return self.schedule.betas.device
 
-    def eps(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The noise predicted in x_t, (B, C, H, W)."""
-        prediction, _ = self.predict(x_t, timesteps, labels)
-        return F.prediction_to_eps(prediction, x_t, timesteps, self.schedule, self.prediction_type)
+    def forward(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
+        """``pred_x0``: the denoised image, (B, C, H, W) in [-1, 1]."""
+        return self.pred_x0(x_t, timesteps, labels)
 
     def pred_x0(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None, clip: bool = True) -> Tensor:
-        """The denoised image E[x_0 | x_t], (B, C, H, W), in [-1, 1] where ``clip``."""
+        """The denoised image E[x_0 | x_t], (B, C, H, W), clipped to [-1, 1] if ``clip``."""
+        self.check(timesteps, labels)
         prediction, _ = self.predict(x_t, timesteps, labels)
-        x_0 = F.prediction_to_x0(prediction, x_t, timesteps, self.schedule, self.prediction_type)
+        x_0 = functional.prediction_to_x0(prediction, x_t, timesteps, self.schedule, self.prediction_type)
         return x_0.clamp(-1, 1) if clip else x_0
+
+    def eps(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The noise predicted in x_t, (B, C, H, W)."""
+        self.check(timesteps, labels)
+        prediction, _ = self.predict(x_t, timesteps, labels)
+        return functional.prediction_to_eps(prediction, x_t, timesteps, self.schedule, self.prediction_type)
 
     def score(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
         """The gradient of log p(x_t) by x_t: -eps / noise_scale."""
-        return -self.eps(x_t, timesteps, labels) / self.schedule.scales(timesteps, x_t.ndim)[1]
+        return -self.eps(x_t, timesteps, labels) / functional.scales(timesteps, self.schedule, x_t.ndim)[1]
 
     def posterior(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of p(x_{t-1} | x_t), each (B, C, H, W) (Ho et al. 2020, eq. 7, of clipped pred_x0)."""
+        """Mean and log-variance of p(x_{t-1} | x_t), each (B, C, H, W) (Ho et al. 2020, eq. 7, pred_x0 clipped)."""
+        self.check(timesteps, labels)
         answer = self.predict(x_t, timesteps, labels)
-        step = F.reverse_step(*answer, x_t, timesteps, self.schedule, self.prediction_type, self.variance_type)
+        types = (self.prediction_type, self.variance_type)
+        step = functional.reverse_step(*answer, x_t, timesteps, self.schedule, *types)
         return step.mean, step.log_variance
+
+    def check(self, timesteps: Tensor, labels: Tensor | None = None) -> None:
+        """ValueError unless timesteps, and labels if the network takes any, are in range and present if needed.
+
+        Values on a device other than the CPU are not looked at: reading them would wait for the device.
+        """
+        if timesteps.device.type == "cpu" and not torch.compiler.is_compiling():
+            self.schedule.check_timesteps(timesteps.tolist())
+        if self.num_classes is not None:
+            if labels is not None:
+                check_labels(labels, self.num_classes)
+            elif self.null_class is None:
+                raise ValueError(f"this network needs labels in 0...{self.num_classes - 1}: it has no null class")
 
     def predict(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One call of the U-Net: what it predicts (see ``prediction_type``) and its channels of learned variance.
 
-        Each (B, C, H, W); the second has no channels where the variance is fixed.
+        Each is float32 (B, C, H, W); the second has no channels if the variance is fixed. Nothing is checked: this is
+        the core that is compiled and exported. An autocast from outside has no effect here.
         """
-        if timesteps.device.type == "cpu":  # elsewhere a check would wait for the device at every call
-            self.schedule.check_timesteps(timesteps.tolist())
         if self.num_classes is None:
-            output = self._call(x_t, timesteps, None)
-        elif labels is None or self.label_weight == 0:
-            output = self._call(x_t, timesteps, self._null_labels(timesteps))
-        elif self.label_weight == 1:
-            output = self._call(x_t, timesteps, calling.check_labels(labels, self.num_classes))
-        else:
-            both = torch.cat([self._null_labels(timesteps), calling.check_labels(labels, self.num_classes)])
-            pair = self._call(torch.cat([x_t, x_t]), torch.cat([timesteps, timesteps]), both)
-            unconditional, conditional = pair.chunk(2)
-            output = torch.lerp(unconditional, conditional, self.label_weight)
-        prediction = calling.from_own_scale(output[:, : self.in_channels], self.prediction_type, self.image_range)
-        return prediction, output[:, self.in_channels :]
-
-    def _call(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
-        x_t, told = calling.to_own_scale(x_t, timesteps, self.schedule, self.image_range, self.conditioning)
-        x_t = x_t.to(self.dtype, memory_format=fast_layout(x_t.device, x_t.requires_grad))
-        output = self.unet(x_t, told, labels)
-        return (output if isinstance(output, Tensor) else output.sample).float()
-
-    def _null_labels(self, timesteps: Tensor) -> Tensor:
-        if self.null_class is None:
-            raise ValueError(f"this network needs labels in 0...{(self.num_classes or 0) - 1}: it has no null class")
-        return torch.full_like(timesteps, self.null_class)
-
-    def train(self, mode: bool = True) -> ScoreNetwork:
-        return super().train(False)
+            labels = None
+        elif labels is None or self.guidance_scale == 0:
+            labels = torch.full_like(timesteps, self.null_class)  # type: ignore[arg-type]
+        guided = labels is not None and self.guidance_scale not in (0, 1)
+        if guided:
+            labels = torch.cat([torch.full_like(timesteps, self.null_class), labels])  # type: ignore[arg-type, list-item]
+            x_t, timesteps = torch.cat([x_t, x_t]), torch.cat([timesteps, timesteps])
+        # On the CPU the backward pass of channels-last group norms is slow.
+        contiguous = x_t.requires_grad and x_t.device.type == "cpu"
+        layout = torch.contiguous_format if contiguous else torch.channels_last
+        device_type = x_t.device.type if torch.amp.is_autocast_available(x_t.device.type) else "cpu"
+        with torch.autocast(device_type, enabled=False):
+            output = self.unet(x_t.to(self.dtype, memory_format=layout), timesteps, labels)
+        output = (output if isinstance(output, Tensor) else output.sample).float()
+        if guided:
+            unconditional, conditional = output.chunk(2)
+            output = torch.lerp(unconditional, conditional, self.guidance_scale)
+        return output[:, : self.in_channels], output[:, self.in_channels :]
 
     def _apply(self, fn: Any, recurse: bool = True) -> ScoreNetwork:
-        with calling.embedding_in_float32(self.unet):
-            super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
         self.schedule = self.schedule.to(fn(torch.empty(0, device=self.device)).device)
         return self

@@ -4,7 +4,7 @@
     sigmas[t] = noise_scale[t] / signal_scale[t]             the noise on x_0's own scale
 
 Variance-preserving schedules (Ho et al. 2020) shrink the image at every step: signal_scale is sqrt(alphas_cumprod),
-noise_scale sqrt(1 - alphas_cumprod). Variance-exploding ones (Song et al. 2021) leave it as it is: signal_scale is 1.
+noise_scale sqrt(1 - alphas_cumprod). Variance-exploding ones (Song et al. 2021) only add noise: signal_scale is 1.
 Everything is computed in float64 and kept in float32.
 """
 
@@ -13,13 +13,19 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from diffusers import SchedulerMixin
+from ..deprecated import renamed_attribute, warn_renamed
+
+#: The paper's network is made for images of 256 pixels and for the linear schedule of 1000 steps.
+REFERENCE_IMAGE_SIZE = 256
+#: The paper's draw for DiffAug in training, and its set S for the ensemble (Sastry et al., NeurIPS 2024).
+AUGMENT_TIMESTEPS = range(1000)
+ENSEMBLE_TIMESTEPS = range(0, 451, 50)
+TIMESTEP_SPACINGS = ("linspace", "leading")
 
 
 def linear_betas(num_timesteps: int = 1000) -> Tensor:
@@ -29,7 +35,7 @@ def linear_betas(num_timesteps: int = 1000) -> Tensor:
 
 
 def cosine_betas(num_timesteps: int = 1000) -> Tensor:
-    """Betas of alphas_cumprod(t) = cos^2((t + .008) / 1.008 pi / 2), at most .999 (Nichol & Dhariwal 2021, eq. 17)."""
+    """Betas of alphas_cumprod(t) = cos^2((t + 0.008) / 1.008 pi / 2), at most 0.999 (Nichol & Dhariwal 2021, 17)."""
     t = torch.arange(num_timesteps + 1, dtype=torch.float64) / num_timesteps
     alphas_cumprod = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
     return (1 - alphas_cumprod[1:] / alphas_cumprod[:-1]).clamp(max=0.999)
@@ -42,18 +48,23 @@ class NoiseSchedule:
     """A noise schedule over timesteps 0...T-1, variance-preserving or variance-exploding.
 
     Args:
-        betas: (T,) variances added at each step: in (0, 1), or just above 0 where ``exploding``.
-        exploding: the steps leave the image as it is, x_t = x_{t-1} + sqrt(betas[t]) noise, instead of shrinking it,
-            x_t = sqrt(1 - betas[t]) x_{t-1} + sqrt(betas[t]) noise.
+        betas: (T,) variance added at each step. Each lies in (0, 1), or only above 0 for variance-exploding schedules.
+        variance_preserving: True: a step shrinks the image, x_t = sqrt(1 - betas[t]) x_{t-1} + sqrt(betas[t]) noise.
+            False: a step only adds noise, x_t = x_{t-1} + sqrt(betas[t]) noise.
 
     Attributes:
-        exact_betas: the betas in float64, for writing them down.
-        betas, alphas_cumprod, sigmas: float32 (T,); alphas_cumprod is 1 where ``exploding``.
+        exact_betas: the betas in float64, for files.
+        betas, alphas_cumprod, sigmas: float32 (T,). alphas_cumprod is 1 for variance-exploding schedules.
         signal_scale, noise_scale: float32 (T,), the factors of x_0 and of the noise in x_t.
-        posterior_log_variance: float32 (T,), log of the true variance of x_{t-1} given x_t and x_0 (Ho et al. 2020,
-            eq. 7; Song et al. 2021, eq. 47); entry 0, which would be -inf, repeats entry 1 as OpenAI's code does.
-        log_betas, fixed_large_log_variance: float32 (T,), the upper end; OpenAI's "fixed large" variance replaces
-            entry 0 too.
+        posterior_log_variance: float32 (T,), log of the variance of x_{t-1} given x_t and x_0 (Ho et al. 2020, eq. 7;
+            Song et al. 2021, eq. 47). Entry 0 would be -inf; it repeats entry 1, as in OpenAI's code.
+        log_betas, fixed_large_log_variance: float32 (T,), the upper end of the learned variance. OpenAI's "fixed
+            large" variance replaces entry 0 too.
+        posterior_mean_coef1, posterior_mean_coef2: float32 (T,), the factors of x_0 and of x_t in the mean of x_{t-1}
+            given x_t and x_0 (Ho et al. 2020, eq. 7). The names are those of OpenAI's code.
+
+    Raises:
+        ValueError: the betas are no vector of values in the range above.
 
     Example:
         >>> schedule = NoiseSchedule.named("linear", 1000)
@@ -61,14 +72,20 @@ class NoiseSchedule:
         (1000, 145)
     """
 
-    def __init__(self, betas: Tensor, *, exploding: bool = False) -> None:
+    posterior_x_0 = renamed_attribute("NoiseSchedule.posterior_x_0", "posterior_mean_coef1")
+    posterior_x_t = renamed_attribute("NoiseSchedule.posterior_x_t", "posterior_mean_coef2")
+
+    def __init__(self, betas: Tensor, *, variance_preserving: bool = True, exploding: bool | None = None) -> None:
+        if exploding is not None:
+            warn_renamed("NoiseSchedule(exploding=)", "variance_preserving=, its opposite")
+            variance_preserving = not exploding
         betas = torch.as_tensor(betas, dtype=torch.float64)
-        largest = math.inf if exploding else 1
+        largest = 1 if variance_preserving else math.inf
         if betas.ndim != 1 or not len(betas) or not bool(((betas > 0) & (betas < largest)).all()):
             raise ValueError(f"betas must be a vector of values in (0, {largest}). Got {betas}")
-        self.exploding = exploding
+        self.variance_preserving = variance_preserving
         self.exact_betas: list[float] = betas.tolist()
-        signal, noise = squared_scales(betas, exploding)
+        signal, noise = squared_scales(betas, variance_preserving)
         previous_signal = torch.cat([torch.ones(1, dtype=torch.float64), signal[:-1]])
         previous_noise = torch.cat([torch.zeros(1, dtype=torch.float64), noise[:-1]])
         posterior_variance = betas * previous_noise / noise
@@ -80,9 +97,8 @@ class NoiseSchedule:
         self.log_betas = betas.log().float()
         self.posterior_log_variance = posterior_variance.log().float()
         self.fixed_large_log_variance = fixed_large_variance.log().float()
-        # Coefficients of x_0 and x_t in the posterior mean, by conditioning a Gaussian (Ho et al. 2020, eq. 7).
-        self.posterior_x_0 = (betas * previous_signal.sqrt() / noise).float()
-        self.posterior_x_t = (previous_noise * (signal / previous_signal).sqrt() / noise).float()
+        self.posterior_mean_coef1 = (betas * previous_signal.sqrt() / noise).float()
+        self.posterior_mean_coef2 = (previous_noise * (signal / previous_signal).sqrt() / noise).float()
         # Kept apart: 1 - alphas_cumprod in float32 would lose half its digits at small t.
         self.signal_scale = signal.sqrt().float()
         self.noise_scale = noise.sqrt().float()
@@ -114,22 +130,24 @@ class NoiseSchedule:
             raise ValueError(f"num_timesteps must be at least 2. Got {num_timesteps}")
         share = torch.linspace(0, 1, num_timesteps, dtype=torch.float64)
         variances = (sigma_min * (sigma_max / sigma_min) ** share) ** 2
-        return cls(torch.diff(variances, prepend=torch.zeros(1, dtype=torch.float64)), exploding=True)
+        return cls(torch.diff(variances, prepend=torch.zeros(1, dtype=torch.float64)), variance_preserving=False)
 
     @classmethod
-    def from_scheduler(cls, scheduler: SchedulerMixin, image_range: tuple[float, float] = (0, 1)) -> NoiseSchedule:
-        """The schedule of a diffusers scheduler, from its configuration where that says more than float32 betas.
+    def from_scheduler(cls, scheduler: Any) -> NoiseSchedule:
+        """The schedule of a diffusers scheduler, from its configuration if that says more than its float32 betas.
 
-        1 - beta has a relative error of 6e-5 in float32 where beta is .999, as at the end of the cosine schedule.
+        1 - beta has a relative error of 6e-5 in float32 if beta is 0.999, as at the end of the cosine schedule.
 
         Args:
-            scheduler: one with betas (DDPM, DDIM, ...), or ScoreSdeVeScheduler.
-            image_range: of the images that ScoreSdeVeScheduler's sigmas are added to.
+            scheduler: one with betas (DDPM, DDIM, ...), or ScoreSdeVeScheduler, whose sigmas are added to images in
+                [0, 1] and are doubled here for [-1, 1].
+
+        Raises:
+            ValueError: another scheduler.
         """
         config = scheduler.config
         if hasattr(scheduler, "discrete_sigmas"):
-            scale = 2 / (image_range[1] - image_range[0])
-            sigma_min, sigma_max = (scale * config[name] for name in ("sigma_min", "sigma_max"))
+            sigma_min, sigma_max = 2 * config["sigma_min"], 2 * config["sigma_max"]
             return cls.variance_exploding(sigma_min, sigma_max, config["num_train_timesteps"])
         betas = getattr(scheduler, "betas", None)
         if betas is None:
@@ -149,62 +167,130 @@ class NoiseSchedule:
         self.check_timesteps(steps)
         if steps != sorted(set(steps)) or not steps:
             raise ValueError(f"timesteps must ascend. Got {steps}")
-        signal, noise = squared_scales(torch.tensor(self.exact_betas, dtype=torch.float64), self.exploding)
+        signal, noise = squared_scales(torch.tensor(self.exact_betas, dtype=torch.float64), self.variance_preserving)
         previous_signal = torch.cat([torch.ones(1, dtype=torch.float64), signal[steps][:-1]])
         previous_noise = torch.cat([torch.zeros(1, dtype=torch.float64), noise[steps][:-1]])
         betas = noise[steps] - signal[steps] / previous_signal * previous_noise
-        return NoiseSchedule(betas, exploding=self.exploding).to(self.betas.device)
+        return NoiseSchedule(betas, variance_preserving=self.variance_preserving).to(self.betas.device)
+
+    @property
+    def exploding(self) -> bool:
+        """Old name of ``not variance_preserving``."""
+        warn_renamed("NoiseSchedule.exploding", "NoiseSchedule.variance_preserving, its opposite")
+        return not self.variance_preserving
 
     @property
     def num_timesteps(self) -> int:
         return len(self.betas)
 
     def to(self, device: torch.device | str) -> NoiseSchedule:
-        """The same schedule on a device; the tables' dtype never changes."""
+        """The same schedule on a device. The tables stay float32."""
+        if self.betas.device == torch.device(device):
+            return self
         moved = copy.copy(self)
         for name, table in vars(self).items():
             if isinstance(table, Tensor):
                 setattr(moved, name, table.to(device))
         return moved
 
-    def gather(self, table: Tensor, timesteps: Tensor, ndim: int = 4) -> Tensor:
-        """Entries of a (T,) table at ``timesteps`` (B,), shaped (B, 1, 1, 1) to multiply images."""
-        return table[timesteps].reshape(-1, *[1] * (ndim - 1))
-
-    def scales(self, timesteps: Tensor, ndim: int = 4) -> tuple[Tensor, Tensor]:
-        """The factors of x_0 and of the noise in x_t at ``timesteps``, each (B, 1, 1, 1)."""
-        return self.gather(self.signal_scale, timesteps, ndim), self.gather(self.noise_scale, timesteps, ndim)
-
     def timestep_for_sigma(self, sigma: float) -> int:
         """The first timestep >= 1 whose noise is at least ``sigma`` (on the [-1, 1] scale).
 
         This is the rule of denoised smoothing (``ethz-spylab/diffusion_denoised_smoothing``), where the smoothing
-        noise on [0, 1] pixels is half of this sigma. ValueError where the schedule never reaches it.
+        noise on [0, 1] pixels is half of this sigma. ValueError if the schedule never reaches it.
         """
         reached = (self.sigmas[1:] >= sigma).nonzero()
         if not len(reached):
             raise ValueError(f"sigma must be at most {float(self.sigmas[-1]):.4g}, the schedule's last. Got {sigma}")
         return int(reached[0]) + 1
 
-    def check_timesteps(self, timesteps: Iterable[int]) -> None:
+    def check_timesteps(self, timesteps: Sequence[int]) -> None:
         """ValueError unless every timestep lies in 0...T-1."""
-        for t in timesteps:
-            if not 0 <= t < self.num_timesteps:
-                raise ValueError(f"timesteps must be in 0...{self.num_timesteps - 1} for this network. Got {t}")
+        if len(timesteps) and not (min(timesteps) >= 0 and max(timesteps) < self.num_timesteps):
+            wrong = next(t for t in timesteps if not 0 <= t < self.num_timesteps)
+            raise ValueError(f"timesteps must be in 0...{self.num_timesteps - 1} for this network. Got {wrong}")
 
     def __repr__(self) -> str:
         return f"NoiseSchedule(T={self.num_timesteps}, sigmas {self.sigmas[0]:.3g}...{self.sigmas[-1]:.4g})"
 
     def __eq__(self, other: Any) -> bool:
-        same = isinstance(other, NoiseSchedule) and self.exploding == other.exploding
+        same = isinstance(other, NoiseSchedule) and self.variance_preserving == other.variance_preserving
         return same and self.exact_betas == other.exact_betas
 
     __hash__ = None  # type: ignore[assignment]
 
 
-def squared_scales(betas: Tensor, exploding: bool) -> tuple[Tensor, Tensor]:
-    """signal_scale and noise_scale squared, each (T,), of float64 betas."""
-    if exploding:
+def squared_scales(betas: Tensor, variance_preserving: bool) -> tuple[Tensor, Tensor]:
+    """signal_scale and noise_scale squared, each (T,), from float64 betas."""
+    if not variance_preserving:
         return torch.ones_like(betas), torch.cumsum(betas, dim=0)
     alphas_cumprod = torch.cumprod(1 - betas, dim=0)
     return alphas_cumprod, 1 - alphas_cumprod
+
+
+def match_timesteps(
+    timesteps: Iterable[int],
+    schedule: NoiseSchedule,
+    image_size: int,
+    reference_schedule: NoiseSchedule | None = None,
+    reference_size: int = REFERENCE_IMAGE_SIZE,
+) -> tuple[int, ...]:
+    """The timesteps that do to ``image_size`` pixels what ``timesteps`` do to ``reference_size`` pixels.
+
+    Averaged over an area, noise of sigma at side d does what sigma * reference / d does at the reference's side
+    (Hoogeboom et al. 2023, "simple diffusion", sec. 3.1). So each sigma is multiplied by image_size / reference_size,
+    and the nearest timestep of ``schedule`` is taken. Repeats stay: they weigh in a uniform draw.
+
+    Args:
+        timesteps: in 0...T-1 of the reference schedule.
+        schedule: the schedule of the network that will be used.
+        image_size: side of its images in pixels, at least 1.
+        reference_schedule: default: linear with 1000 steps, the paper's.
+        reference_size: default: 256 pixels, the paper's.
+
+    Example:
+        >>> match_timesteps(range(0, 451, 50), NoiseSchedule.named("linear"), 32)
+        (0, 3, 9, 16, 23, 33, 44, 57, 74, 96)
+    """
+    if image_size < 1:
+        raise ValueError(f"image_size must be at least 1 pixel. Got {image_size}")
+    reference = reference_schedule or NoiseSchedule.named("linear", 1000)
+    steps = list(timesteps)
+    reference.check_timesteps(steps)
+    if not steps:
+        return ()
+    target = reference.sigmas.cpu()[steps].double() * (image_size / reference_size)
+    sigmas = schedule.sigmas.cpu().double()
+    above = torch.searchsorted(sigmas, target).clamp(1, len(sigmas) - 1) if len(sigmas) > 1 else target.long() * 0
+    below = (above - 1).clamp(min=0)
+    nearest = torch.where(target - sigmas[below] < sigmas[above] - target, below, above)
+    return tuple(nearest.tolist())
+
+
+def space_timesteps(num_timesteps: int, num_steps: int, timestep_spacing: str = "linspace") -> tuple[int, ...]:
+    """``num_steps`` of the timesteps 0...T-1, ascending.
+
+    Args:
+        num_timesteps: T.
+        num_steps: in 1...T.
+        timestep_spacing: diffusers' names. ``"linspace"``: evenly spaced, first and last included (guided-diffusion's
+            respace.py). ``"leading"``: one integer stride from 0 on, DDIM's choice ("ddimN" in guided-diffusion).
+
+    Raises:
+        ValueError: a number out of range, another spacing, or a number that no integer stride gives.
+
+    Example:
+        >>> space_timesteps(1000, 5), space_timesteps(1000, 5, "leading")
+        ((0, 250, 500, 749, 999), (0, 200, 400, 600, 800))
+    """
+    if timestep_spacing not in TIMESTEP_SPACINGS:
+        raise ValueError(f"timestep_spacing must be one of {TIMESTEP_SPACINGS}. Got {timestep_spacing!r}")
+    if not 1 <= num_steps <= num_timesteps:
+        raise ValueError(f"num_steps must be in 1...{num_timesteps}. Got {num_steps}")
+    if timestep_spacing == "linspace":
+        stride = (num_timesteps - 1) / max(num_steps - 1, 1)
+        return tuple(round(i * stride) for i in range(num_steps))
+    steps = range(0, num_timesteps, -(-num_timesteps // num_steps))
+    if len(steps) != num_steps:
+        raise ValueError(f"num_steps must be a number of steps of equal stride over {num_timesteps}. Got {num_steps}")
+    return tuple(steps)

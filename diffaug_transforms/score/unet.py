@@ -1,30 +1,21 @@
-"""What stock diffusers cannot say of OpenAI's U-Nets: a number of heads, an odd first width, scaled timesteps.
+"""Extends diffusers' UNet2DModel with what OpenAI's checkpoints need: a fixed number of heads, a different first width,
+rescaled timesteps.
 
-And of NCSN++'s: that they pickle.
-
-Imports diffusers, so the package imports this module only when a network is built.
+It imports diffusers, so the package imports this module only when a network is built.
 """
 
 from __future__ import annotations
 
 import inspect
-from functools import partial
-from types import FunctionType
 from typing import Any
 
 # DDPMPipeline.from_pretrained looks for ModelMixin in the module of a network that is not diffusers' own.
 from diffusers import ModelMixin, UNet2DModel
 from diffusers.models.attention_processor import Attention
-from diffusers.models.downsampling import downsample_2d
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
-from diffusers.models.resnet import ResnetBlock2D
-from diffusers.models.upsampling import upsample_2d
 from torch import Tensor
 
-__all__ = ["ModelMixin", "OpenAIUNet2DModel", "UNet2DModel", "make_picklable", "set_heads", "unpack_attention"]
-
-#: NCSN++'s, the one that diffusers has (Song et al. 2021, ``fir_kernel`` in their configurations).
-FIR_KERNEL = (1, 3, 3, 1)
+__all__ = ["ModelMixin", "OpenAIUNet2DModel", "UNet2DModel", "set_heads"]
 
 
 class OpenAIUNet2DModel(UNet2DModel):
@@ -82,27 +73,3 @@ def set_heads(attention: Attention, heads: int) -> None:
         raise ValueError(f"the number of heads must divide the attention's width {width}. Got {heads}")
     attention.heads = attention.sliceable_head_dim = heads
     attention.scale = (width // heads) ** -0.5
-
-
-def make_picklable(unet: UNet2DModel) -> None:
-    """Put the functions themselves where diffusers has lambdas around them: the FIR resampling of NCSN++'s blocks."""
-    for block in unet.modules():
-        if isinstance(block, ResnetBlock2D):
-            for name, function in (("upsample", upsample_2d), ("downsample", downsample_2d)):
-                if isinstance(getattr(block, name), FunctionType):
-                    setattr(block, name, partial(function, kernel=FIR_KERNEL))
-
-
-def unpack_attention(packed: Tensor, heads: int, legacy_order: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of OpenAI's packed ``qkv`` weight (3C, C) or bias (3C,).
-
-    The legacy order packs head by head, (heads, 3, head_dim, ...); the new order packs (3, heads, head_dim, ...)
-    (guided-diffusion ``unet.py``, QKVAttentionLegacy and QKVAttention).
-    """
-    rest = packed.shape[1:]
-    if not legacy_order:
-        query, key, value = packed.chunk(3)
-        return query, key, value
-    by_head = packed.reshape(heads, 3, -1, *rest)
-    query, key, value = (by_head[:, i].reshape(-1, *rest) for i in range(3))
-    return query, key, value

@@ -5,9 +5,8 @@ from .augmix import AugMix
 from .compose import Views, ViewsLoss, compose_with
 from .deepaugment import DeepAugment
 from .diffaug import DiffAug
-from .ensemble import DiffAugEnsemble
+from .ensemble import DiffAugEnsemble, SelfEnsemble
 from .recipes import RECIPES, recipe
-from .self_ensemble import SelfEnsemble
 
 __all__ = [
     "RECIPES",

@@ -13,7 +13,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from .checks import batch_shape, from_float, restore, to_float, to_pixels
+from ..images import batch_shape, restore, to_batch, to_pixels
+from ..images import to_dtype as from_float
 
 # An operation takes an image, a level in [0, 10] and a sign, as google-research/augmix augmentations.py has them:
 # a level scales linearly to the operation's largest magnitude, and int() cuts off as it does there.
@@ -126,7 +127,7 @@ class AugMix(v2.Transform):
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Apply a draw. Deterministic: the same image and params give the same result."""
         pixels = to_pixels(inpt)
-        batch = to_float(pixels)
+        batch = to_batch(inpt)
         if not len(batch):
             return inpt
         if batch.shape[1] not in (1, 3):

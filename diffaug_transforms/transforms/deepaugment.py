@@ -14,8 +14,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from ..score.download import ADVICE, download_file
-from .checks import batch_shape, from_float, restore, to_float, to_pixels
+from ..images import batch_shape, restore, to_batch, to_pixels
+from ..images import to_dtype as from_float
+from ..score.storage import ADVICE, download_file
 from .deepaugment_cae import cae, read_cae
 from .deepaugment_corruptions import corrupt_cae_weights, corrupt_edsr_weights
 from .deepaugment_edsr import edsr, read_edsr
@@ -151,7 +152,7 @@ class DeepAugment(v2.Transform):
         pixels = to_pixels(inpt)
         if pixels.shape[1] != 3:
             raise ValueError(f"images must have 3 channels. Got {pixels.shape[1]}")
-        images = to_float(pixels)
+        images = to_batch(inpt)
         if not len(images):
             return inpt
         if len(params["network_seed"]) != len(images):

@@ -28,7 +28,7 @@ def read_weights(path: Path, shapes: Mapping[str, Sequence[int]]) -> Weights:
 
     OSError where the file is missing, damaged, lacks a tensor, or has one of another shape.
     """
-    from ..score.folder import read_tensors
+    from ..score.storage import read_tensors
 
     if not path.is_file():
         raise OSError(f"there are no weights at {path}")

@@ -1,38 +1,43 @@
-"""DiffAugEnsemble: average a classifier over DiffAug's views of an image at several timesteps."""
+"""A classifier averaged at test time: over DiffAug's views (DiffAugEnsemble), or over an image and its adapted version.
+
+images --denoised_views--> views, one a timestep --classifier--> softmax --mean--> p(y | x)
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ..score import ScoreNetwork
-from .checks import Normalize, as_normalize, as_timesteps, to_float, to_pixels
-from .diffaug import DiffAug
+from ..deprecated import renamed_attribute
+from ..images import Normalize, as_normalize, as_timesteps, to_batch
+from ..score import Denoiser, ScoreNetwork
+from ..score.denoiser import as_denoiser
 
 
 class DiffAugEnsemble(nn.Module):
     """A classifier averaged over one-step denoised views: p(y | x) = mean over t in S of softmax(classifier(view_t)).
 
-    (Sastry et al., NeurIPS 2024, eq. 7.) It stands where the classifier stood: images in, log-probabilities (B, K)
-    out, which are valid logits. Every timestep gets fresh noise; t = 0 is the raw image.
+    (Sastry et al., NeurIPS 2024, eq. 7.) It stands in for the classifier: images in, log-probabilities (B, K) out,
+    which are valid logits. Every timestep gets fresh noise. t = 0 is the raw image.
 
     Args:
         classifier: any module from normalised images (B, C, H, W) to logits (B, K).
-        network: as DiffAug's.
+        network: as DiffAug's, or a Denoiser.
         timesteps: the set S; repeats weigh. None: the network's own ``ensemble_timesteps``, which are the paper's
             {0, 50, ..., 450} at 256 pixels and their match at other sizes.
         normalize: applied to [0, 1] images before the classifier: ``(mean, std)`` per channel, or any callable such
-            as ``v2.Normalize(mean, std)``; None: nothing.
-        max_batch: largest batch of views that the network and the classifier see at once; None: all
-            ``B * |S|``, on a CPU as many as fit its cache.
-        dtype, compile, differentiable, generator: as DiffAug's.
+            as ``v2.Normalize(mean, std)``. None: nothing.
+        max_batch: largest batch of views that the network and the classifier see at once. None: all ``B * |S|``; on a
+            CPU the network sees as many as fit its cache.
+        dtype, compile, differentiable: the Denoiser's, for a network that is not a Denoiser already.
+        generator: source of the noise. None: torch's global one for the images' device.
 
     Raises:
-        As DiffAug; labels are never needed, so a conditional network must have a null class.
+        As DiffAug. Labels are never used, so a conditional network must have a null class.
 
     Example:
         >>> classifier = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10))
@@ -41,10 +46,12 @@ class DiffAugEnsemble(nn.Module):
         torch.Size([4, 10])
     """
 
+    diffaug = renamed_attribute("DiffAugEnsemble.diffaug", "denoiser")
+
     def __init__(
         self,
         classifier: nn.Module,
-        network: str | Path | ScoreNetwork = "cifar10",
+        network: str | Path | ScoreNetwork | Denoiser = "cifar10",
         *,
         timesteps: Iterable[int] | int | None = None,
         normalize: Normalize = None,
@@ -58,75 +65,129 @@ class DiffAugEnsemble(nn.Module):
         self.classifier = classifier
         self.normalize = as_normalize(normalize)
         self.timesteps = as_timesteps(timesteps)
-        self.diffaug = DiffAug(
-            network,
-            timesteps=self.timesteps,
-            max_batch=max_batch,
-            dtype=dtype,
-            compile=compile,
-            differentiable=differentiable,
-            generator=generator,
+        self.denoiser = as_denoiser(
+            network, max_batch=max_batch, dtype=dtype, compile=compile, differentiable=differentiable
         )
+        self.generator = generator
+        if isinstance(network, ScoreNetwork):
+            network.schedule.check_timesteps(self.timesteps or ())
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Log-probabilities (B, K), float32, of images uint8 or in [0, 1], (B, C, H, W)."""
-        batch = to_float(to_pixels(images))
-        logits = self.classify(self.views(batch)) if len(batch) else self._classify(batch)[None]
-        return log_mean_probabilities(logits)
+    def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Log-probabilities (B, K), float32.
 
-    def predict_proba(self, images: Tensor) -> Tensor:
-        """Probabilities (B, K): the exponential of ``forward``."""
-        return self(images).exp()
+        Args:
+            images: uint8, or floating point in [0, 1], (B, C, H, W).
+            noise: for the timesteps above 0, ``(|S without 0|, B, C, H, W)``. None draws it.
+        """
+        batch = to_batch(images)
+        if not len(batch):
+            return self.classifier(self.normalize(batch)).float().log_softmax(dim=-1)
+        return log_mean_probabilities(self.classify(self.views(batch, noise)))
+
+    @torch.no_grad()
+    def predict_proba(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Probabilities (B, K), without gradients: the exponential of ``forward``."""
+        return self(images, noise).exp()
 
     @property
     def view_timesteps(self) -> tuple[int, ...]:
-        """The set S in the order of the views, which is ``timesteps`` or the network's own, which loads it."""
-        return self.timesteps or self.diffaug.network.ensemble_timesteps
+        """The set S in the order of the views: ``timesteps``, or the network's own, which loads it."""
+        return self.timesteps or self.denoiser.ensemble_timesteps
 
     def views(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The views ``(|S|, B, C, H, W)`` in [0, 1] of images (B, C, H, W) in [0, 1], in the order of S.
-
-        ``noise`` is for the timesteps above 0, ``(|S without 0|, B, C, H, W)``; None draws it.
-        """
-        noise = self.draw_noise(images) if noise is None else self.check_noise(noise, images)
-        steps = torch.tensor(self.view_timesteps, device=images.device)
-        moved = steps[steps > 0]
-        denoised = self.denoise(
-            images.repeat(len(moved), 1, 1, 1), moved.repeat_interleave(len(images)), noise.flatten(0, 1)
-        )
-        views = images.repeat(len(steps), 1, 1, 1, 1)
-        views[steps > 0] = denoised.unflatten(0, (len(moved), len(images)))
-        return views
+        """The views ``(|S|, B, C, H, W)`` in [0, 1], in the order of S. Arguments as in ``forward``, images float32."""
+        noise = self.draw_noise(images) if noise is None else noise
+        return denoised_views(self.denoiser, images, self.view_timesteps, noise)
 
     def draw_noise(self, images: Tensor) -> Tensor:
         """Noise for all views of images (B, C, H, W): ``(|S without 0|, B, C, H, W)``."""
-        repeated = images.expand(self._noise_shape(images))
-        return self.diffaug.make_params([repeated])["noise"].reshape(repeated.shape)
-
-    def check_noise(self, noise: Tensor, images: Tensor) -> Tensor:
-        """The noise; ValueError where it is not of the shape that ``draw_noise`` gives."""
-        shape = self._noise_shape(images)
-        if noise.shape != shape:
-            raise ValueError(f"noise must be (|S without 0|, B, C, H, W), {tuple(shape)}. Got {tuple(noise.shape)}")
-        return noise
-
-    def _noise_shape(self, images: Tensor) -> torch.Size:
-        return torch.Size([sum(t > 0 for t in self.view_timesteps), *images.shape])
-
-    def denoise(self, images: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
-        """DiffAug of images (N, C, H, W) in [0, 1], each at its own of timesteps int64 (N,), all above 0."""
-        return self.diffaug.transform(images, {"timesteps": timesteps, "noise": noise})
+        source = images.device if self.generator is None else self.generator.device
+        shape = (number_of_noisy(self.view_timesteps), *images.shape)
+        return torch.randn(shape, generator=self.generator, device=source).to(images.device)
 
     def classify(self, views: Tensor) -> Tensor:
         """Logits ``(|S|, B, K)`` of views ``(|S|, B, C, H, W)``, in batches of at most ``max_batch``."""
         flat = views.flatten(0, 1)
-        parts = flat.split(self.diffaug.max_batch or len(flat))
-        return torch.cat([self._classify(part) for part in parts]).unflatten(0, views.shape[:2])
+        parts = flat.split(self.denoiser.max_batch or len(flat))
+        logits = [self.classifier(self.normalize(part)) for part in parts]
+        return torch.cat(logits).unflatten(0, views.shape[:2])
 
-    def _classify(self, images: Tensor) -> Tensor:
-        return self.classifier(self.normalize(images))
+
+def denoised_views(denoiser: Denoiser, images: Tensor, timesteps: Sequence[int], noise: Tensor) -> Tensor:
+    """One view of every image at every timestep, in [0, 1], ``(|S|, B, C, H, W)``; at t = 0 the image itself.
+
+    Args:
+        denoiser: brings the network.
+        images: float32 (B, C, H, W) in [0, 1].
+        timesteps: the set S.
+        noise: standard normal, for the timesteps above 0, ``(|S without 0|, B, C, H, W)``.
+    """
+    noisy = [t for t in timesteps if t]
+    if noise.shape != (len(noisy), *images.shape):
+        shape = (len(noisy), *images.shape)
+        raise ValueError(f"noise must be (|S without 0|, B, C, H, W), {shape}. Got {tuple(noise.shape)}")
+    if not noisy:
+        return images.repeat(len(timesteps), 1, 1, 1, 1)
+    t = torch.tensor(noisy, device=images.device).repeat_interleave(len(images))
+    denoised = denoiser(images.repeat(len(noisy), 1, 1, 1), t, noise.flatten(0, 1))
+    parts = iter(denoised.split(len(images)))
+    return torch.stack([next(parts) if t else images for t in timesteps])
+
+
+def number_of_noisy(timesteps: Sequence[int]) -> int:
+    """How many of the timesteps need noise and the network: those above 0."""
+    return len(timesteps) - timesteps.count(0)
 
 
 def log_mean_probabilities(logits: Tensor) -> Tensor:
     """log of the mean over the first dimension of softmax(logits), float32: (S, B, K) to (B, K)."""
     return logits.float().log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(logits))
+
+
+class SelfEnsemble(nn.Module):
+    """A classifier asked twice, about the image and about its adapted version: p(y | x) = (p + q) / 2.
+
+    (Gao et al., CVPR 2023, "Back to the Source: Diffusion-Driven Adaptation to Test-Time Corruption"; rule "sum" of
+    ``model_adapt/evaluation.py`` in shiyegao/DDA.) It stands in for the classifier: images in, log-probabilities (B, K)
+    out, which are valid logits.
+
+    Args:
+        classifier: any module from normalised images (B, C, H, W) to logits (B, K).
+        adapt: module or callable from float32 images (B, C, H, W) in [0, 1] to adapted images of the same shape and
+            range, or uint8: ``DDA(...)``, or ``DiffAug(...)``.
+        normalize: as DiffAugEnsemble's. ``adapt`` sees images that are not normalised.
+
+    Raises:
+        TypeError: ``adapt`` is not callable. ValueError: in the call, images that are not uint8 or in [0, 1], or an
+            ``adapt`` that returns another shape or range.
+
+    Example:
+        >>> classifier = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10))
+        >>> robust = SelfEnsemble(classifier, DiffAug("cifar10", timesteps=[30]))
+        >>> robust(torch.rand(4, 3, 32, 32)).shape
+        torch.Size([4, 10])
+    """
+
+    def __init__(
+        self, classifier: nn.Module, adapt: Callable[[Tensor], Tensor], *, normalize: Normalize = None
+    ) -> None:
+        super().__init__()
+        if not callable(adapt):
+            raise TypeError(f"adapt must be callable. Got {type(adapt).__name__}")
+        self.classifier = classifier
+        self.adapt = adapt
+        self.normalize = as_normalize(normalize)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Log-probabilities (B, K), float32, for images uint8 or in [0, 1], (B, C, H, W)."""
+        batch = to_batch(images)
+        adapted = to_batch(self.adapt(batch)) if len(batch) else batch
+        if adapted.shape != batch.shape:
+            raise ValueError(f"adapt must return its images' shape, {tuple(batch.shape)}. Got {tuple(adapted.shape)}")
+        logits = [self.classifier(self.normalize(seen)) for seen in (batch, adapted)]
+        return log_mean_probabilities(torch.stack(logits))
+
+    @torch.no_grad()
+    def predict_proba(self, images: Tensor) -> Tensor:
+        """Probabilities (B, K), without gradients: the exponential of ``forward``."""
+        return self(images).exp()
