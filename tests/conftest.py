@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from diffaug_transforms import ScoreNetwork
-from diffaug_transforms.figures import sample_images
+from diffaug_transforms.images import sample_images
 from diffaug_transforms.score import NoiseSchedule
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores, and so do the scripts they start

@@ -92,7 +92,9 @@ def test_diffaug(denoiser, images, images8):
     augment = DiffAug(denoiser)
     draw = {"timesteps": T, "noise": NOISE}
     check("diffaug", augment.transform(images, draw))
-    check("diffaug_uint8", augment.transform(images8[:4], draw))
+    steps = (augment.transform(images8[:4], draw).int() - EXPECTED["diffaug_uint8"].int()).abs()
+    assert steps.max() <= 1  # a value halfway between two steps may round either way
+    assert steps.sum() <= 3
     check("diffaug_labels", augment.transform(images, {**draw, "labels": LABELS}))
     padded = {"timesteps": T, "noise": NOISE[..., :30, :29]}
     check("diffaug_padded", augment.transform(images[..., :30, :29], padded))
@@ -112,11 +114,13 @@ def test_views_over_time(denoiser, images):
 
 
 def test_ensembles(denoiser, images, classifier):
-    ensemble = DiffAugEnsemble(classifier, denoiser, generator=seeded(4))
-    check("ensemble", ensemble(images))
+    ensemble = DiffAugEnsemble(classifier, denoiser)
+    source = seeded(4)
+    torch.randint(1000, (36,), generator=source)  # version 0.1 drew timesteps first, and did not use them
+    noise = torch.randn(9, 4, 3, 32, 32, generator=source)
+    check("ensemble", ensemble(images, noise))
     check("ensemble_views", ensemble.views(images[:1], normal(9, 1, 3, 32, 32, seed=5)))
-    ensemble.generator = seeded(4)
-    prediction = AnytimeEnsemble(ensemble, confidence=0.9).predict(images)
+    prediction = AnytimeEnsemble(ensemble, confidence=0.9).predict(images, noise)
     for name, value in zip(("anytime", "anytime_views", "anytime_calls"), prediction):
         check(name, value)
     check("self_ensemble", SelfEnsemble(classifier, lambda x: x.flip(-1))(images))

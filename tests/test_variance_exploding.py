@@ -19,7 +19,7 @@ from . import contracts
 from .conftest import GaussianOracle
 from .exploding_oracle import EXPLODING, ScoreOracle, draw, score_network
 from .mixture_oracle import MixtureOracle
-from .test_jacobian import full_matrix
+from .robustness.test_jacobian import full_matrix
 from .test_network import Predicts
 
 TIMESTEPS = torch.tensor([0, 300, 700, 999])

@@ -1,9 +1,29 @@
-"""What adapts, measures and explains: DDA, test sets under shift, smoothing, OOD scores, gradients, Jacobians."""
+"""Measure and explain robustness, and adapt test images.
 
+adaptation.py  DDA, which moves shifted images back towards the network's data
+corruptions/   the 15 common corruptions of CIFAR-10-C and ImageNet-C
+datasets.py    test sets under covariate shift and out of distribution
+evaluate.py    which predictions are correct; the mean corruption error
+smoothing.py   certified predictions by denoised smoothing
+ood.py         out-of-distribution scores and their metrics
+gradients.py   input gradients and their alignment with the image
+jacobian.py    the Jacobian of the denoised image
+"""
+
+from ..deprecated import renamed_names
 from .adaptation import DDA
-from .corruptions import CORRUPTIONS, DATASETS, corrupt
+from .corruptions import CORRUPTION_SETS, CORRUPTIONS, corrupt
+from .datasets import (
+    IMAGENET_SETS,
+    Corrupted,
+    candidate_classes,
+    load_cifar10_c,
+    load_image_folder,
+    load_imagenet_set,
+    random_subset,
+)
+from .evaluate import correct, mean_corruption_error
 from .gradients import gradient_alignment, input_gradient
-from .imagenet_sets import IMAGENET_SETS, read_imagenet_set
 from .jacobian import (
     LeadingDirections,
     jacobian_vector_product,
@@ -11,39 +31,46 @@ from .jacobian import (
     posterior_covariance,
     vector_jacobian_product,
 )
-from .mce import mean_corruption_error
-from .ood import OODDetector
-from .ood_metrics import aupr, auroc, fpr95
-from .ood_rules import OOD_METHODS
-from .ood_sets import read_image_folder
-from .shift_sets import ShiftSet, corrupted, read_cifar10_c
+from .ood import OOD_METHODS, OODDetector, aupr, auroc, fpr95
 from .smoothing import ABSTAIN, Certificate, DenoisedSmoothing
 
 __all__ = [
     "ABSTAIN",
     "CORRUPTIONS",
-    "DATASETS",
+    "CORRUPTION_SETS",
     "DDA",
     "IMAGENET_SETS",
     "OOD_METHODS",
     "Certificate",
+    "Corrupted",
     "DenoisedSmoothing",
     "LeadingDirections",
     "OODDetector",
-    "ShiftSet",
     "aupr",
     "auroc",
+    "candidate_classes",
+    "correct",
     "corrupt",
-    "corrupted",
     "fpr95",
     "gradient_alignment",
     "input_gradient",
     "jacobian_vector_product",
     "leading_directions",
+    "load_cifar10_c",
+    "load_image_folder",
+    "load_imagenet_set",
     "mean_corruption_error",
     "posterior_covariance",
-    "read_cifar10_c",
-    "read_image_folder",
-    "read_imagenet_set",
+    "random_subset",
     "vector_jacobian_product",
 ]
+
+__getattr__ = renamed_names(
+    __name__,
+    {
+        "DATASETS": "CORRUPTION_SETS",
+        "read_cifar10_c": "load_cifar10_c",
+        "read_image_folder": "load_image_folder",
+        "read_imagenet_set": "load_imagenet_set",
+    },
+)

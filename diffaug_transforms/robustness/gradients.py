@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..deprecated import warn_renamed
 from ..images import as_labels, to_batch
 
 OUTPUTS = ("log_probability", "logit")
@@ -17,51 +18,66 @@ def input_gradient(
     images: Tensor,
     labels: Tensor | Sequence[int],
     *,
-    through: Callable[[Tensor], Tensor] | None = None,
+    denoiser: Callable[[Tensor], Tensor] | None = None,
     output: str = "log_probability",
+    through: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """The gradient by each image of what a classifier says of its label, float32 (B, C, H, W). Leaves no other.
+    """The gradient of a classifier's output for each image's label with respect to the image, float32 (B, C, H, W).
+
+    No other gradient is left behind: the ``grad`` of the images and of the parameters stays as it was.
 
     Args:
-        classifier: from images in [0, 1], (B, C, H, W), to logits (B, K), each image for itself: in eval mode.
+        classifier: from images in [0, 1], (B, C, H, W), to logits (B, K). An image's logits must not depend on the
+            other images, so use eval mode.
         images: uint8 or in [0, 1], (B, C, H, W).
         labels: (B,) in 0...K-1.
-        through: comes before the classifier, and the gradient is the total derivative through both; such as
-            ``DiffAug(network, timesteps=100, differentiable=True, dtype=torch.float32)``, which draws anew at every
-            call, or with one draw kept, ``lambda images: augment.transform(images, params)``. None: nothing.
-        output: ``"log_probability"``, minus the cross-entropy, or ``"logit"``, the label's alone.
+        denoiser: from images in [0, 1] to images in [0, 1]. It is called before the classifier, and the result is the
+            total derivative through both. ``DiffAug(network, timesteps=100, differentiable=True,
+            dtype=torch.float32)`` draws noise anew at every call; ``lambda images: augment.transform(images, params)``
+            repeats one draw. None means no denoiser.
+        output: ``"log_probability"`` of the label, which is minus the cross-entropy, or ``"logit"``, the label's logit.
+        through: old name of ``denoiser``.
 
     Raises:
-        ValueError, TypeError: unknown output, images or labels not as above, a ``through`` that stops gradients.
+        ValueError, TypeError: the output is unknown, the images or labels are not as above, or the denoiser stops
+            gradients.
 
     Example:
         >>> classifier = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10))
         >>> input_gradient(classifier, torch.rand(2, 3, 32, 32), [3, 8]).shape
         torch.Size([2, 3, 32, 32])
     """
+    if through is not None:
+        warn_renamed("input_gradient(through=...)", "input_gradient(denoiser=...)")
+        denoiser = through
     if output not in OUTPUTS:
         raise ValueError(f"output must be one of {OUTPUTS}. Got {output!r}")
     with torch.inference_mode(False), torch.enable_grad():
         batch = to_batch(images).detach().clone().requires_grad_()
-        views = batch if through is None else through(batch)
-        if not views.requires_grad:
-            raise ValueError("through must let gradients pass, as DiffAug(differentiable=True) does. Got none")
-        logits = classifier(views)
-        index = _check_labels(labels, batch, logits.shape[1])
+        denoised = batch if denoiser is None else denoiser(batch)
+        if not denoised.requires_grad:
+            raise ValueError("denoiser must let gradients pass, as DiffAug(differentiable=True) does. Got none")
+        logits = classifier(denoised)
+        # Labels are checked on the CPU. The copy is needed because autograd cannot keep a tensor from inference mode.
+        index = as_labels(labels, len(batch), "cpu", logits.shape[1]).to(batch.device, copy=True)
         outputs = logits.float().log_softmax(1) if output == "log_probability" else logits.float()
         (gradient,) = torch.autograd.grad(outputs.gather(1, index[:, None]).sum(), batch)
     return gradient
 
 
 def gradient_alignment(images: Tensor, gradients: Tensor, *, cosine: bool = False) -> Tensor:
-    """How much each gradient looks like its image: ``|<x, g>| / ||g||``, float32 (B,); NaN where a gradient is zero.
+    """How much each gradient looks like its image: ``|<x, g>| / ||g||``, float32 (B,). NaN if a gradient is zero.
 
-    (Etmann et al., ICML 2019, arXiv 1905.04172, def. 2.) They take the predicted class's logit: ``input_gradient``
-    with ``output="logit"``. The number is the length of the image's projection, so it depends on the images' range;
-    ``cosine=True`` divides by ``||x||`` too, and gives ``|cos|`` of the angle, in [0, 1].
+    Source: Etmann et al., ICML 2019, arXiv 1905.04172, definition 2. They take the gradient of the predicted class's
+    logit, which is ``input_gradient`` with ``output="logit"``. The number is the length of the image's projection on
+    the gradient, so it depends on the images' range.
 
     Args:
         images, gradients: (B, C, H, W), on any scale.
+        cosine: divide by ``||x||`` too. The result is then ``|cos|`` of the angle, in [0, 1].
+
+    Raises:
+        ValueError: the shapes differ.
 
     Example:
         >>> image = torch.tensor([3.0, 4.0]).reshape(1, 1, 1, 2)
@@ -74,13 +90,3 @@ def gradient_alignment(images: Tensor, gradients: Tensor, *, cosine: bool = Fals
     x, g = images.float().flatten(1), gradients.float().flatten(1)
     alignment = (x * g).sum(1).abs() / g.norm(dim=1)
     return alignment / x.norm(dim=1) if cosine else alignment
-
-
-def _check_labels(labels: Tensor | Sequence[int], batch: Tensor, num_classes: int) -> Tensor:
-    index = as_labels(labels, len(batch), batch.device)
-    if index is None:
-        raise ValueError("labels must be one per image. Got None")
-    wrong = index[(index < 0) | (index >= num_classes)]
-    if len(wrong):
-        raise ValueError(f"labels must be in 0...{num_classes - 1}. Got {int(wrong[0])}")
-    return index.clone()  # autograd cannot keep a tensor made in inference mode

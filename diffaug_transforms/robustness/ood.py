@@ -1,8 +1,16 @@
-"""Out-of-distribution scores of a trained classifier, from its penultimate features and its last layer alone."""
+"""Out-of-distribution scores of a trained classifier, from its penultimate features and its last layer alone.
+
+    images --classifier--> features (B, n) --rule--> shaped features --last layer--> logits --confidence--> -ood_score
+
+The rules and their percentiles are those of OpenOOD (github.com/Jingkang50/OpenOOD). Features are pooled and at least
+0, as after a ReLU. Each image's features are shaped independently of the other images. The metrics at the end tell how
+well scores separate images out of distribution (OOD) from images in distribution (ID).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,27 +18,113 @@ import torch
 from torch import Tensor, nn
 
 from ..images import Normalize, as_normalize, to_batch
-from .ood_rules import METHODS, OOD_METHODS
+
+Scores = Tensor | np.ndarray | Sequence[float]
+
+
+def react(features: Tensor, threshold: float) -> Tensor:
+    """ReAct: features clipped from above at a threshold (Sun et al., arXiv 2111.12797). (B, n)."""
+    return features.clamp(max=threshold)
+
+
+def ash_b(features: Tensor, percentile: float = 90) -> Tensor:
+    """ASH-B: the k largest features set to s1 / k, the others to 0 (Djurisic et al., arXiv 2209.09858). (B, n).
+
+    s1 is the sum of all features. ``percentile``, here and below, is the share of the n features that are not among the
+    k largest: k = n - round(n * percentile / 100). ValueError if k is 0.
+
+    Example:
+        >>> ash_b(torch.tensor([[4.0, 0.0, 3.0, 1.0]]), 50)
+        tensor([[4., 0., 4., 0.]])
+    """
+    largest = _largest(features, percentile)
+    means = features.sum(1, keepdim=True) / largest.shape[1]
+    return torch.zeros_like(features).scatter(1, largest, means.expand(largest.shape))
+
+
+def ash_p(features: Tensor, percentile: float = 90) -> Tensor:
+    """ASH-P: the k largest features as they are, the others set to 0. (B, n)."""
+    largest = _largest(features, percentile)
+    return torch.zeros_like(features).scatter(1, largest, features.gather(1, largest))
+
+
+def ash_s(features: Tensor, percentile: float = 90) -> Tensor:
+    """ASH-S: the k largest features times exp(s1 / s2), the others set to 0. s2 is the sum of the k largest. (B, n)."""
+    pruned = ash_p(features, percentile)
+    return pruned * _sharpening(features, pruned)
+
+
+def scale(features: Tensor, percentile: float = 85) -> Tensor:
+    """SCALE: all features times the exp(s1 / s2) of ASH-S (Xu et al., arXiv 2310.00227). (B, n)."""
+    return features * _sharpening(features, ash_p(features, percentile))
+
+
+def _largest(features: Tensor, percentile: float) -> Tensor:
+    """The indices of each row's k largest features, (B, k)."""
+    n = features.shape[1]
+    k = n - round(n * percentile / 100)
+    if k < 1:
+        raise ValueError(f"percentile must leave at least one of the {n} features. Got {percentile}")
+    return features.topk(k, dim=1).indices
+
+
+def _sharpening(features: Tensor, pruned: Tensor) -> Tensor:
+    s1, s2 = features.sum(1, keepdim=True), pruned.sum(1, keepdim=True)
+    # A row of zeros stays a row of zeros. In OpenOOD and pytorch-ood, 0 / 0 makes its score NaN.
+    return torch.where(s1 == s2, 1.0, s1 / s2).exp()
+
+
+def energy(logits: Tensor) -> Tensor:
+    """The negated energy, log sum exp (Liu et al., arXiv 2010.03759): (B, K) to (B,), higher = more confident."""
+    return logits.logsumexp(1)
+
+
+def max_softmax(logits: Tensor) -> Tensor:
+    """MSP: the largest probability (Hendrycks and Gimpel, arXiv 1610.02136). (B, K) to (B,)."""
+    return logits.softmax(1).amax(1)
+
+
+@dataclass(frozen=True)
+class Method:
+    """``shape(features, percentile)``; if the method is fitted, ``shape(features, threshold)``."""
+
+    shape: Callable[[Tensor, Any], Tensor]
+    confidence: Callable[[Tensor], Tensor]
+    percentile: float | None
+    fitted: bool = False
+
+
+#: The percentiles are those of OpenOOD's configuration files.
+METHODS = {
+    "msp": Method(lambda features, percentile: features, max_softmax, None),
+    "react": Method(react, energy, 90, fitted=True),
+    "ash-b": Method(ash_b, energy, 90),
+    "ash-p": Method(ash_p, energy, 90),
+    "ash-s": Method(ash_s, energy, 90),
+    "scale": Method(scale, energy, 85),
+}
+OOD_METHODS = tuple(METHODS)
 
 
 class OODDetector(nn.Module):
     """How much images look out of distribution to a classifier: images in, ``ood_score`` (B,) out, higher = OOD.
 
-    Features in front of the classifier's last layer are shaped by the method (``ood_rules.py``) and go through that
-    layer. The score is the confidence negated: -logsumexp(logits), for ``msp`` -max(softmax(logits)). OpenOOD reports
-    the confidence, and by default searches the percentile on validation images with OOD ones; here it is fixed.
+    The method shapes the features in front of the classifier's last layer, and the shaped features go through that
+    layer. The score is the negated confidence: -logsumexp(logits), or -max(softmax(logits)) for ``msp``. OpenOOD
+    reports the confidence, and by default it searches the percentile on validation images that include OOD ones. Here
+    the percentile is fixed.
 
     Args:
         classifier: any module from normalised images (B, C, H, W) to logits (B, K), in eval mode.
         layer: the name of its last layer, linear or a 1x1 convolution, as in ``named_modules()``: ``fc`` for
-            torchvision's resnet50, ``model.8`` for the embedded classifiers. None: the last linear one. Maps
-            (B, n, H, W) in front of it are averaged over H and W.
+            torchvision's resnet50, ``model.8`` for the embedded classifiers. None means the last linear layer. Feature
+            maps (B, n, H, W) in front of the layer are averaged over H and W.
         method: one of ``OOD_METHODS``. ``ash-b`` is what OpenOOD calls ASH. ``react`` needs ``fit``.
-        percentile: in [0, 100]; None: OpenOOD's 90, for ``scale`` 85. ``msp`` has none.
-        normalize: as DiffAugEnsemble's.
+        percentile: in [0, 100]. None means OpenOOD's: 85 for ``scale``, 90 for the others. ``msp`` has none.
+        normalize: as for ``DiffAugEnsemble``.
 
     Raises:
-        ValueError: an argument is not as above; a layer that is not the last; images that are not as in ``forward``.
+        ValueError: an argument is not as above, the layer is not the last, or images are not as in ``forward``.
 
     Example:
         >>> hidden, head = torch.nn.Linear(3 * 16 * 16, 20), torch.nn.Linear(20, 5)
@@ -57,15 +151,15 @@ class OODDetector(nn.Module):
         self.layer = last_linear(classifier) if layer is None else _check_layer(classifier, layer)
         self.method = method
         self.percentile: Any = _check_percentile(method, percentile)
-        # ReAct's; a buffer, so that it is saved with the module. NaN: not fitted.
+        # ReAct's threshold. It is a buffer, so it is saved with the module. NaN means that it is not fitted.
         self.register_buffer("threshold", torch.tensor(float("nan")))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores (B,), float32, of images uint8 or in [0, 1], (B, C, H, W)."""
+        """Scores (B,), float32, for images (B, C, H, W), uint8 or in [0, 1]."""
         return self.score(self.features(images))
 
     def features(self, images: Tensor) -> Tensor:
-        """Pooled penultimate features (B, n) of images as in ``forward``; every method scores the same ones."""
+        """Pooled penultimate features (B, n) of images as in ``forward``. They do not depend on the method."""
         calls: list[tuple[Tensor, Tensor]] = []
         layer = self.classifier.get_submodule(self.layer)
         with layer.register_forward_hook(lambda _, inputs, output: calls.append((inputs[0], output))):
@@ -78,7 +172,7 @@ class OODDetector(nn.Module):
         return features.mean((2, 3)) if features.ndim == 4 else features
 
     def score(self, features: Tensor) -> Tensor:
-        """Scores (B,), float32, of pooled features (B, n). ValueError for ``react`` without ``fit``."""
+        """Scores (B,), float32, for pooled features (B, n). ValueError if ``react`` is not fitted."""
         method = METHODS[self.method]
         amount = self.percentile
         if method.fitted:
@@ -94,21 +188,24 @@ class OODDetector(nn.Module):
     def fit(self, data: Tensor | Iterable[Any]) -> OODDetector:
         """Set ReAct's threshold to the percentile of all features of in-distribution images, taken as one list.
 
-        OpenOOD takes validation images. Other methods need no ``fit`` and give the same scores after it.
+        OpenOOD takes validation images. Other methods need no ``fit``, and it does not change their scores.
 
         Args:
-            data: features (N, n); or images as in ``forward``; or batches of them, alone or as (images, labels), such
-                as a DataLoader, which are moved to the classifier's device.
+            data: features (N, n); images as in ``forward``; or batches of images, alone or as (images, labels), such
+                as a DataLoader. Batches are moved to the classifier's device.
+
+        Returns:
+            The detector itself.
 
         Raises:
-            ValueError: no features, or such that are not finite.
+            ValueError: there are no features, or a feature is not finite.
         """
         if not METHODS[self.method].fitted:
             return self
         features = data if isinstance(data, Tensor) and data.ndim == 2 else self._all_features(data)
         if not features.numel() or not features.isfinite().all():
             raise ValueError(f"fit needs finite features of at least one image. Got shape {tuple(features.shape)}")
-        # Not torch.quantile, which refuses more than 16 million values.
+        # torch.quantile refuses more than 16 million values, so NumPy computes the percentile.
         self.threshold.fill_(float(np.percentile(features.float().cpu().numpy(), self.percentile)))
         return self
 
@@ -124,11 +221,11 @@ class OODDetector(nn.Module):
 
 
 def last_linear(classifier: nn.Module) -> str:
-    """The name of the last linear layer. ValueError without one."""
+    """The name of the last linear layer. ValueError if there is none."""
     names = _linear_layers(classifier)
     if not names:
         kind = type(classifier).__name__
-        raise ValueError(f"classifier must have a linear layer, or layer name its last. Got {kind}")
+        raise ValueError(f"classifier must have a linear layer, or layer must name its last layer. Got {kind}")
     return names[-1]
 
 
@@ -144,7 +241,7 @@ def _check_layer(classifier: nn.Module, layer: str) -> str:
 
 
 def _check_percentile(method: str, percentile: float | None) -> float | None:
-    """The percentile, or the method's own for None."""
+    """The percentile, or the method's own if it is None."""
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(OOD_METHODS)}. Got {method!r}")
     default = METHODS[method].percentile
@@ -155,3 +252,70 @@ def _check_percentile(method: str, percentile: float | None) -> float | None:
     if not 0 <= percentile <= 100:
         raise ValueError(f"percentile must be in [0, 100]. Got {percentile}")
     return percentile
+
+
+# The metrics are exact and in [0, 1]. They depend only on the order of the scores. OOD is the positive class.
+
+
+def auroc(id_scores: Scores, ood_scores: Scores) -> float:
+    """The probability that an OOD image scores above an ID image. Ties count half, and 0.5 is chance.
+
+    Args:
+        id_scores: (N,) of images in distribution, higher = OOD.
+        ood_scores: (M,) of images out of distribution.
+
+    Raises:
+        ValueError: one of the two is empty, not of one dimension, or holds NaN.
+
+    Example:
+        >>> auroc([0.1, 0.4, 0.4], [0.4, 0.9])  # (0.5 + 0.5 + 1 + 1 + 1 + 1) / 6
+        0.8333333333333334
+    """
+    negative, positive = _check_scores(id_scores, ood_scores)
+    below = np.searchsorted(np.sort(negative), positive, side="left")
+    not_above = np.searchsorted(np.sort(negative), positive, side="right")
+    return float((below + not_above).sum() / (2 * len(negative) * len(positive)))
+
+
+def fpr95(id_scores: Scores, ood_scores: Scores) -> float:
+    """The share of ID images that are flagged if at least 95 % of the OOD images are flagged. 0 is best.
+
+    The threshold is the highest score that flags so many OOD images. The arguments and errors are those of ``auroc``.
+
+    Example:
+        >>> fpr95([0.1, 0.2, 0.4, 0.8], [0.3, 0.5, 0.9])
+        0.5
+    """
+    negative, positive = _check_scores(id_scores, ood_scores)
+    needed = -(-95 * len(positive) // 100)  # rounded up in integers, because 0.95 * N may be off by a rounding error
+    threshold = np.sort(positive)[-needed]
+    return float((negative >= threshold).mean())
+
+
+def aupr(id_scores: Scores, ood_scores: Scores) -> float:
+    """AUPR-out as average precision: the mean over the OOD images of the precision at their score. 1 is best.
+
+    Chance is the share of OOD images. OpenOOD joins the curve's points by lines instead, which gives more if scores are
+    tied: (1 + chance) / 2 if all are. AUPR-in has ID images as positives: ``aupr(-ood_scores, -id_scores)``. The
+    arguments and errors are those of ``auroc``.
+
+    Example:
+        >>> aupr([0.1, 0.2, 0.4, 0.8], [0.4, 0.9])  # precision 2 / 4 and 1 / 1
+        0.75
+    """
+    negative, positive = _check_scores(id_scores, ood_scores)
+    false = len(negative) - np.searchsorted(np.sort(negative), positive, side="left")
+    true = len(positive) - np.searchsorted(np.sort(positive), positive, side="left")
+    return float((true / (true + false)).mean())
+
+
+def _check_scores(id_scores: Scores, ood_scores: Scores) -> list[np.ndarray]:
+    arrays = []
+    for name, scores in (("id_scores", id_scores), ("ood_scores", ood_scores)):
+        array = np.asarray(scores.detach().cpu().double() if isinstance(scores, Tensor) else scores, dtype=np.float64)
+        if array.ndim != 1 or not len(array):
+            raise ValueError(f"{name} must be (N,), N at least 1. Got shape {array.shape}")
+        if np.isnan(array).any():
+            raise ValueError(f"{name} must not hold NaN. Got {int(np.isnan(array).sum())} NaN of {len(array)}")
+        arrays.append(array)
+    return arrays

@@ -15,9 +15,8 @@ from diffaug_transforms.robustness import (
     posterior_covariance,
     vector_jacobian_product,
 )
-
-from .conftest import GaussianOracle, tiny_unet
-from .mixture_oracle import MixtureOracle
+from tests.conftest import GaussianOracle, tiny_unet
+from tests.mixture_oracle import MixtureOracle
 
 PRODUCTS = [jacobian_vector_product, vector_jacobian_product]
 
@@ -170,9 +169,11 @@ def test_all_directions_are_an_orthonormal_basis(schedule):
 @pytest.mark.parametrize("product", [*PRODUCTS, posterior_covariance])
 def test_bad_shapes_and_timesteps(network, product):
     x_t, timesteps = draw(1, 3, 16, 16), torch.tensor([10])
-    with pytest.raises(ValueError, match=r"x_t must be \(B, C, H, W\), sides divided by 2. Got shape \(3, 16, 16\)"):
+    with pytest.raises(
+        ValueError, match=r"x_t must be \(B, C, H, W\), H and W divisible by 2. Got shape \(3, 16, 16\)"
+    ):
         product(network, x_t[0], timesteps, x_t[0])
-    with pytest.raises(ValueError, match=r"sides divided by 2. Got shape \(1, 3, 16, 15\)"):
+    with pytest.raises(ValueError, match=r"H and W divisible by 2. Got shape \(1, 3, 16, 15\)"):
         product(network, x_t[..., :15], timesteps, x_t[..., :15])
     with pytest.raises(ValueError, match=r"vectors must be like x_t, \(1, 3, 16, 16\). Got \(2, 3, 16, 16\)"):
         product(network, x_t, timesteps, draw(2, 3, 16, 16))

@@ -1,7 +1,8 @@
-"""The OOD detector: its features and scores beside those made step by step, fitting, and wrong input."""
+"""OOD scores: the rules by hand and beside plain Python, the detector step by step, the metrics, wrong input."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import pickle
 
@@ -13,12 +14,98 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms.v2 import functional as F
 
 from diffaug_transforms.classifiers import NormalizedClassifier, build_model
-from diffaug_transforms.robustness.ood import OODDetector
-from diffaug_transforms.robustness.ood_rules import OOD_METHODS, ash_b, ash_p, ash_s, energy, max_softmax, scale
+from diffaug_transforms.robustness import OOD_METHODS, OODDetector, aupr, auroc, fpr95
+from diffaug_transforms.robustness.ood import ash_b, ash_p, ash_s, energy, max_softmax, react, scale
+
+E = math.e
+RULES = [ash_b, ash_p, ash_s, scale]
+METRICS = (auroc, fpr95, aupr)
+FEATURES = torch.tensor([[4.0, 3.0, 1.0, 0.0], [2.0, 1.5, 6.0, 1.0]])
 
 
 def assert_close(actual, expected):
     torch.testing.assert_close(actual, torch.as_tensor(expected, dtype=actual.dtype), rtol=1e-5, atol=1e-6)
+
+
+def test_rules_by_hand():
+    """k = 4 - round(4 * 50 / 100) = 2; s1, the sums, are 8 and 10.5; s2, of the two largest, 7 and 8."""
+    assert_close(ash_b(FEATURES, 50), [[4, 4, 0, 0], [5.25, 0, 5.25, 0]])
+    assert_close(ash_p(FEATURES, 50), [[4, 3, 0, 0], [2, 0, 6, 0]])
+    first, second = E ** (8 / 7), E ** (10.5 / 8)
+    assert_close(ash_s(FEATURES, 50), [[4 * first, 3 * first, 0, 0], [2 * second, 0, 6 * second, 0]])
+    assert_close(
+        scale(FEATURES, 50), [[4 * first, 3 * first, first, 0], [2 * second, 1.5 * second, 6 * second, second]]
+    )
+    assert_close(react(FEATURES, 1.5), [[1.5, 1.5, 1, 0], [1.5, 1.5, 1.5, 1]])
+
+
+def test_confidences_by_hand():
+    logits = torch.tensor([[0.0, math.log(3)], [1.0, 1.0]])
+    assert_close(energy(logits), [math.log(4), 1 + math.log(2)])
+    assert_close(max_softmax(logits), [0.75, 0.5])
+
+
+def reference(rule, row, percentile):
+    """One row of features as a list, in plain Python."""
+    kept = sorted(range(len(row)), key=lambda i: -row[i])[: len(row) - round(len(row) * percentile / 100)]
+    s1, s2 = sum(row), sum(row[i] for i in kept)
+    shaped = {
+        ash_b: [s1 / len(kept)] * len(row),
+        ash_p: row,
+        ash_s: [value * math.exp(s1 / s2) for value in row],
+        scale: [value * math.exp(s1 / s2) for value in row],
+    }[rule]
+    return [value if rule is scale or i in kept else 0 for i, value in enumerate(shaped)]
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("percentile", [0, 50, 65, 85, 90])
+def test_rules_against_the_reference(rule, percentile):
+    features = torch.rand(8, 25, generator=torch.Generator().manual_seed(1)).double()
+    before = features.clone()
+    expected = torch.tensor([reference(rule, row, percentile) for row in features.tolist()], dtype=torch.double)
+    torch.testing.assert_close(rule(features, percentile), expected)
+    assert torch.equal(features, before)
+    assert rule(features[:0], percentile).shape == (0, 25)
+
+
+def test_halves_of_k_round_to_even():
+    """25 * 50 / 100 = 12.5 is 12 and 15 * 50 / 100 = 7.5 is 8, as NumPy rounds."""
+    for n, k in ((25, 13), (15, 7)):
+        assert (ash_p(torch.arange(1.0, n + 1)[None], 50) > 0).sum() == k
+
+
+def test_equal_features_leave_k():
+    assert ash_p(torch.ones(1, 10), 70).sum() == 3
+
+
+@pytest.mark.parametrize("method", [method for method in OOD_METHODS if method not in ("msp", "react")])
+def test_scores_are_those_of_pytorch_ood(method):
+    detectors = pytest.importorskip("pytorch_ood.detector")
+    head = nn.Linear(512, 10)
+    features = torch.rand(16, 512) * torch.rand(16, 1)
+    detector = OODDetector(nn.Sequential(nn.Identity(), head), "1", method)
+    fraction = detector.percentile / 100
+    options = {"percentile": fraction, **({} if method == "scale" else {"variant": method})}
+    theirs = (detectors.SCALE if method == "scale" else detectors.ASH)(
+        None, lambda maps: head(maps.flatten(1)), **options
+    )
+    assert_close(detector.score(features), theirs.predict_feature_maps(features[..., None, None]))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_row_of_zeros_stays_zeros(rule):
+    features = torch.zeros(2, 4)
+    features[1, 2] = 3
+    shaped = rule(features, 75)
+    assert torch.equal(shaped[0], torch.zeros(4))
+    assert_close(shaped[1], [0, 0, 3 * (E if rule in (ash_s, scale) else 1), 0])
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_nothing_left(rule):
+    with pytest.raises(ValueError, match=r"percentile must leave at least one of the 4 features. Got 90"):
+        rule(FEATURES, 90)
 
 
 def images(batch=6, size=16, seed=0):
@@ -123,13 +210,10 @@ def test_fit_takes_features_images_and_loaders(network):
     assert edges == [features.min(), features.max()]
 
 
-def test_fit_changes_nothing_for_other_methods(network):
+def test_other_methods_need_no_fit_and_percentiles_change_the_score(network):
     detector = OODDetector(network, "3", "scale")
     before = detector(images())
     assert torch.equal(detector.fit(images(10))(images()), before)
-
-
-def test_percentile_changes_the_score(network):
     loose, tight = (OODDetector(network, "3", "ash-p", percentile=p)(images()) for p in (20, 95))
     assert not torch.allclose(loose, tight)
     assert_close(OODDetector(network, "3", "ash-p", percentile=0)(images()), -energy(network(images())))
@@ -183,7 +267,9 @@ def test_wrong_arguments(network, arguments, message):
 def test_a_classifier_without_linear_layers():
     with pytest.raises(ValueError, match="linear ones: none. Got 'fc'"):
         OODDetector(nn.Flatten(), "fc")
-    with pytest.raises(ValueError, match="classifier must have a linear layer, or layer name its last. Got Flatten"):
+    with pytest.raises(
+        ValueError, match="classifier must have a linear layer, or layer must name its last layer. Got Flatten"
+    ):
         OODDetector(nn.Flatten())
 
 
@@ -219,3 +305,70 @@ def test_not_fitted(network):
     for data in ([], torch.empty(0, 20), torch.tensor([[1.0, math.nan]]), torch.tensor([[1.0, math.inf]])):
         with pytest.raises(ValueError, match="fit needs finite features of at least one image. Got shape"):
             OODDetector(network, "3", "react").fit(data)
+
+
+@pytest.mark.parametrize(
+    ("id_scores", "ood_scores", "expected"),
+    [
+        ([0.1, 0.2], [0.3, 0.4], (1, 0, 1)),
+        # All OOD below: precisions 2 / 4 and 1 / 3.
+        ([0.3, 0.4], [0.1, 0.2], (0, 1, 5 / 12)),
+        # All equal: chance, which is 0.5 for AUROC and the share of OOD for AUPR.
+        ([1, 1, 1], [1], (0.5, 1, 1 / 4)),
+        # 0.1 is below both, 0.2 tied with one, 0.6 above both; all three are flagged from 0.1 on, with both ID.
+        ([0.2, 0.5], [0.1, 0.2, 0.6], ((0 + 0.5 + 2) / 6, 1, (3 / 5 + 2 / 4 + 1) / 3)),
+        # 0.3 is above two of four, 0.4 above two and tied with one; from 0.3 on 0.4 and 0.8 are flagged.
+        ([0.1, 0.2, 0.4, 0.8], [0.3, 0.4], ((2 + 2.5) / 8, 0.5, (2 / 4 + 1 / 3) / 2)),
+        ([-np.inf, 0], [np.inf], (1, 0, 1)),
+    ],
+    ids=range(6),
+)
+def test_metrics_by_hand(id_scores, ood_scores, expected):
+    kinds = (list, np.array, torch.tensor, lambda values: torch.tensor(values, dtype=torch.float64))
+    for kind in kinds:
+        assert [metric(kind(id_scores), kind(ood_scores)) for metric in METRICS] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("number", "left"), [(19, 0), (20, 1), (39, 1), (40, 2), (60, 3), (100, 5), (1000, 50)])
+def test_fpr95_leaves_out_at_most_a_twentieth(number, left):
+    """Of 20 OOD images one may be missed, of 19 none: ID scores just above and below the threshold."""
+    ood_scores = np.arange(number)
+    assert fpr95([left - 0.5, left + 0.5], ood_scores) == 0.5
+    assert fpr95([left - 0.5, left], ood_scores) == 0.5
+
+
+def curve(id_scores, ood_scores):
+    """The rates and precision at every threshold, from the highest down."""
+    thresholds = sorted({*id_scores, *ood_scores}, reverse=True)
+    for threshold in thresholds:
+        false, true = np.sum(id_scores >= threshold), np.sum(ood_scores >= threshold)
+        yield false / len(id_scores), true / len(ood_scores), true / (true + false)
+
+
+@pytest.mark.parametrize("levels", [3, 10, 10**6])
+def test_metrics_against_the_curves(levels):
+    """Areas step by step along the curves, with many ties and with none."""
+    rng = np.random.default_rng(levels)
+    id_scores, ood_scores = rng.integers(levels, size=83), rng.integers(levels, size=57) + levels // 3
+    points = [(0.0, 0.0, 1.0), *curve(id_scores, ood_scores)]
+    pairs = list(itertools.pairwise(points))
+    assert auroc(id_scores, ood_scores) == pytest.approx(sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairs))
+    assert aupr(id_scores, ood_scores) == pytest.approx(sum((b[1] - a[1]) * b[2] for a, b in pairs))
+    assert fpr95(id_scores, ood_scores) == next(fpr for fpr, tpr, _ in points if tpr >= 0.95)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(
+    ("id_scores", "ood_scores", "message"),
+    [
+        ([], [1.0], r"id_scores must be \(N,\), N at least 1. Got shape \(0,\)"),
+        ([1.0], [], r"ood_scores must be \(N,\), N at least 1. Got shape \(0,\)"),
+        ([[1.0]], [1.0], r"Got shape \(1, 1\)"),
+        (1.0, [1.0], r"Got shape \(\)"),
+        ([1.0, math.nan], [1.0], "id_scores must not hold NaN. Got 1 NaN of 2"),
+    ],
+    ids=range(5),
+)
+def test_metrics_undefined(metric, id_scores, ood_scores, message):
+    with pytest.raises(ValueError, match=message):
+        metric(id_scores, ood_scores)

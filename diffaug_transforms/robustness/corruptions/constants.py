@@ -1,15 +1,13 @@
-"""The constants of the 15 corruptions at severities 1...5 as data, and a baseline's errors under them.
+"""The constants of the 15 corruptions at severities 1...5.
 
-One row per corruption, one entry per severity.
-
-Source: hendrycks/robustness, ``ImageNet-C/create_c/make_cifar_c.py`` and ``make_imagenet_c.py``. An entry holds the
-arguments of the function of that name in ``corruption_functions``, in its order:
+The table has one row per corruption and one entry per severity. An entry holds the arguments of the function of that
+name in ``functions.py``, in the function's order:
 
     gaussian_noise     standard deviation, on [0, 1] pixels
     shot_noise         photons per unit of brightness
     impulse_noise      share of values replaced
-    defocus_blur       radius of the disk, standard deviation of its smoothing; pixels
-    glass_blur         standard deviation of the blur and largest shift, in pixels; rounds
+    defocus_blur       radius of the disk and standard deviation of its smoothing, in pixels
+    glass_blur         standard deviation of the blur and largest shift, in pixels; number of rounds
     motion_blur        radius and standard deviation of the kernel, in pixels
     zoom_blur          end and step of the zoom factors, which start at 1
     snow               mean and standard deviation of the flakes, their zoom, the threshold below which there are
@@ -21,6 +19,8 @@ arguments of the function of that name in ``corruption_functions``, in its order
     elastic_transform  displacement, standard deviation of its smoothing, corner shift; in sides of the image
     pixelate           scale of the small image
     jpeg_compression   quality
+
+Source: hendrycks/robustness, ``ImageNet-C/create_c/make_cifar_c.py`` and ``make_imagenet_c.py``.
 """
 
 from __future__ import annotations
@@ -88,27 +88,5 @@ CONSTANTS: dict[str, dict[str, tuple[Any, Any, Any, Any, Any]]] = {
         ),
         "pixelate": (0.6, 0.5, 0.4, 0.3, 0.25),
         "jpeg_compression": (25, 18, 15, 10, 7),
-    },
-}
-
-# AlexNet's top-1 errors on ImageNet-C, means over the severities, by which mCE divides. Source: the constants of
-# google-research/augmix, ``imagenet.py``, taken from hendrycks/robustness.
-BASELINE_ERRORS: dict[str, dict[str, float]] = {
-    "alexnet": {
-        "gaussian_noise": 0.886428,
-        "shot_noise": 0.894468,
-        "impulse_noise": 0.922640,
-        "defocus_blur": 0.819880,
-        "glass_blur": 0.826268,
-        "motion_blur": 0.785948,
-        "zoom_blur": 0.798360,
-        "snow": 0.866816,
-        "frost": 0.826572,
-        "fog": 0.819324,
-        "brightness": 0.564592,
-        "contrast": 0.853204,
-        "elastic_transform": 0.646056,
-        "pixelate": 0.717840,
-        "jpeg_compression": 0.606500,
     },
 }

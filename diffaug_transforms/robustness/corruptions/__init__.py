@@ -11,10 +11,11 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from ..images import restore, to_pixels
-from .corruption_constants import CONSTANTS
+from ...deprecated import warn_renamed
+from ...images import restore, to_pixels
+from .constants import CONSTANTS
 
-DATASETS = tuple(CONSTANTS)
+CORRUPTION_SETS = tuple(CONSTANTS)
 CORRUPTIONS = tuple(CONSTANTS["cifar10-c"])
 MIN_SIDE = 16
 
@@ -26,30 +27,33 @@ def corrupt(
     corruption: str,
     severity: int = 5,
     *,
-    dataset: str = "cifar10-c",
+    corruption_set: str = "cifar10-c",
     seed: int | torch.Generator | None = None,
     first: int = 0,
+    dataset: str | None = None,
 ) -> Image:
     """Corrupt images as the official scripts do (Hendrycks and Dietterich, arXiv 1903.12261).
 
-    Image i's draws depend on (seed, first + i) alone: a test set corrupted in batches of any size, each with ``first``
-    its first image's index, is the same set. The formulas, their order and the constants are those of
-    hendrycks/robustness, ``ImageNet-C/create_c/make_cifar_c.py`` and ``make_imagenet_c.py``; so is truncation to uint8.
-    The draws are other ones: the official scripts set no seed, so the published images cannot be drawn again. Motion
-    blur, for which they call ImageMagick, follows ImageMagick's formula. ImageNet-C's images were then saved as JPEG
-    of quality 85, which is left to the caller.
+    The formulas, their order, the constants and the truncation to uint8 are those of hendrycks/robustness,
+    ``ImageNet-C/create_c/make_cifar_c.py`` and ``make_imagenet_c.py``. The official scripts set no seed, so nobody can
+    draw the published images again. They call ImageMagick for motion blur; this function follows ImageMagick's formula.
+    They also save ImageNet-C's images as JPEG of quality 85; ``Corrupted`` does so, this function does not.
 
-    The constants are for 32 pixels (``cifar10-c``) and 224 (``imagenet-c``). Other sizes work: lengths stay in pixels,
-    but ``elastic_transform``'s grow with the shorter side, fog fills the next power of two, and pictures of frost are
-    enlarged where they are too small.
+    The draws for image i depend only on ``seed`` and ``first`` + i. So a test set can be corrupted in batches of any
+    size: pass the index of a batch's first image as ``first``.
+
+    The constants are made for images of 32 pixels (``cifar10-c``) and of 224 pixels (``imagenet-c``). Other sizes work.
+    Lengths stay in pixels, with three exceptions: the lengths of ``elastic_transform`` grow with the shorter side, fog
+    fills the next power of two, and pictures of frost are enlarged if they are too small.
 
     Args:
-        image: uint8 tensor (..., 3, H, W), tv_tensors.Image or RGB PIL image; H and W at least 16.
+        image: uint8 tensor (..., 3, H, W), tv_tensors.Image or RGB PIL image. H and W are at least 16.
         corruption: one of ``CORRUPTIONS``.
         severity: 1...5.
-        dataset: whose constants: ``cifar10-c`` or ``imagenet-c``.
-        seed: an int of at least 0; or a generator, from which one is drawn; None: torch's global generator.
+        corruption_set: the set whose constants are used, ``cifar10-c`` or ``imagenet-c``.
+        seed: an int of at least 0, or a generator that draws one. None uses torch's global generator.
         first: the index of the first image.
+        dataset: old name of ``corruption_set``.
 
     Returns:
         The corrupted image or images in the type, shape and device of ``image``.
@@ -62,12 +66,15 @@ def corrupt(
         >>> corrupt(images, "fog", severity=3, seed=0).shape
         torch.Size([8, 3, 32, 32])
     """
-    check_arguments(corruption, severity, dataset)
+    if dataset is not None:
+        warn_renamed("corrupt(dataset=...)", "corrupt(corruption_set=...)")
+        corruption_set = dataset
+    check_corruption(corruption, severity, corruption_set)
     if first < 0:
         raise ValueError(f"first must be at least 0. Got {first}")
     pixels = _as_uint8(image)
     function = getattr(_functions(), corruption)
-    constants = CONSTANTS[dataset][corruption][severity - 1]
+    constants = CONSTANTS[corruption_set][corruption][severity - 1]
     constants = constants if isinstance(constants, tuple) else (constants,)
     entropy = _as_seed(seed)
     result = torch.empty(pixels.shape, dtype=torch.uint8)
@@ -78,14 +85,16 @@ def corrupt(
     return cast(Image, restore(result.to(pixels.device), image))
 
 
-def check_arguments(corruption: str, severity: int, dataset: str) -> None:
+def check_corruption(corruption: str, severity: int, corruption_set: str) -> None:
+    """Raise ValueError if one of the three is unknown."""
     if corruption not in CORRUPTIONS:
         nearest = difflib.get_close_matches(str(corruption), CORRUPTIONS, n=3, cutoff=0.4)
         hint = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
         raise ValueError(f"corruption must be one of {', '.join(CORRUPTIONS)}. Got {corruption!r}.{hint}")
     check_severity(severity)
-    if dataset not in DATASETS:
-        raise ValueError(f"dataset must be {' or '.join(map(repr, DATASETS))}. Got {dataset!r}")
+    if corruption_set not in CORRUPTION_SETS:
+        names = " or ".join(map(repr, CORRUPTION_SETS))
+        raise ValueError(f"corruption_set must be {names}. Got {corruption_set!r}")
 
 
 def check_severity(severity: int) -> None:
@@ -94,7 +103,7 @@ def check_severity(severity: int) -> None:
 
 
 def _as_uint8(image: Tensor | PIL.Image.Image) -> Tensor:
-    """As (B, 3, H, W), or an error that says what is wrong."""
+    """The image or images as uint8 (B, 3, H, W)."""
     if not isinstance(image, (Tensor, PIL.Image.Image)):
         raise TypeError(f"image must be a tensor or a PIL image. Got {type(image).__name__}")
     if isinstance(image, PIL.Image.Image) and image.mode != "RGB":
@@ -121,12 +130,12 @@ def _as_seed(seed: int | torch.Generator | None) -> int:
 
 
 def _functions() -> ModuleType:
-    """The corruptions, which need more than the package does."""
+    """Import the corruptions here, because they need libraries that the package does not install by itself."""
     try:
-        from . import corruption_functions
+        from . import functions
     except ImportError as error:
         raise ImportError(
             "corruptions need OpenCV, SciPy, scikit-image and imagecorruptions-imaug: "
             f'pip install "diffaug-transforms[benchmarks]" ({error})'
         ) from error
-    return corruption_functions
+    return functions

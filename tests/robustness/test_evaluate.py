@@ -1,24 +1,57 @@
-"""Mean corruption error, by hand."""
+"""Right predictions and the mean corruption error, by hand."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from diffaug_transforms.robustness import CORRUPTIONS, mean_corruption_error
-from diffaug_transforms.robustness.corruption_constants import BASELINE_ERRORS
+from diffaug_transforms.robustness import CORRUPTIONS, correct, mean_corruption_error
+from diffaug_transforms.robustness.evaluate import BASELINE_ERRORS
 
 HALF = dict.fromkeys(CORRUPTIONS, 0.5)
+#: Over all classes, 1 is the most probable for every image; out of 0, 2 and 4 it is 4, 4 and 0.
+LOGITS = torch.tensor([[0.1, 9, 0.2, 8, 0.3], [0.1, 9, -0.2, 8, 0.3], [0.5, 9, 0.2, 8, 0.3]])
+
+
+def test_predictions_come_from_the_candidates():
+    assert correct(LOGITS, torch.tensor([4, 2, 0]), (0, 2, 4)).tolist() == [True, False, True]
+    assert correct(LOGITS, torch.tensor([1, 2, 1])).tolist() == [True, False, True]
+    assert correct(LOGITS, torch.full((3,), -1)).tolist() == [False] * 3
+
+
+def test_any_of_several_targets_is_right():
+    targets = torch.tensor([[1, -1, -1], [0, 1, -1], [0, 4, 2]])
+    assert correct(LOGITS, targets).tolist() == [True, True, False]
+    for empty in (targets[:0], targets[:0, 0]):
+        none = correct(LOGITS[:0], empty, (0, 2))
+        assert (none.dtype, none.shape) == (torch.bool, (0,))
+
+
+@pytest.mark.parametrize(
+    ("logits", "targets", "candidates", "message"),
+    [
+        (LOGITS[0], torch.tensor([0]), None, "logits must be (B, K). Got shape (5,)"),
+        (LOGITS, torch.tensor([0, 1]), None, "targets must be (3,) or (3, M). Got shape (2,)"),
+        (LOGITS, torch.tensor([0, 5, 1]), None, "targets must be below the 5 classes of the logits. Got 5"),
+        (LOGITS, torch.tensor([0, 1, 1]), (0, 999), "candidates must be below the 5 classes of the logits. Got 999"),
+    ],
+    ids=range(4),
+)
+def test_wrong_logits_and_targets(logits, targets, candidates, message):
+    with pytest.raises(ValueError) as caught:
+        correct(logits, targets, candidates)
+    assert message in str(caught.value)
 
 
 def test_ratios_are_averaged_not_errors():
-    """14 ratios of .5 / .8 = .625 and one of .5 / .2 = 2.5: (14 * .625 + 2.5) / 15 = .75."""
+    """14 ratios of 0.5 / 0.8 = 0.625 and one of 0.5 / 0.2 = 2.5: (14 * 0.625 + 2.5) / 15 = 0.75."""
     baseline = {**dict.fromkeys(CORRUPTIONS, 0.8), "fog": 0.2}
     assert mean_corruption_error(HALF, baseline) == pytest.approx(75)
 
 
 def test_severities_are_summed_before_they_are_divided():
-    """(.1 + .2 + .3 + .4 + .5) / (.2 + .4 + .4 + .5 + .5) = .75, where the mean of the five ratios is .71."""
+    """(0.1 + 0.2 + 0.3 + 0.4 + 0.5) / (0.2 + 0.4 + 0.4 + 0.5 + 0.5) = 0.75. The mean of the five ratios is 0.71."""
     errors, baseline = [0.1, 0.2, 0.3, 0.4, 0.5], [0.2, 0.4, 0.4, 0.5, 0.5]
     expected = 100 * (14 * 0.5 / 0.4 + 0.75) / 15
     baseline_errors = {**dict.fromkeys(CORRUPTIONS, 0.4), "snow": baseline}
@@ -54,7 +87,7 @@ def test_order_and_other_keys_do_not_matter():
     ],
     ids=range(9),
 )
-def test_bad_input(errors, baseline, message):
+def test_bad_errors(errors, baseline, message):
     with pytest.raises(ValueError) as caught:
         mean_corruption_error(errors, baseline)
     assert message in str(caught.value)

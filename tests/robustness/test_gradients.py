@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from diffaug_transforms import DiffAug, ScoreNetwork
 from diffaug_transforms.robustness import gradient_alignment, input_gradient
-
-from .mixture_oracle import MixtureOracle
+from tests.mixture_oracle import MixtureOracle
 
 
 def images(number: int = 3, size: int = 16) -> Tensor:
@@ -40,10 +39,10 @@ def test_uint8_and_inference_mode(classifier, network):
     assert torch.equal(input_gradient(classifier, pixels, [1, 3]), expected)
     augment = DiffAug(network, timesteps=50, differentiable=True, dtype=torch.float32)
     params = augment.make_params([pixels])
-    through = partial(augment.transform, params=params)
-    expected = input_gradient(classifier, pixels, [1, 3], through=through)
+    denoiser = partial(augment.transform, params=params)
+    expected = input_gradient(classifier, pixels, [1, 3], denoiser=denoiser)
     with torch.inference_mode():
-        same = input_gradient(classifier, pixels.clone(), torch.tensor([1, 3]), through=through)
+        same = input_gradient(classifier, pixels.clone(), torch.tensor([1, 3]), denoiser=denoiser)
     assert torch.allclose(same, expected, atol=1e-6)
 
 
@@ -54,26 +53,33 @@ def test_through_diffaug_it_is_the_total_derivative(schedule):
     augment = DiffAug(ScoreNetwork(oracle, schedule), timesteps=[60, 200, 400], **options)
     classifier, batch, labels = linear_classifier(4), images(size=4), torch.tensor([2, 0, 6])
     params = augment.make_params([batch])
-    through = partial(augment.transform, params=params)
-    gradient = input_gradient(classifier, batch, labels, through=through)
+    denoiser = partial(augment.transform, params=params)
+    gradient = input_gradient(classifier, batch, labels, denoiser=denoiser)
 
     def value(inputs: Tensor) -> Tensor:
         with torch.no_grad():
-            return classifier(through(inputs)).double().log_softmax(1)[torch.arange(3), labels]
+            return classifier(denoiser(inputs)).double().log_softmax(1)[torch.arange(3), labels]
 
     for seed in range(3):
         direction = torch.randn(batch.shape, generator=torch.Generator().manual_seed(seed))
         step = 0.002 * direction
         slope = (value(batch + step) - value(batch - step)) / 0.004
         assert torch.allclose((gradient * direction).sum((1, 2, 3)).double(), slope, rtol=0.01, atol=1e-4)
-    at_the_view = input_gradient(classifier, through(batch).detach(), labels)
-    assert not torch.allclose(gradient, at_the_view, rtol=0.2)
+    at_the_denoised = input_gradient(classifier, denoiser(batch).detach(), labels)
+    assert not torch.allclose(gradient, at_the_denoised, rtol=0.2)
+
+
+def test_the_old_keyword_warns_once(classifier):
+    with pytest.warns(DeprecationWarning, match="denoiser") as caught:
+        old = input_gradient(classifier, images(), [0, 1, 2], through=torch.sqrt)
+    assert [warning.filename for warning in caught] == [__file__]
+    assert torch.equal(old, input_gradient(classifier, images(), [0, 1, 2], denoiser=torch.sqrt))
 
 
 def test_nothing_is_left_behind(classifier, network):
     augment = DiffAug(network, timesteps=50, differentiable=True, dtype=torch.float32)
     batch = images().requires_grad_()
-    gradient = input_gradient(classifier, batch, [0, 1, 2], through=augment)
+    gradient = input_gradient(classifier, batch, [0, 1, 2], denoiser=augment)
     assert (gradient.shape, gradient.dtype, gradient.requires_grad) == (batch.shape, torch.float32, False)
     assert gradient.abs().amax((1, 2, 3)).min() > 0
     assert batch.grad is None
@@ -120,7 +126,7 @@ def test_bad_labels_and_output(classifier, labels, options, message):
 def test_other_bad_input(classifier, network):
     with pytest.raises(ValueError, match=r"in \[0, 1\]. Got values in \[2.0, 2.0\]"):
         input_gradient(classifier, torch.full((1, 3, 16, 16), 2.0), [0])
-    with pytest.raises(ValueError, match="through must let gradients pass"):
-        input_gradient(classifier, images(), [0, 1, 2], through=DiffAug(network))
+    with pytest.raises(ValueError, match="denoiser must let gradients pass"):
+        input_gradient(classifier, images(), [0, 1, 2], denoiser=DiffAug(network))
     with pytest.raises(ValueError, match=r"gradients must be like images, \(3, 3, 16, 16\). Got \(1, 3, 16, 16\)"):
         gradient_alignment(images(), images(1))
