@@ -76,19 +76,19 @@ def oracle(schedule: NoiseSchedule) -> GaussianOracle:
 @pytest.fixture
 def network(schedule: NoiseSchedule) -> ScoreNetwork:
     """Unconditional, 16 pixels, strides of 2."""
-    return ScoreNetwork(tiny_unet(), schedule)
+    return ScoreNetwork(tiny_unet(), schedule).requires_grad_(False).eval()
 
 
 @pytest.fixture
 def conditional(schedule: NoiseSchedule) -> ScoreNetwork:
     """Five classes and no null class."""
-    return ScoreNetwork(tiny_unet(num_class_embeds=5), schedule)
+    return ScoreNetwork(tiny_unet(num_class_embeds=5), schedule).requires_grad_(False).eval()
 
 
 @pytest.fixture
 def null_conditional(schedule: NoiseSchedule) -> ScoreNetwork:
     """Five classes and a null class."""
-    return ScoreNetwork(tiny_unet(num_class_embeds=6), schedule, null_class=5)
+    return ScoreNetwork(tiny_unet(num_class_embeds=6), schedule, null_class=5).requires_grad_(False).eval()
 
 
 @pytest.fixture(scope="session")

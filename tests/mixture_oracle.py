@@ -28,8 +28,8 @@ class MixtureOracle(nn.Module):
         self.variances = torch.linspace(0.01, 0.03, components, dtype=torch.float64)
         self.weights = torch.linspace(1, 2, components, dtype=torch.float64)
         betas = torch.tensor(schedule.exact_betas, dtype=torch.float64)
-        self.abar = torch.ones_like(betas) if schedule.exploding else torch.cumprod(1 - betas, dim=0)
-        self.noise = torch.cumsum(betas, dim=0) if schedule.exploding else 1 - self.abar
+        self.abar = torch.cumprod(1 - betas, dim=0) if schedule.variance_preserving else torch.ones_like(betas)
+        self.noise = 1 - self.abar if schedule.variance_preserving else torch.cumsum(betas, dim=0)
         self.config = SimpleNamespace(in_channels=channels, sample_size=size)
 
     def forward(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:

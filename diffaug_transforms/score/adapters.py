@@ -58,12 +58,12 @@ class NCSNpp(nn.Module):
         A frequency of 50 is off by up to 0.125 in bfloat16; times 2 pi log sigma that is any phase at all.
         """
         sigmas, projection = self.sigmas, getattr(self.unet, "time_proj", None)
-        frequencies = getattr(projection, "weight", None)
+        frequencies = projection.weight.detach() if isinstance(projection, nn.Module) else None
         super()._apply(fn, recurse)
         device = self.sigmas.device
         self.sigmas = sigmas.to(device)
-        if isinstance(projection, nn.Module) and frequencies is not None:
-            projection.weight = nn.Parameter(frequencies.detach().to(device), requires_grad=False)
+        if projection is not None and frequencies is not None:
+            projection.weight = nn.Parameter(frequencies.to(device), requires_grad=False)
         return self
 
 

@@ -204,6 +204,7 @@ class Denoiser(nn.Module):
 
     def _own_copy(self) -> ScoreNetwork:
         """A network that nobody else holds. A large one loaded by name is not kept twice for its first device."""
+        self.load()
         source = self.source
         if isinstance(source, ScoreNetwork):
             return copy.deepcopy(source)

@@ -16,22 +16,23 @@ from torch import Tensor
 from .schedule import NoiseSchedule
 
 
+Factors = Callable[[Tensor, Tensor], tuple[Tensor | float, Tensor | float, Tensor | float]]
+
+
 class PredictionType(NamedTuple):
-    """How a network's prediction gives pred_x0 and eps: each is a pair of factors, for x_t and for the prediction."""
+    """How pred_x0 and eps follow from a prediction: (skip x_t + out prediction) / norm, each factor from (a, b)."""
 
-    pred_x0: Callable[[Tensor, Tensor], tuple[Tensor | float, Tensor | float]]
-    eps: Callable[[Tensor, Tensor], tuple[Tensor | float, Tensor | float]]
+    pred_x0: Factors
+    eps: Factors
 
 
-#: The factors as functions of (a, b). A network predicts the noise (Ho et al. 2020), v = a noise - b x_0 (Salimans & Ho
-#: 2022), x_0 itself, or the score -noise / b (Song et al. 2021).
+#: A network predicts the noise (Ho et al. 2020), v = a noise - b x_0 (Salimans & Ho 2022), x_0 itself, or the score
+#: -noise / b (Song et al. 2021). The division comes last, because a and b may be small.
 PREDICTION_TYPES = {
-    "epsilon": PredictionType(lambda a, b: (1 / a, -b / a), lambda a, b: (0.0, 1.0)),
-    "v_prediction": PredictionType(
-        lambda a, b: (a / (a**2 + b**2), -b / (a**2 + b**2)), lambda a, b: (b / (a**2 + b**2), a / (a**2 + b**2))
-    ),
-    "sample": PredictionType(lambda a, b: (0.0, 1.0), lambda a, b: (1 / b, -a / b)),
-    "score": PredictionType(lambda a, b: (1 / a, b**2 / a), lambda a, b: (0.0, -b)),
+    "epsilon": PredictionType(lambda a, b: (1, -b, a), lambda a, b: (0, 1, 1)),
+    "v_prediction": PredictionType(lambda a, b: (a, -b, a**2 + b**2), lambda a, b: (b, a, a**2 + b**2)),
+    "sample": PredictionType(lambda a, b: (0, 1, 1), lambda a, b: (1, -a, b)),
+    "score": PredictionType(lambda a, b: (1, b**2, a), lambda a, b: (0, -b, 1)),
 }
 VARIANCE_TYPES = ("fixed_small", "fixed_large", "learned_range")
 
@@ -78,16 +79,16 @@ def prediction_to_x0(
     prediction: Tensor, x_t: Tensor, timesteps: Tensor, schedule: NoiseSchedule, prediction_type: str
 ) -> Tensor:
     """The denoised image, not clipped, from what a network predicts (see ``PREDICTION_TYPES``). (B, C, H, W)."""
-    skip, out = PREDICTION_TYPES[prediction_type].pred_x0(*scales(timesteps, schedule, x_t.ndim))
-    return skip * x_t + out * prediction
+    skip, out, norm = PREDICTION_TYPES[prediction_type].pred_x0(*scales(timesteps, schedule, x_t.ndim))
+    return (skip * x_t + out * prediction) / norm
 
 
 def prediction_to_eps(
     prediction: Tensor, x_t: Tensor, timesteps: Tensor, schedule: NoiseSchedule, prediction_type: str
 ) -> Tensor:
     """The predicted noise from what a network predicts (see ``PREDICTION_TYPES``). (B, C, H, W)."""
-    skip, out = PREDICTION_TYPES[prediction_type].eps(*scales(timesteps, schedule, x_t.ndim))
-    return skip * x_t + out * prediction
+    skip, out, norm = PREDICTION_TYPES[prediction_type].eps(*scales(timesteps, schedule, x_t.ndim))
+    return (skip * x_t + out * prediction) / norm
 
 
 class ReverseStep(NamedTuple):

@@ -10,11 +10,18 @@ from torch import Tensor
 
 from diffaug_transforms import load_score_network
 from diffaug_transforms.score import diffuse, to_signed
-from diffaug_transforms.score.openai import load_openai_checkpoint, parse_flags, released_flags, unet_config
-from diffaug_transforms.score.openai_weights import module_names
-from diffaug_transforms.score.unet import OpenAIUNet2DModel, UNet2DModel, unpack_attention
-
-from .openai_checkpoints import fill_one, golden
+from diffaug_transforms.score.openai import (
+    ATTENTION,
+    RESNET,
+    load_openai_checkpoint,
+    module_names,
+    parse_flags,
+    released_flags,
+    unet_config,
+)
+from diffaug_transforms.score.storage import unpack_attention
+from diffaug_transforms.score.unet import OpenAIUNet2DModel, UNet2DModel
+from tests.openai_checkpoints import fill_one, golden
 
 
 def relative_error(ours: Tensor, theirs: Tensor) -> float:
@@ -58,9 +65,8 @@ def test_command_line_flags_equal_the_dict(tmp_path):
 
 def openai_state(unet: UNet2DModel, legacy_order: bool) -> dict[str, Tensor]:
     """The reverse of the conversion: a checkpoint in OpenAI's names that should load into this very network."""
-    from diffaug_transforms.score import openai_weights as names
 
-    inverse = {ours: theirs for theirs, ours in {**names.RESNET, **names.ATTENTION}.items()}
+    inverse = {ours: theirs for theirs, ours in {**RESNET, **ATTENTION}.items()}
     state = {}
     for theirs, ours in module_names(unet):
         for inner, tensor in unet.get_submodule(ours).state_dict().items() if has_module(unet, ours) else ():

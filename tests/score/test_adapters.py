@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from diffaug_transforms import DiffAug, ScoreNetwork, load_score_network
 from diffaug_transforms.robustness import DDA, jacobian_vector_product, vector_jacobian_product
 from diffaug_transforms.score import to_signed, to_unit
-
-from . import contracts
-from .exploding_oracle import EXPLODING, draw
+from diffaug_transforms.score.adapters import NCSNpp
+from tests import contracts
+from tests.exploding_oracle import EXPLODING, draw
 
 SIZE = 16
 X_T, T = draw(2, 3, SIZE, SIZE), torch.tensor([5, 800])
@@ -55,7 +55,7 @@ def test_the_networks_output_is_the_pipelines(ncsnpp, scheduler):
     sigma = ncsnpp.schedule.sigmas[t] / 2
     torch.testing.assert_close(sigma, scheduler.discrete_sigmas[t], rtol=1e-5, atol=0)
     own = to_unit(x_t).to(memory_format=torch.channels_last)
-    score = ncsnpp.unet(own, sigma).sample
+    score = ncsnpp.unet.unet(own, sigma).sample
     assert torch.equal(ncsnpp.predict(x_t, t)[0], score / 2)
     eps = -sigma.reshape(-1, 1, 1, 1) * score
     torch.testing.assert_close(ncsnpp.eps(x_t, t), eps, rtol=1e-4, atol=1e-5)
@@ -64,12 +64,12 @@ def test_the_networks_output_is_the_pipelines(ncsnpp, scheduler):
 
 def test_the_frequencies_of_the_embedding_survive_casting(ncsnpp):
     x_t, t = to_signed(contracts.images(SIZE)), torch.tensor([10, 300, 700, 990])
-    exact, frequencies = ncsnpp.eps(x_t, t), ncsnpp.unet.time_proj.weight.clone()
+    exact, frequencies = ncsnpp.eps(x_t, t), ncsnpp.unet.unet.time_proj.weight.clone()
     ncsnpp.to(torch.bfloat16)
     assert ncsnpp.dtype == torch.bfloat16
-    assert torch.equal(ncsnpp.unet.time_proj.weight, frequencies)
+    assert torch.equal(ncsnpp.unet.unet.time_proj.weight, frequencies)
     assert (ncsnpp.eps(x_t, t) - exact).norm() < 0.03 * exact.norm()
-    ncsnpp.unet.time_proj.weight.data = frequencies.bfloat16().float()
+    ncsnpp.unet.unet.time_proj.weight.data = frequencies.bfloat16().float()
     assert (ncsnpp.eps(x_t, t) - exact).norm() > 0.03 * exact.norm()
 
 
@@ -122,12 +122,16 @@ def test_round_trip_and_diffusers_pipeline(ncsnpp, tmp_path):
 
 
 def test_round_trip_of_what_diffusers_has_no_names_for(tmp_path):
-    options = {"prediction_type": "epsilon", "image_range": (-1, 1), "conditioning": "timestep"}
-    network = ScoreNetwork(tiny_ncsnpp(), EXPLODING, variance_type="fixed_large", **options)
+    """A U-Net that takes timesteps and predicts noise, with a variance-exploding schedule."""
+    network = ScoreNetwork(tiny_ncsnpp(), EXPLODING, variance_type="fixed_large")
     network.save_pretrained(tmp_path)
     again = load_score_network(tmp_path)
-    assert {name: getattr(again, name) for name in options} == options
-    assert (again.variance_type, again.schedule) == ("fixed_large", EXPLODING)
+    assert not isinstance(again.unet, NCSNpp)
+    assert (again.prediction_type, again.variance_type, again.schedule) == ("epsilon", "fixed_large", EXPLODING)
+    metadata = tmp_path / "score_network.json"
+    old = {"prediction_type": "epsilon", "variance_type": "fixed_large", "image_range": [-1, 1], "label_weight": 1.0}
+    metadata.write_text(json.dumps({**old, "conditioning": "timestep"}))  # as version 0.1 wrote it
+    assert torch.equal(load_score_network(tmp_path).eps(X_T, T), again.eps(X_T, T))
     with pytest.raises(ValueError, match=r"must be geometric to be saved. Got NoiseSchedule\(T=3"):
         ScoreNetwork(tiny_ncsnpp(), EXPLODING.respaced([0, 3, 999])).save_pretrained(tmp_path / "other")
     assert not (tmp_path / "other").exists()
@@ -135,13 +139,13 @@ def test_round_trip_of_what_diffusers_has_no_names_for(tmp_path):
 
 def test_a_flat_folder_as_on_the_hub(ncsnpp, scheduler, tmp_path):
     """google/ncsnpp-church-256 and its kin: no folders, nothing of ours, and the frequencies under both names."""
-    ncsnpp.unet.save_pretrained(tmp_path)
+    ncsnpp.unet.unet.save_pretrained(tmp_path)
     scheduler.save_pretrained(tmp_path)
     weights = tmp_path / "diffusion_pytorch_model.safetensors"
     state = load_file(weights)
     save_file({**state, "time_proj.W": state["time_proj.weight"].clone()}, weights)
     again = load_score_network(tmp_path)
-    assert (again.image_range, again.conditioning, again.prediction_type) == ((0, 1), "sigma", "score")
+    assert isinstance(again.unet, NCSNpp)
     assert again.schedule == ncsnpp.schedule
     assert torch.equal(again.eps(X_T, T), ncsnpp.eps(X_T, T))
 
@@ -151,7 +155,7 @@ def test_a_flat_folder_as_on_the_hub(ncsnpp, scheduler, tmp_path):
     [
         ({"sigma_min": 0.0}, "no configuration of a ScoreSdeVeScheduler"),
         ({"sigma_min": -0.01}, "no configuration of a ScoreSdeVeScheduler"),
-        ({"sigma_min": 60}, "sigma_min must be above 0 and below sigma_max. Got 120.0 and 100.0"),
+        ({"sigma_min": 60}, "sigma_min must be above 0 and below sigma_max. Got 120 and 100"),
         ({"num_train_timesteps": 1}, "num_timesteps must be at least 2. Got 1"),
     ],
 )

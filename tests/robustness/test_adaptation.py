@@ -14,7 +14,7 @@ from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.robustness import DDA
 from diffaug_transforms.robustness.adaptation import low_pass
 
-from .conftest import GaussianOracle
+from tests.conftest import GaussianOracle
 
 
 def images(number: int = 8, size: int = 16, seed: int = 0) -> Tensor:

@@ -16,7 +16,7 @@ from diffaug_transforms.robustness import ABSTAIN, DenoisedSmoothing
 from diffaug_transforms.robustness.certificates import certify_votes, lower_confidence_bound, predict_votes
 from diffaug_transforms.score import NoiseSchedule
 
-from .conftest import GaussianOracle, tiny_unet
+from tests.conftest import GaussianOracle, tiny_unet
 
 PHI = NormalDist().cdf
 SIGMA = 0.5

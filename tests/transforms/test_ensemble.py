@@ -9,8 +9,8 @@ from diffaug_transforms import DiffAugEnsemble, ScoreNetwork
 from diffaug_transforms.score import diffuse_and_denoise
 from diffaug_transforms.transforms.ensemble import log_mean_probabilities
 
-from . import contracts
-from .conftest import GaussianOracle
+from tests import contracts
+from tests.conftest import GaussianOracle
 
 SIZE = 16
 

@@ -12,15 +12,14 @@ from torch import Tensor, nn
 
 from diffaug_transforms import DiffAug, DiffAugEnsemble, ScoreNetwork
 from diffaug_transforms.robustness import DDA, DenoisedSmoothing, jacobian_vector_product, vector_jacobian_product
-from diffaug_transforms.score import NoiseSchedule, diffuse, match_timesteps, to_signed, to_unit
-from diffaug_transforms.score.sampling import sample, spaced_timesteps
-
-from . import contracts
-from .conftest import GaussianOracle
-from .exploding_oracle import EXPLODING, ScoreOracle, draw, score_network
-from .mixture_oracle import MixtureOracle
-from .robustness.test_jacobian import full_matrix
-from .test_network import Predicts
+from diffaug_transforms.score import NoiseSchedule, diffuse, match_timesteps, space_timesteps, to_signed, to_unit
+from diffaug_transforms.score.sampling import sample
+from tests import contracts
+from tests.conftest import GaussianOracle
+from tests.exploding_oracle import EXPLODING, draw, score_network
+from tests.mixture_oracle import MixtureOracle
+from tests.robustness.test_jacobian import full_matrix
+from tests.score.test_network import Predicts
 
 TIMESTEPS = torch.tensor([0, 300, 700, 999])
 
@@ -46,12 +45,11 @@ def test_sigmas_are_geometric_and_the_image_is_kept():
     assert schedule.to("cpu") == NoiseSchedule.variance_exploding(0.1, 10, 5)
 
 
-@pytest.mark.parametrize(("image_range", "scale"), [((0, 1), 2), ((-1, 1), 1)])
-def test_sigmas_are_those_of_diffusers_on_the_scale_of_signed_images(scheduler, image_range, scale):
-    schedule = NoiseSchedule.from_scheduler(scheduler, image_range)
-    torch.testing.assert_close(schedule.sigmas, scale * scheduler.discrete_sigmas, rtol=1e-5, atol=0)
-    # What the pipeline feeds: continuous times down to 1e-5, not to 0.
-    torch.testing.assert_close(schedule.sigmas, scale * scheduler.sigmas.flip(0), rtol=2e-4, atol=0)
+def test_sigmas_are_those_of_diffusers_on_the_scale_of_signed_images(scheduler):
+    schedule = NoiseSchedule.from_scheduler(scheduler)
+    torch.testing.assert_close(schedule.sigmas, 2 * scheduler.discrete_sigmas, rtol=1e-5, atol=0)
+    # The pipeline feeds continuous times down to 1e-5, not to 0.
+    torch.testing.assert_close(schedule.sigmas, 2 * scheduler.sigmas.flip(0), rtol=2e-4, atol=0)
 
 
 @pytest.mark.parametrize("steps", [range(1000), [0, 250, 999]])
@@ -62,10 +60,10 @@ def test_the_posterior_is_that_of_conditioning_a_gaussian(steps):
     before, step = sigmas[:-1] ** 2, sigmas[1:] ** 2 - sigmas[:-1] ** 2
     variance = 1 / (1 / before + 1 / step)
     torch.testing.assert_close(schedule.posterior_log_variance[1:].double().exp(), variance, rtol=1e-5, atol=0)
-    torch.testing.assert_close(schedule.posterior_x_0[1:].double(), variance / before, rtol=1e-5, atol=0)
-    torch.testing.assert_close(schedule.posterior_x_t[1:].double(), variance / step, rtol=1e-5, atol=0)
+    torch.testing.assert_close(schedule.posterior_mean_coef1[1:].double(), variance / before, rtol=1e-5, atol=0)
+    torch.testing.assert_close(schedule.posterior_mean_coef2[1:].double(), variance / step, rtol=1e-5, atol=0)
     torch.testing.assert_close(schedule.sigmas.double(), sigmas, rtol=1e-6, atol=0)
-    assert (schedule.posterior_x_0[0], schedule.posterior_x_t[0]) == (1, 0)
+    assert (schedule.posterior_mean_coef1[0], schedule.posterior_mean_coef2[0]) == (1, 0)
 
 
 def test_timesteps_match_between_schedules(schedule):
@@ -107,30 +105,12 @@ def test_prediction_types_agree_with_the_oracle(x_t, kind):
 
 def test_a_network_of_unit_images_told_sigma_gives_the_score_of_signed_ones(x_t):
     network = score_network()
-    assert (network.image_range, network.conditioning, network.prediction_type) == ((0, 1), "sigma", "score")
     assert network.schedule == EXPLODING
-    variance = network.unet.variance + EXPLODING.sigmas[TIMESTEPS].reshape(-1, 1, 1, 1) ** 2
+    variance = network.unet.unet.variance + EXPLODING.sigmas[TIMESTEPS].reshape(-1, 1, 1, 1) ** 2
     x = x_t.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad((-((x - network.unet.mean) ** 2) / (2 * variance)).sum(), x)
+    (gradient,) = torch.autograd.grad((-((x - network.unet.unet.mean) ** 2) / (2 * variance)).sum(), x)
     torch.testing.assert_close(network.score(x_t, TIMESTEPS), gradient, rtol=1e-4, atol=1e-5)
-    exact = network.unet.posterior_mean(x_t, TIMESTEPS).float()
-    torch.testing.assert_close(network.pred_x0(x_t, TIMESTEPS, clip=False), exact, rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("kind", ["epsilon", "sample"])
-def test_other_predictions_of_unit_images(x_t, kind):
-    oracle = ScoreOracle(EXPLODING)
-
-    class Own(nn.Module):
-        config = oracle.config
-
-        def forward(self, x, sigma, labels=None):
-            b = sigma.reshape(-1, 1, 1, 1)
-            return -b * oracle(x, sigma) if kind == "epsilon" else x + b**2 * oracle(x, sigma)
-
-    options = {"prediction_type": kind, "image_range": (0, 1), "conditioning": "sigma"}
-    network = ScoreNetwork(Own(), EXPLODING, **options)
-    exact = oracle.posterior_mean(x_t, TIMESTEPS).float()
+    exact = network.unet.unet.posterior_mean(x_t, TIMESTEPS).float()
     torch.testing.assert_close(network.pred_x0(x_t, TIMESTEPS, clip=False), exact, rtol=0, atol=1e-4)
 
 
@@ -140,7 +120,7 @@ def test_diffaug_is_the_oracles_posterior_mean():
     params = augment.make_params([batch])
     assert set(params["timesteps"].tolist()) <= set(network.augment_timesteps)
     x_t = diffuse(to_signed(batch), params["timesteps"], params["noise"], EXPLODING)
-    exact = to_unit(network.unet.posterior_mean(x_t, params["timesteps"]).clamp(-1, 1)).float()
+    exact = to_unit(network.unet.unet.posterior_mean(x_t, params["timesteps"]).clamp(-1, 1)).float()
     torch.testing.assert_close(augment.transform(batch, params), exact, rtol=0, atol=1e-5)
 
 
@@ -151,7 +131,7 @@ def test_the_ensembles_views_are_the_oracles():
     views = ensemble.views(batch, noise)
     assert torch.equal(views[0], batch)
     for view, t, z in zip(views[1:], ensemble.view_timesteps[1:], noise):
-        exact = to_unit(network.unet.posterior_mean(to_signed(batch) + EXPLODING.sigmas[t] * z, torch.tensor([t])))
+        exact = to_unit(network.unet.unet.posterior_mean(to_signed(batch) + EXPLODING.sigmas[t] * z, torch.tensor([t])))
         torch.testing.assert_close(view, exact.clamp(0, 1).float(), rtol=0, atol=1e-5)
 
 
@@ -199,7 +179,7 @@ def test_ddim_carries_noise_to_the_gaussian():
 
 
 def test_ancestral_samples_have_the_gaussians_moments():
-    network, steps = score_network(), spaced_timesteps(1000, 250)
+    network, steps = score_network(), space_timesteps(1000, 250)
     x_T = EXPLODING.noise_scale[-1] * draw(64, 3, 8, 8)
     x_0 = sample(network, x_T, steps, generator=torch.Generator().manual_seed(1))
     # Each step is linear in x_t, so its variance follows by hand.
@@ -238,23 +218,8 @@ def test_a_step_of_diffusers_is_the_posterior_with_large_variance(scheduler):
     torch.testing.assert_close(expected, step.prev_sample, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"image_range": (0, 255)}, r"image_range must be one of \(\(-1, 1\), \(0, 1\)\). Got \(0, 255\)"),
-        ({"conditioning": "time"}, r"conditioning must be one of \('timestep', 'sigma'\). Got 'time'"),
-        ({"image_range": (0, 1), "prediction_type": "v_prediction"}, "no v_prediction. Got 'v_prediction'"),
-    ],
-)
-def test_constructor_errors(options, message):
-    with pytest.raises(ValueError, match=message):
-        ScoreNetwork(GaussianOracle(EXPLODING), EXPLODING, **options)
-
-
-def test_bad_schedules(schedule):
-    with pytest.raises(ValueError, match="needs an exploding schedule"):
-        ScoreNetwork(GaussianOracle(schedule), schedule, image_range=(0, 1))
+def test_bad_schedules():
     with pytest.raises(ValueError, match=r"betas must be a vector of values in \(0, inf\)"):
-        NoiseSchedule(torch.tensor([1.0, 0.0]), exploding=True)
+        NoiseSchedule(torch.tensor([1.0, 0.0]), variance_preserving=False)
     with pytest.raises(ValueError, match="below sigma_max. Got 1 and inf"):
         NoiseSchedule.variance_exploding(1, math.inf)

@@ -10,8 +10,8 @@ from diffaug_transforms import DiffAugEnsemble, ScoreNetwork
 from diffaug_transforms.transforms import AnytimeEnsemble
 from diffaug_transforms.transforms.anytime import settled
 
-from . import contracts
-from .conftest import GaussianOracle
+from tests import contracts
+from tests.conftest import GaussianOracle
 
 SIZE = 8
 

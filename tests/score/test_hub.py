@@ -17,10 +17,9 @@ import torch
 
 from diffaug_transforms import ScoreNetwork, list_score_networks, load_score_network
 from diffaug_transforms.score import hub as hub_module
-from diffaug_transforms.score.download import check_sha256
-
-from .hub_server import serve_hub
-from .openai_checkpoints import golden
+from diffaug_transforms.score.storage import check_sha256
+from tests.hub_server import serve_hub
+from tests.openai_checkpoints import golden
 
 # The client's waits between its retries are skipped; the retries are not.
 LOAD = """

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from diffaug_transforms import ScoreNetwork
-from diffaug_transforms.score import diffuse, diffuse_and_denoise, to_signed, to_unit
+from diffaug_transforms.score import diffuse, to_signed, to_unit
+from diffaug_transforms.score.denoiser import denoise
 from diffaug_transforms.score.functional import reflect_pad_to_multiple
 
 
@@ -28,7 +29,7 @@ def test_the_gaussian_oracle_is_denoised_exactly(oracle, schedule, t):
     images = images.clamp(0, 1)
     noise = torch.randn(images.shape, generator=generator)
     timesteps = torch.full((4,), t)
-    output = diffuse_and_denoise(images, timesteps, noise, network)
+    output = denoise(network, images, timesteps, noise, None)
     x_t = diffuse(to_signed(images), timesteps, noise, schedule)
     expected = to_unit(oracle.posterior_mean(x_t, timesteps).clamp(-1, 1)).float()
     # float32 noise of size 1 is divided by sqrt(alphas_cumprod): 157 at t = 999.

@@ -10,18 +10,17 @@ from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
 from safetensors.torch import load_file, save_file
 
 from diffaug_transforms import ScoreNetwork, load_score_network
-
-from .conftest import tiny_unet
-from .openai_checkpoints import golden
+from tests.conftest import tiny_unet
+from tests.openai_checkpoints import golden
 
 X_T, T = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([5, 800])
 
 
 def test_round_trip(null_conditional, tmp_path):
-    network = ScoreNetwork(null_conditional.unet, null_conditional.schedule, null_class=5, label_weight=0.5)
+    network = ScoreNetwork(null_conditional.unet, null_conditional.schedule, null_class=5, guidance_scale=0.5)
     network.save_pretrained(tmp_path)
     again = ScoreNetwork.from_pretrained(tmp_path)
-    assert (again.null_class, again.label_weight, again.num_classes) == (5, 0.5, 5)
+    assert (again.null_class, again.guidance_scale, again.num_classes) == (5, 0.5, 5)
     assert again.schedule == network.schedule
     labels = torch.tensor([1, 3])
     assert torch.equal(again.eps(X_T, T, labels), network.eps(X_T, T, labels))

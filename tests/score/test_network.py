@@ -4,8 +4,7 @@ from diffusers import DDPMScheduler
 
 from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.score import NoiseSchedule, diffuse
-
-from .conftest import GaussianOracle, tiny_unet
+from tests.conftest import GaussianOracle, tiny_unet
 
 TIMESTEPS = torch.tensor([0, 10, 500, 999])
 
@@ -100,9 +99,9 @@ def test_labels_reach_the_network(conditional, null_conditional):
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0, 2.5])
-def test_label_weight_mixes_the_two_scores(null_conditional, weight):
+def test_guidance_scale_mixes_the_two_scores(null_conditional, weight):
     x_t, t, labels = torch.randn(2, 3, 16, 16), torch.tensor([100, 200]), torch.tensor([1, 2])
-    mixed = ScoreNetwork(null_conditional.unet, null_conditional.schedule, null_class=5, label_weight=weight)
+    mixed = ScoreNetwork(null_conditional.unet, null_conditional.schedule, null_class=5, guidance_scale=weight)
     expected = (1 - weight) * null_conditional.score(x_t, t) + weight * null_conditional.score(x_t, t, labels)
     torch.testing.assert_close(mixed.score(x_t, t, labels), expected, rtol=1e-3, atol=1e-4)
 
@@ -122,11 +121,38 @@ def test_timesteps_are_checked(network, t):
         network.eps(torch.randn(1, 3, 16, 16), torch.tensor([t]))
 
 
-def test_it_stays_frozen_and_in_eval_mode(network):
-    parent = torch.nn.Sequential(network).train()
-    assert not parent[0].training
-    assert not any(module.training for module in network.modules())
-    assert not any(parameter.requires_grad for parameter in network.parameters())
+def test_the_unet_stays_as_it_is(schedule):
+    unet = tiny_unet().train()
+    state = {name: value.clone() for name, value in unet.state_dict().items()}
+    hooks = [len(module._forward_pre_hooks) for module in unet.modules()]
+    network = ScoreNetwork(unet, schedule)
+    network(torch.randn(1, 3, 16, 16), torch.tensor([5]))
+    assert unet.training
+    assert all(parameter.requires_grad for parameter in unet.parameters())
+    assert all(torch.equal(value, state[name]) for name, value in unet.state_dict().items())
+    assert [len(module._forward_pre_hooks) for module in unet.modules()] == hooks
+
+
+def test_calling_it_gives_the_denoised_image(network):
+    x_t, t = torch.randn(2, 3, 16, 16), torch.tensor([5, 500])
+    assert torch.equal(network(x_t, t), network.pred_x0(x_t, t))
+
+
+def test_an_outer_autocast_changes_nothing(network):
+    x_t, t = torch.randn(2, 3, 16, 16), torch.tensor([5, 500])
+    with torch.no_grad():
+        plain = network(x_t, t)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(network(x_t, t), plain)
+
+
+def test_old_names_warn(null_conditional):
+    with pytest.warns(DeprecationWarning, match="label_weight is now guidance_scale"):
+        null_conditional.label_weight = 2.0
+    assert null_conditional.guidance_scale == 2
+    with pytest.warns(DeprecationWarning, match="label_weight=\\) is now guidance_scale="):
+        again = ScoreNetwork(null_conditional.unet, null_conditional.schedule, null_class=5, label_weight=0.5)
+    assert again.guidance_scale == 0.5
 
 
 def test_casting_leaves_the_schedule_in_float32(network):
@@ -136,29 +162,12 @@ def test_casting_leaves_the_schedule_in_float32(network):
     assert network.eps(torch.randn(1, 3, 16, 16), torch.tensor([5])).dtype == torch.float32
 
 
-def test_group_norms_of_small_maps_are_made_contiguous_only_where_that_is_faster(network):
-    """The same numbers, in the layout whose kernel is fast: bfloat16, on the CPU, under 1,024 pixels."""
-    norm = network.unet.conv_norm_out
-    seen = []
-    norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].is_contiguous()))
-    for dtype, size, contiguous in (
-        (torch.bfloat16, 16, True),
-        (torch.bfloat16, 32, False),
-        (torch.float32, 16, False),
-    ):
-        x = torch.randn(2, 32, size, size).to(dtype).contiguous(memory_format=torch.channels_last)
-        output = norm.to(dtype)(x)
-        exact = torch.nn.functional.group_norm(x.float(), norm.num_groups, norm.weight.float(), norm.bias.float())
-        torch.testing.assert_close(output.float(), exact, rtol=0.02, atol=0.02)
-        assert seen.pop() is contiguous
-
-
 def test_constructor_errors(schedule):
     for arguments, message in [
         ({"prediction_type": "flow"}, "prediction_type must be one of .* Got 'flow'"),
         ({"variance_type": "learned"}, "variance_type must be one of .* Got 'learned'"),
         ({"null_class": 3}, "null_class must be the last of the network's 6 labels. Got 3"),
-        ({"label_weight": 0.5}, "needs a network with a null class. Got 0.5"),
+        ({"guidance_scale": 0.5}, "needs a network with a null class. Got 0.5"),
     ]:
         with pytest.raises(ValueError, match=message):
             ScoreNetwork(tiny_unet(num_class_embeds=6), schedule, **arguments)

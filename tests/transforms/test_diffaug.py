@@ -11,8 +11,8 @@ from diffaug_transforms import DiffAug, ScoreNetwork
 from diffaug_transforms.score import diffuse_and_denoise
 from diffaug_transforms.transforms.lazy import fast_dtype
 
-from . import contracts
-from .conftest import GaussianOracle, tiny_unet
+from tests import contracts
+from tests.conftest import GaussianOracle, tiny_unet
 
 SIZE = 16
 FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.uint8]

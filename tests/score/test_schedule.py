@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from diffaug_transforms.score import NoiseSchedule, match_timesteps
+from diffaug_transforms.score import NoiseSchedule, match_timesteps, space_timesteps
 
 
 def test_linear_betas_by_hand():
@@ -91,3 +91,36 @@ def test_diffusers_schedules_are_the_same(ours, theirs):
 def test_other_schedules_are_taken_from_their_betas():
     scheduler = DDPMScheduler(1000, beta_schedule="scaled_linear", beta_start=0.001, beta_end=0.012)
     assert torch.equal(NoiseSchedule.from_scheduler(scheduler).betas, scheduler.betas)
+
+
+def test_spacing_linspace():
+    steps = space_timesteps(1000, 100)
+    assert (steps[0], steps[1], steps[50], steps[-1]) == (0, 10, 505, 999)
+    assert space_timesteps(1000, 1000) == tuple(range(1000))
+    assert space_timesteps(4000, 3) == (0, 2000, 3999)  # 1999.5 rounds to even, as the official code's round does
+    assert space_timesteps(10, 1) == (0,)
+
+
+def test_spacing_leading():
+    assert space_timesteps(1000, 25, "leading") == tuple(range(0, 1000, 40))
+    assert space_timesteps(1000, 30, "leading") == tuple(range(0, 1000, 34))
+    with pytest.raises(ValueError, match="equal stride over 1000. Got 999"):
+        space_timesteps(1000, 999, "leading")
+
+
+@pytest.mark.parametrize("spacing", ["linspace", "leading"])
+@pytest.mark.parametrize("number", [0, 11])
+def test_bad_spacing(spacing, number):
+    with pytest.raises(ValueError, match=f"num_steps must be in 1...10. Got {number}"):
+        space_timesteps(10, number, spacing)
+    with pytest.raises(ValueError, match="timestep_spacing must be one of .* Got 'trailing'"):
+        space_timesteps(10, 5, "trailing")
+
+
+def test_old_names_warn(schedule):
+    with pytest.warns(DeprecationWarning, match="posterior_x_0 is now posterior_mean_coef1"):
+        assert torch.equal(schedule.posterior_x_0, schedule.posterior_mean_coef1)
+    with pytest.warns(DeprecationWarning, match="variance_preserving, its opposite"):
+        assert schedule.exploding is False
+    with pytest.warns(DeprecationWarning, match="variance_preserving=, its opposite"):
+        assert not NoiseSchedule(torch.tensor([1.0, 2.0]), exploding=True).variance_preserving
