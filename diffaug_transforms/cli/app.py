@@ -22,7 +22,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="default: %(default)s, this machine only; with another host, visitors choose among the named networks only",
+        help="default: %(default)s, this machine only; on another host, visitors may choose only named networks",
     )
     parser.add_argument("--port", type=int, default=7860, help="0: any free one; default: %(default)s")
     parser.add_argument(

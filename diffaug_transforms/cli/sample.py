@@ -43,7 +43,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "sample",
         "Make images of each class from noise and write them as one labelled picture.",
         "diffaug sample cats_and_dogs.png --classes cat,dog --per-class 8 --scale 2",
-        "diffaug sample guided.png --classifier runs/guidance --unconditional --scale 2.5 --method ancestral --steps 250",
+        "diffaug sample guided.png --classifier runs/guidance --unconditional --scale 2.5 --method ancestral",
     )
     output = Path("diffaug_sample.png")
     parser.add_argument("output", type=Path, nargs="?", default=output, metavar="OUTPUT", help="default: %(default)s")

@@ -1,4 +1,4 @@
-"""The offline command on a Ray of two workers: killed workers, stopped runs, and the local engine's pixels."""
+"""Ray Data with two workers: killed workers, stopped runs, and the same pixels as the local engine."""
 
 from __future__ import annotations
 
@@ -17,13 +17,11 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from diffaug_transforms import DiffAug, cli
-from diffaug_transforms.offline import augment_folder
-from diffaug_transforms.offline_ray import Worker, augment_dataset, start_ray
-from diffaug_transforms.offline_rows import find_image_column, read_rows
+from diffaug_transforms.offline import augment_dataset, augment_folder
+from diffaug_transforms.offline.ray_data import Worker, find_image_column, read_rows, start_ray
+from tests import contracts
 
-from . import contracts
-
-# Not importorskip: start_ray sets what Ray reads when it is imported.
+# Not importorskip: start_ray sets variables that Ray reads when it is imported.
 if importlib.util.find_spec("ray") is None:
     pytest.skip("needs the extra ray", allow_module_level=True)
 pa = pytest.importorskip("pyarrow")
@@ -34,7 +32,7 @@ OPTIONS = {"seed": 3, "batch_size": 4, "workers": 2}
 
 
 class KillsItsWorker(DiffAug):
-    """The first worker that comes to its second batch is killed there, once."""
+    """Kills the first worker that comes to its second batch, once."""
 
     marker: Path
     calls = 0
@@ -48,7 +46,7 @@ class KillsItsWorker(DiffAug):
 
 
 class Stops(DiffAug):
-    """Every worker fails once a shard is done, at its second batch: of four images, two copies each, the third call."""
+    """Every worker fails in its third call, once a shard is done. Four images with two copies each are two calls."""
 
     checkpoints: Path
     calls = 0
@@ -68,8 +66,8 @@ class Stops(DiffAug):
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    """One Ray for all tests, which augment_dataset finds running."""
-    ray, started = start_ray(5)  # Logical cores: those of a run that failed are given back late.
+    """One Ray for all tests. augment_dataset finds it running."""
+    ray, started = start_ray(5)  # More cores than workers: a failed run gives its cores back late.
     assert started
     yield ray
     ray.shutdown()
@@ -87,7 +85,7 @@ def photos(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(photos, tmp_path_factory) -> dict[str, Tensor]:
-    """What the local engine makes of them, two copies each."""
+    """The local engine's images, two copies each."""
     target = tmp_path_factory.mktemp("local")
     assert augment_folder(photos, target, DiffAug(timesteps=[50]), copies=2, seed=3) == []
     return {p.relative_to(target).as_posix(): decode(p.read_bytes()) for p in target.rglob("*.png")}
@@ -101,7 +99,7 @@ def decode(data: bytes) -> Tensor:
 def check_images(found: dict[str, Tensor], expected: dict[str, Tensor], names: list[str]) -> None:
     assert sorted(found) == sorted(names)
     for name in names:
-        assert (found[name] - expected[name]).abs().max() <= 1  # Other batch sizes round otherwise.
+        assert (found[name] - expected[name]).abs().max() <= 1  # Batches of other sizes round differently.
 
 
 def check_rows(target: Path, expected: dict[str, Tensor]) -> None:
@@ -121,7 +119,10 @@ def test_a_killed_worker_costs_nothing(photos, expected, tmp_path):
     augment.marker = tmp_path / "pid"
     failures = augment_dataset(str(source), str(tmp_path / "out"), augment, **OPTIONS)
     assert augment.marker.exists()
-    assert failures == ["skipped cat/broken.png: UnidentifiedImageError: cannot identify image file 'cat/broken.png'"]
+    assert failures == [
+        "skipped: cat/broken.png is no whole picture: UnidentifiedImageError: cannot identify image file "
+        "'cat/broken.png'"
+    ]
     check_rows(tmp_path / "out", expected)
 
 
@@ -150,7 +151,7 @@ def test_a_stopped_run_resumes(photos, expected, tmp_path):
 
 
 def test_parquet_keeps_its_columns(cluster, photos, expected, tmp_path):
-    """As in Hugging Face datasets; the worker is called here, without an actor."""
+    """Parquet as in Hugging Face datasets. The worker is called here, without an actor."""
     images = [{"bytes": (photos / name).read_bytes(), "path": name} for name in NAMES]
     parquet.write_table(pa.table({"image": images, "label": range(20), "id": NAMES}), tmp_path / "train.parquet")
     rows, id_column, column = read_rows(cluster, str(tmp_path / "train.parquet"))
@@ -165,7 +166,7 @@ def test_parquet_keeps_its_columns(cluster, photos, expected, tmp_path):
 
 
 def test_parquet_of_bytes(photos):
-    """Copies become columns of bytes; without a path, the draw goes by the row."""
+    """Copies become columns of bytes. Without a path, the draw depends on the row's id."""
     files = [(photos / name).read_bytes() for name in NAMES[:3]]
     table = pa.table({"jpg": files, "label": [1, 2, 3], "row_hash": [7, 8, 9]})
     assert find_image_column(table.schema) == "jpg"
@@ -184,7 +185,7 @@ def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def read_tars(folder: Path) -> dict[str, bytes]:
-    """All members of all shards; none may be there twice."""
+    """All members of all shards. None may be there twice."""
     members: dict[str, bytes] = {}
     for path in folder.glob("*.tar"):
         with tarfile.open(path) as tar:
