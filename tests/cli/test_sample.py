@@ -13,12 +13,8 @@ from torchvision.transforms.v2 import functional as F
 from diffaug_transforms import ScoreNetwork, cli, list_score_networks, load_score_network
 from diffaug_transforms.cli.sample import choose_classes
 from diffaug_transforms.figures import draw_grid
-from diffaug_transforms.guidance import (
-    DenoiseAugmentedClassifier,
-    NoisyClassifier,
-    classifier_guide,
-    load_guidance_classifier,
-)
+from diffaug_transforms.guidance import DenoiseAugmentedClassifier as Augmented
+from diffaug_transforms.guidance import NoisyClassifier, classifier_guide, load_guidance_classifier
 from diffaug_transforms.score import NoiseSchedule, sampling, to_unit
 from tests.conftest import tiny_unet
 from tests.guidance_encoders import tiny_encoder
@@ -43,8 +39,7 @@ def folder(schedule: NoiseSchedule, tmp_path_factory: pytest.TempPathFactory) ->
     for name, network in networks.items():
         network.save_pretrained(folder / name)
     NoisyClassifier(tiny_encoder(), classes=ANIMALS).save_pretrained(folder / "classifier")
-    augmented = DenoiseAugmentedClassifier(tiny_encoder(0.2), folder / "plain", classes=ANIMALS)
-    augmented.save_pretrained(folder / "augmented")
+    Augmented(tiny_encoder(0.2), folder / "plain", classes=ANIMALS).save_pretrained(folder / "augmented")
     NoisyClassifier(tiny_encoder(num_classes=10), classes="abcdefghij").save_pretrained(folder / "ten")
     return folder
 
@@ -129,15 +124,14 @@ def test_denoise_augmented_classifier(folder, network):
     assert (other.int() - picture.int()).abs().max() > 5
 
 
-def test_an_unconditional_network_alone(folder, network):
-    x_0 = sampling.sample(network, noise_of(0, 1)[0], (0, 999), method="ddim")
-    assert_same_picture(picture_of(folder, network="plain"), [x_0], ["no class"])
-
-
-def test_variance_exploding_networks_start_at_sigma_max(folder):
-    start = noise_of(0, 1)[0] / NoiseSchedule.named("linear").noise_scale[-1]
-    x_0 = sampling.sample(ScoreNetwork(tiny_unet(), EXPLODING), 100 * start, (0, 999), method="ddim")
-    assert_same_picture(picture_of(folder, network="exploding"), [x_0], ["no class"])
+def test_networks_alone(folder, network):
+    """Without classes. A variance-exploding network starts at its largest sigma."""
+    start = noise_of(0, 1)[0]
+    unit = start / NoiseSchedule.named("linear").noise_scale[-1]
+    networks = {"plain": (network, start), "exploding": (ScoreNetwork(tiny_unet(), EXPLODING), 100 * unit)}
+    for name, (alone, x_t) in networks.items():
+        x_0 = sampling.sample(alone, x_t, (0, 999), method="ddim")
+        assert_same_picture(picture_of(folder, network=name), [x_0], ["no class"])
 
 
 def test_images_depend_on_their_class_and_seed_alone(folder):
@@ -174,10 +168,7 @@ def test_choose_classes():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ["--network", "cifar10", "--classes", "cta"],
-            "classes must be names or numbers in 0...9. Got 'cta'. Did you mean 'cat'?",
-        ),
+        (["--network", "cifar10", "--classes", "cta"], "names or numbers in 0...9. Got 'cta'. Did you mean 'cat'?"),
         (["--classes", "4,5"], "classes must be names or numbers in 0...4. Got '5'."),
         (["--unconditional", "--classes", "cat"], "--classes needs --classifier, or labels given to the network."),
         (["--unconditional", "--scale", "2"], "--scale needs --classifier, or labels given to the network. Got 2.0"),
@@ -189,24 +180,13 @@ def test_choose_classes():
         (["--eta", "1", "--method", "ancestral"], "--eta goes with --method ddim. Got 1.0"),
         (["--openai-flags", "x"], "--openai-flags goes with --classifier. Got x"),
         (["--classifier", "missing"], "there is no classifier at missing"),
-        (["--network", "cifar11"], "Got 'cifar11'. Did you mean 'cifar10'"),
         (["--network", "plain", "--scale", "1"], "--scale needs --classifier, or labels given to the network. Got 1.0"),
-        (
-            ["--network", "conditional", "--scale", "2"],
-            "other than 1 needs --classifier, or a network with a null class",
-        ),
+        (["--network", "conditional", "--scale", "2"], "needs --classifier, or a network with a null class"),
         (["--network", "conditional", "--unconditional"], "needs labels in 0...4: it has no null class"),
         (["--classifier", "classifier"], "if they differ, pass --unconditional. Got 5 and 7 classes"),
-        (["--classes", "cat"], "classes must be names or numbers in 0...4. Got 'cat'."),
-        (
-            ["--network", "cifar10", "--classifier", "ten"],
-            "Got airplane, automobile, bird, cat, deer, dog, frog, horse, ",
-        ),
+        (["--network", "cifar10", "--classifier", "ten"], "Got airplane, automobile, bird, cat, deer, dog, frog, "),
         (["--network", "cosine", "--classifier", "augmented"], "--network must have the classifier's network's Noise"),
-        (
-            ["--network", "cifar10", "--classifier", "classifier", "--unconditional"],
-            "must have the classifier's 16x16 pixels. Got 32x32",
-        ),
+        (["--network", "cifar10", "--classifier", "classifier", "--unconditional"], "16x16 pixels. Got 32x32"),
     ],
 )
 def test_errors_are_one_line(arguments, message, folder, tmp_path, monkeypatch, capsys):
