@@ -10,6 +10,7 @@ import torch
 
 #: The timesteps in the pictures of `diffaug demo` and `diffaug show`.
 FIGURE_TIMESTEPS = "25,50,100,150,200,300,400,500,600"
+TIMESTEPS_HELP = "500, 50,100,150 or start:stop:step"
 
 
 def new_command(commands: Any, name: str, description: str, *examples: str) -> argparse.ArgumentParser:
@@ -26,20 +27,20 @@ def new_command(commands: Any, name: str, description: str, *examples: str) -> a
 def add_figure_options(parser: argparse.ArgumentParser, name: str) -> None:
     """The options of a command that draws images over t."""
     output = Path(f"diffaug_{name}.png")
-    parser.add_argument("--timesteps", default=FIGURE_TIMESTEPS, help="default: %(default)s")
-    parser.add_argument("--output", type=Path, default=output, help="default: %(default)s")
+    parser.add_argument("--timesteps", default=FIGURE_TIMESTEPS, help=f"{TIMESTEPS_HELP}; default: %(default)s")
+    parser.add_argument("--output", type=Path, default=output, help="the picture to write; default: %(default)s")
     add_network(parser)
     add_seed(parser)
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--network", default="cifar10", help="name, Hub repository, folder or .pt; default: %(default)s"
+        "--network", default="cifar10", help="score network: name, Hub repository, folder or .pt; default: %(default)s"
     )
 
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all draws; default: %(default)s")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -46,7 +46,14 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "diffaug sample guided.png --classifier runs/guidance --unconditional --scale 2.5 --method ancestral",
     )
     output = Path("diffaug_sample.png")
-    parser.add_argument("output", type=Path, nargs="?", default=output, metavar="OUTPUT", help="default: %(default)s")
+    parser.add_argument(
+        "output",
+        type=Path,
+        nargs="?",
+        default=output,
+        metavar="OUTPUT",
+        help="the picture to write; default: %(default)s",
+    )
     parser.add_argument("--classes", help="names or numbers: cat,dog or 3,5; default: all of them, at most ten")
     parser.add_argument(
         "--per-class", type=int, default=4, help="images, of the seeds from --seed on; default: %(default)s"
@@ -60,7 +67,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--openai-flags", help="OpenAI's flags of a classifier's .pt file, needed if it was renamed")
     parser.add_argument("--unconditional", action="store_true", help="give the labels to the classifier only")
     parser.add_argument("--steps", type=int, default=50, help="evenly spaced over all of T; default: %(default)s")
-    parser.add_argument("--method", choices=sampling.METHODS, default="ddim", help="default: %(default)s")
+    parser.add_argument("--method", choices=sampling.METHODS, default="ddim", help="sampler; default: %(default)s")
     parser.add_argument("--eta", type=float, default=0.0, help="DDIM's share of noise, in 0...1; default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=64, help="images at once; default: %(default)s")
     add_device(parser)

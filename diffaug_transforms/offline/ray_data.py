@@ -62,8 +62,8 @@ def augment_dataset(
         One line for each image that could not be read. All other images were written.
 
     Raises:
-        ImportError: Ray is missing. ValueError, OSError: an argument or the source is wrong. RuntimeError: a worker
-            failed, with the worker's message.
+        ImportError: Ray is missing. ValueError, OSError: an argument or the source is wrong. Also whatever a worker
+            raised.
 
     Example:
         >>> augment_dataset("s3://data/train", "s3://data/train_diffaug", DiffAug("cifar10"))  # doctest: +SKIP
@@ -96,8 +96,9 @@ def augment_dataset(
             augmented.write_parquet(target)
         return sorted(set(failures.get_nowait_batch(failures.qsize())))
     except ray.exceptions.RayTaskError as error:
-        # Ray adds advice about its own settings to the message.
-        raise RuntimeError(str(error.cause).partition("\nFailed to apply UDF")[0]) from error.cause
+        # The worker's own exception, without the advice about Ray's settings that Ray adds to its message.
+        error.cause.args = (str(error.cause).partition("\nFailed to apply UDF")[0],)
+        raise error.cause from error
     finally:
         if started:
             ray.shutdown()
