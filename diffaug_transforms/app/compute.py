@@ -17,8 +17,7 @@ from torch import Tensor
 
 from ..classifiers import NormalizedClassifier, load_classifier
 from ..robustness import corrupt
-from ..score import list_score_networks
-from ..score.denoiser import Denoiser, views_over_time
+from ..score import Denoiser, list_score_networks, views_over_time
 from ..transforms.ensemble import denoised_views, log_mean_probabilities
 from .pictures import fit_picture, read_picture
 
@@ -202,8 +201,7 @@ def classify(models: Models, setting: Setting) -> Answer:
 def scales(models: Models, setting: Setting, timestep: int) -> tuple[float, float]:
     """The factors of the image and of the noise in x_t. For VP: sqrt(alphas_cumprod) and sqrt(1 - alphas_cumprod)."""
     schedule = models.denoiser(setting.network).network.schedule
-    signal, noise = schedule.scales(torch.tensor([timestep]), 1)
-    return signal.item(), noise.item()
+    return schedule.signal_scale[timestep].item(), schedule.noise_scale[timestep].item()
 
 
 def size_warning(models: Models, setting: Setting) -> str | None:

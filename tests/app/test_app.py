@@ -18,7 +18,7 @@ from diffaug_transforms.app import compute, markup, pictures, server
 from diffaug_transforms.app.compute import MAX_SEED, Models, Setting, classify, denoise, prepare, scales, size_warning
 from diffaug_transforms.app.pictures import enlarge, fit_picture, read_picture
 from diffaug_transforms.images import ASSETS, sample_images
-from diffaug_transforms.score.denoiser import Denoiser, views_over_time
+from diffaug_transforms.score import Denoiser, views_over_time
 
 CAT = ASSETS / "samples" / "cat.png"
 
