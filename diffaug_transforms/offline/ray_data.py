@@ -76,7 +76,13 @@ def augment_dataset(
     ray, started = start_ray(workers)
     try:
         rows, id_column, image_column = read_rows(ray, source)
-        _resume(ray, rows, id_column, f"{target}/.checkpoint")
+        rows.context.raise_original_map_exception = True
+        rows.context.checkpoint_config = ray.data.checkpoint.CheckpointConfig(
+            id_column,
+            f"{target}/.checkpoint",
+            delete_checkpoint_on_success=False,
+            checkpoint_filter_cls=_arrow_filter(ray),
+        )
         failures = ray.util.queue.Queue(actor_options={"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1})
         resources = ray.cluster_resources()
         gpus = 0 if device == "cpu" else int(resources.get("GPU", 0))
@@ -131,20 +137,14 @@ def start_ray(workers: int | None) -> tuple[Any, bool]:
     return ray, True
 
 
-def _resume(ray: Any, rows: Any, id_column: str, checkpoint: str) -> None:
-    """Let a data set leave out the rows that the checkpoint lists, and add the rows it finishes."""
-    from ray.data.block import BlockAccessor
+def _arrow_filter(ray: Any) -> type:
+    """Ray's filter of finished rows, also for pandas tables: read_webdataset makes them, and Ray's own fails there."""
 
     class ArrowFilter(ray.data.checkpoint.NumpyArrayBasedCheckpointFilter):
-        """Ray's filter fails at pandas tables, which read_webdataset makes."""
-
         def filter_rows_for_block(self, block: Any) -> Any:
-            return super().filter_rows_for_block(BlockAccessor.for_block(block).to_arrow())
+            return super().filter_rows_for_block(ray.data.block.BlockAccessor.for_block(block).to_arrow())
 
-    rows.context.raise_original_map_exception = True
-    rows.context.checkpoint_config = ray.data.checkpoint.CheckpointConfig(
-        id_column, checkpoint, delete_checkpoint_on_success=False, checkpoint_filter_cls=ArrowFilter
-    )
+    return ArrowFilter
 
 
 @dataclass
@@ -167,18 +167,18 @@ class Worker:
         files = [cell["bytes"] or b"" for cell in cells]
         names = [cell.get("path") or str(i) for cell, i in zip(cells, table[self.id_column].to_pylist())]
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            read = list(pool.map(partial(read_image, prepare=self.prepare), files, names))
+            read: list[Any] = list(pool.map(partial(read_image, prepare=self.prepare), files, names))
             if lines := [line for line in read if isinstance(line, str)]:
                 self.failures.put_nowait_batch(lines)
-            images = {i: image for i, image in enumerate(read) if isinstance(image, Tensor)}
-            kept = table.take(pa.array(images, pa.int64()))
+            rows = [i for i, image in enumerate(read) if isinstance(image, Tensor)]
+            images, formats = [read[i] for i in rows], [file_format(files[i]) for i in rows]
+            kept = table.take(pa.array(rows, pa.int64()))
             column, kept = kept[self.image_column], kept.drop_columns(self.image_column)
-            formats = [file_format(files[i]) for i in images]
             for copy in range(self.copies):
-                draws = [copy_seed(self.seed, names[i], copy)[0] for i in images]
+                draws = [copy_seed(self.seed, names[i], copy)[0] for i in rows]
                 seeds = [Seeds(draw=draw, network=draw) for draw in draws]
                 new = column.to_pylist()
-                for batch, done in augment_images(self.augment, list(images.values()), seeds, len(table), self.device):
+                for batch, done in augment_images(self.augment, images, seeds, len(table), self.device):
                     for k, data in zip(batch, pool.map(encode_image, done, [formats[k] for k in batch])):
                         new[k] = {**new[k], "bytes": data} if isinstance(new[k], dict) else data
                 name = self.image_column if self.copies == 1 else f"{self.image_column}_{copy}"
