@@ -1,4 +1,4 @@
-"""Labelled grids of images: what DiffAug does over t, as in the paper's first figure."""
+"""Labelled grids of images."""
 
 from __future__ import annotations
 
@@ -12,17 +12,28 @@ import PIL.ImageFont
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+#: Sizes in a grid, in pixels: the side of an image, the gap after it, the row of headings, and the narrowest margin.
 CELL, GAP, TOP, LEFT = 96, 4, 28, 84
 
 
 def fit_to_network(image: PIL.Image.Image, image_size: int) -> Tensor:
-    """Shorter side to the network's size and the centre cut out: uint8 (3, image_size, image_size)."""
+    """Resize the shorter side to the network's size and cut out the centre: uint8 (3, image_size, image_size)."""
     resized = F.resize(image.convert("RGB"), [image_size], antialias=True)
     return F.pil_to_tensor(F.center_crop(resized, [image_size, image_size]))
 
 
 def draw_grid(rows: Sequence[Tensor], columns: Sequence[str], labels: Sequence[str]) -> PIL.Image.Image:
-    """A picture with one row of images, (columns, C, H, W) in [0, 1], per label, and a heading per column."""
+    """Draw a grid of images with a heading over each column and a label beside each row.
+
+    Args:
+        rows: one tensor (columns, C, H, W) per row, uint8 or in [0, 1].
+        columns: the headings.
+        labels: one per row. The margin grows with the longest one.
+
+    Example:
+        >>> draw_grid([torch.rand(2, 3, 32, 32)], ["t = 0", "t = 50"], ["cat"]).size
+        (284, 128)
+    """
     font = PIL.ImageFont.load_default(size=14)
     left = max(LEFT, *(math.ceil(font.getlength(label)) + 11 for label in labels))
     width, height = left + len(columns) * (CELL + GAP), TOP + len(rows) * (CELL + GAP)
@@ -34,7 +45,7 @@ def draw_grid(rows: Sequence[Tensor], columns: Sequence[str], labels: Sequence[s
         y = TOP + i * (CELL + GAP)
         draw.text((left - 8, y + CELL // 2), label, fill="black", font=font, anchor="rm")
         for j, image in enumerate(row):
-            # Nearest keeps the pixels of small images visible; large ones are made smaller smoothly.
+            # Nearest keeps the pixels of small images visible. Large images are made smaller smoothly.
             smaller = image.shape[-1] > CELL
             method = PIL.Image.Resampling.LANCZOS if smaller else PIL.Image.Resampling.NEAREST
             canvas.paste(F.to_pil_image(image).resize((CELL, CELL), method), (left + j * (CELL + GAP), y))
@@ -42,6 +53,6 @@ def draw_grid(rows: Sequence[Tensor], columns: Sequence[str], labels: Sequence[s
 
 
 def save_grid(rows: Sequence[Tensor], columns: Sequence[str], labels: Sequence[str], path: Path) -> None:
-    """``draw_grid`` to a file, in a folder that is made where it is missing."""
+    """Write ``draw_grid``'s picture to a file. Its folder is made if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draw_grid(rows, columns, labels).save(path)

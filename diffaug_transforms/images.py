@@ -181,14 +181,18 @@ def check_labels(labels: Tensor, num_classes: int | None) -> Tensor:
     return labels
 
 
-def load_image(file: str | Path | bytes) -> PIL.Image.Image:
+def load_image(file: str | Path | bytes, name: str | None = None) -> PIL.Image.Image:
     """A picture from a path or from its bytes, upright and RGB: the one reader for files.
 
+    Args:
+        file: a path, or the bytes of a file.
+        name: what error messages call it. None: its path, or "the picture".
+
     Raises:
-        OSError: the file is missing, damaged or no picture; the message names the path.
+        OSError: the file is missing, damaged or no picture; the message holds the name.
     """
     opened = io.BytesIO(file) if isinstance(file, bytes) else file
-    name = "the picture" if isinstance(file, bytes) else str(file)
+    name = name or ("the picture" if isinstance(file, bytes) else str(file))
     try:
         with PIL.Image.open(opened) as picture:
             return PIL.ImageOps.exif_transpose(picture).convert("RGB")

@@ -1,4 +1,4 @@
-"""The page as people use it: ten at once, and one in a browser. Needs the extra ``app`` and Chromium."""
+"""The page in use: by ten people at once, and in a browser. Needs the extra ``app`` and Chromium."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from diffaug_transforms.app_compute import classify, denoise, prepare
-from diffaug_transforms.app_models import Models
-from diffaug_transforms.app_picture import enlarge
-from diffaug_transforms.figures import SAMPLES
+from diffaug_transforms.app.compute import Models, classify, denoise, prepare
+from diffaug_transforms.app.pictures import enlarge
+from diffaug_transforms.images import ASSETS
 from diffaug_transforms.robustness import CORRUPTIONS
 
 gradio_client = pytest.importorskip("gradio_client")
 pytest.importorskip("gradio")
 pytest.importorskip("cv2")
 
+SAMPLES = ASSETS / "samples"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-PATIENCE = 120_000  # milliseconds; what a loaded machine may take, not what it should
+PATIENCE = 120_000  # milliseconds, generous for a loaded machine
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def address() -> Iterator[str]:
 
 
 def ask(address: str, path: Path, choices: dict[str, Any], timestep: int) -> list[Any]:
-    """What a user of their own gets: the three pictures, the row of views, and both answers."""
+    """One user's answers: the three pictures, the number of views, and both classifications."""
     client = gradio_client.Client(address, verbose=False, httpx_kwargs={"timeout": PATIENCE / 1000})
     picture = gradio_client.handle_file(str(path))
     shown, _, note = client.predict(picture, *choices.values(), api_name="/prepare")
@@ -81,7 +81,7 @@ def test_ten_users_at_once_get_their_own_answers(address):
         setting = prepare(models, path, **choices)
         expected = classify(models, setting)
         for picture, image in zip(answer, (setting.picture, *denoise(models, setting, timestep))):
-            # A machine that is busy may round otherwise in its last bit.
+            # A busy machine may round the last bit differently.
             assert np.abs(picture - np.asarray(enlarge(image)).astype(int)).max() <= 1
         assert answer[3] == len(expected.views)
         classes = models.classifier(choices["classifier"]).classes
@@ -92,7 +92,7 @@ def test_ten_users_at_once_get_their_own_answers(address):
 
 @pytest.fixture
 def page(address: str) -> Iterator[Any]:
-    """The page in headless Chromium, loaded and with its first answer; nothing may be fetched from elsewhere."""
+    """The page in headless Chromium, with its first answer. Nothing may be fetched from elsewhere."""
     playwright = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed")

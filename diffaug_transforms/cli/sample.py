@@ -1,9 +1,10 @@
-"""`diffaug sample`: images that a score network makes of noise, class by class, in a labelled grid.
+"""`diffaug sample`: images that a score network makes from noise, in a labelled grid.
 
-    seed ──noise──▶ x_T ──score/sampling.py──▶ image      a row a class, a column a seed
+    seed --noise--> x_T --score/sampling.py--> image      one row per class, one column per seed
                           labels, classifier
 
-Guidance is classifier guidance (Dhariwal & Nichol 2021) with a classifier, else classifier-free (Ho & Salimans 2022).
+With a classifier this is classifier guidance (Dhariwal & Nichol 2021), otherwise classifier-free guidance (Ho &
+Salimans 2022).
 """
 
 from __future__ import annotations
@@ -14,39 +15,72 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import PIL.Image
 import torch
 from torch import Tensor
 
-from .figures import save_grid
-from .score import Denoiser, ScoreNetwork, list_score_networks, sampling, space_timesteps, to_unit
+from ..figures import save_grid
+from ..guidance import DenoiseAugmentedClassifier, NoisyClassifier, classifier_guide, load_guidance_classifier
+from ..score import Denoiser, ScoreNetwork, list_score_networks, sampling, space_timesteps, to_unit
+from .options import add_device, add_network, add_seed, find_device, new_command
 
-if TYPE_CHECKING:
-    from .guidance import DenoiseAugmentedClassifier, NoisyClassifier
+Classifier = NoisyClassifier | DenoiseAugmentedClassifier
 
-    Classifier = NoisyClassifier | DenoiseAugmentedClassifier
-
-MOST_ROWS = 10
-
-EXAMPLES = (
-    "diffaug sample cats_and_dogs.png --classes cat,dog --per-class 8 --scale 2",
-    "diffaug sample guided.png --classifier runs/guidance --unconditional --scale 2.5 --method ancestral --steps 250",
-)
-SCALE = """guidance scale; default: 1.
-With --classifier: factor on the gradient of the classifier's log p(class | x_t); 0: no guidance by it, 1: Bayes' rule
-for an unconditional network. Without: prediction = (1 - SCALE) unconditional + SCALE conditional, which needs a network
-with a null class; 0: classes ignored, 1: the conditional network alone, above 1: classifier-free guidance."""
+#: Rows in the grid if no classes are named.
+MAX_ROWS = 10
+SCALE_HELP = """guidance scale; default: 1.
+With --classifier, the gradient of the classifier's log p(class | x_t) is multiplied by SCALE. 0 means no guidance. 1 is
+Bayes' rule for an unconditional network. Without --classifier, prediction = (1 - SCALE) unconditional + SCALE
+conditional, which needs a network with a null class. 0 ignores the classes, 1 is the conditional network alone, and
+more than 1 is classifier-free guidance."""
 
 
-def sample(args: argparse.Namespace) -> int:
-    """Make images of each class from noise and write them as one labelled picture."""
+def add_parser(commands: Any) -> argparse.ArgumentParser:
+    parser = new_command(
+        commands,
+        "sample",
+        "Make images of each class from noise and write them as one labelled picture.",
+        "diffaug sample cats_and_dogs.png --classes cat,dog --per-class 8 --scale 2",
+        "diffaug sample guided.png --classifier runs/guidance --unconditional --scale 2.5 --method ancestral",
+    )
+    output = Path("diffaug_sample.png")
+    parser.add_argument(
+        "output",
+        type=Path,
+        nargs="?",
+        default=output,
+        metavar="OUTPUT",
+        help="the picture to write; default: %(default)s",
+    )
+    parser.add_argument("--classes", help="names or numbers: cat,dog or 3,5; default: all of them, at most ten")
+    parser.add_argument(
+        "--per-class", type=int, default=4, help="images, of the seeds from --seed on; default: %(default)s"
+    )
+    parser.add_argument("--scale", type=float, help=SCALE_HELP)
+    parser.add_argument("--classifier", help="a guidance classifier's folder, or OpenAI's .pt file")
+    parser.add_argument(
+        "--classifier-network",
+        help="score network of a denoise-augmented classifier; default: the one that its folder names",
+    )
+    parser.add_argument("--openai-flags", help="OpenAI's flags of a classifier's .pt file, needed if it was renamed")
+    parser.add_argument("--unconditional", action="store_true", help="give the labels to the classifier only")
+    parser.add_argument("--steps", type=int, default=50, help="evenly spaced over all of T; default: %(default)s")
+    parser.add_argument("--method", choices=sampling.METHODS, default="ddim", help="sampler; default: %(default)s")
+    parser.add_argument("--eta", type=float, default=0.0, help="DDIM's share of noise, in 0...1; default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=64, help="images at once; default: %(default)s")
+    add_device(parser)
+    add_network(parser)
+    add_seed(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
     check_arguments(args)
     started = time.perf_counter()
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    network = Denoiser(args.network, dtype=torch.float32).ready(device)
-    classifier = read_classifier(args, network)
+    network = Denoiser(args.network, dtype=torch.float32).ready(find_device(args.device))
+    classifier = load_classifier(args, network)
     set_scale(args, network)
     names = class_names(args, network, classifier)
     chosen = choose_classes(args.classes, names)
@@ -75,27 +109,25 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')} goes with --classifier. Got {getattr(args, name)}")
 
 
-def read_classifier(args: argparse.Namespace, network: ScoreNetwork) -> Classifier | None:
-    """The classifier on the network's device. ValueError where it cannot guide this network."""
+def load_classifier(args: argparse.Namespace, network: ScoreNetwork) -> Classifier | None:
+    """The classifier on the network's device. ValueError if it cannot guide this network."""
     if args.classifier is None:
         return None
-    from .guidance import DenoiseAugmentedClassifier, load_guidance_classifier
-
     classifier = load_guidance_classifier(args.classifier, args.openai_flags, network=args.classifier_network)
-    # The timesteps that the sampler gives to the classifier are its own network's only on the same schedule.
+    # The sampler gives its timesteps to the classifier's own network too, so both need the same schedule.
     if isinstance(classifier, DenoiseAugmentedClassifier) and classifier.network.schedule != network.schedule:
         raise ValueError(f"--network must have the classifier's network's {classifier.network.schedule}")
     number = classifier.encoder.config["num_classes"]
     if network.num_classes not in (None, number) and not args.unconditional:
         raise ValueError(
-            f"network and classifier must have the same classes, or --unconditional be given. Got {network.num_classes}"
-            f" and {number} classes"
+            "network and classifier must have the same classes; if they differ, pass --unconditional. "
+            f"Got {network.num_classes} and {number} classes"
         )
     return classifier.requires_grad_(False).to(network.device)
 
 
 def set_scale(args: argparse.Namespace, network: ScoreNetwork) -> None:
-    """Give a network without classifier its label_weight. ValueError where it can have none."""
+    """Set the network's guidance scale if no classifier guides it. ValueError if the network cannot have one."""
     if args.classifier is not None or args.scale is None:
         return
     if args.unconditional or network.num_classes is None:
@@ -106,9 +138,9 @@ def set_scale(args: argparse.Namespace, network: ScoreNetwork) -> None:
 
 
 def class_names(args: argparse.Namespace, network: ScoreNetwork, classifier: Classifier | None) -> list[str]:
-    """A name for each class that can be asked for, numbers where no names are known, none where there are no classes.
+    """A name for each class that can be asked for. The names are numbers if none are known.
 
-    ValueError where network and classifier both know names and the names differ.
+    ValueError if network and classifier both know names and the names differ.
     """
     card = list_score_networks().get(args.network)
     known = list(card.class_names) if card and not args.unconditional else []
@@ -116,20 +148,20 @@ def class_names(args: argparse.Namespace, network: ScoreNetwork, classifier: Cla
     if classifier is not None:
         if known and classifier.classes not in (None, known):
             raise ValueError(
-                "network and classifier must have the same classes, or --unconditional be given. Got "
-                f"{', '.join(known)} and {', '.join(classifier.classes or [])}"
+                "network and classifier must have the same classes; if they differ, pass --unconditional. "
+                f"Got {', '.join(known)} and {', '.join(classifier.classes or [])}"
             )
         known, number = known or classifier.classes or [], classifier.encoder.config["num_classes"]
     return known or [str(k) for k in range(number or 0)]
 
 
 def choose_classes(text: str | None, names: Sequence[str]) -> list[int]:
-    """The classes in ``text``, ``"cat,dog"`` or ``"3,5"``, among ``names``; None: the first ten.
+    """The numbers of the classes in ``text``, such as ``"cat,dog"`` or ``"3,5"``. None means the first ten.
 
-    ValueError for one that is not there, with the nearest names.
+    ValueError for a class that is not among the names. It shows the nearest names.
     """
     if text is None:
-        return list(range(min(len(names), MOST_ROWS)))
+        return list(range(min(len(names), MAX_ROWS)))
     if not names:
         raise ValueError(f"--classes needs --classifier, or labels given to the network. Got {text!r}")
     numbers = {str(k): k for k in range(len(names))} | {name.lower(): k for k, name in enumerate(names)}
@@ -149,18 +181,19 @@ def make_images(
     classes: Sequence[int | None],
     seeds: Sequence[int],
 ) -> list[Tensor]:
-    """For each class images in [0, 1], (seeds, C, H, W), on the CPU. Each depends on its own class and seed alone."""
+    """One tensor of images in [0, 1] per class, (seeds, C, H, W), on the CPU.
+
+    An image depends only on its class and its seed.
+    """
     steps = space_timesteps(network.num_timesteps, args.steps)
     pairs = [(number, seed) for number in classes for seed in seeds]
     parts = []
     for first in range(0, len(pairs), args.batch_size):
-        numbers, own_seeds = zip(*pairs[first : first + args.batch_size])
-        noise = seeded_noise(own_seeds, network)
+        numbers, batch_seeds = zip(*pairs[first : first + args.batch_size])
+        noise = draw_noise(batch_seeds, network)
         x_t = network.schedule.noise_scale[steps[-1]] * next(noise)
         guide = None
         if classifier is not None:
-            from .guidance import classifier_guide
-
             scale = 1.0 if args.scale is None else args.scale
             guide = classifier_guide(classifier, numbers, scale, schedule=network.schedule)
         unlabelled = args.unconditional or network.num_classes is None
@@ -170,28 +203,9 @@ def make_images(
     return list(torch.cat(parts).split(len(seeds)))
 
 
-def seeded_noise(seeds: Sequence[int], network: ScoreNetwork) -> Iterator[Tensor]:
-    """Standard normal batches on the network's device, without end, each image's from a generator of its own."""
+def draw_noise(seeds: Sequence[int], network: ScoreNetwork) -> Iterator[Tensor]:
+    """Batches of standard normal noise on the network's device, without end. Each image has its own generator."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     shape = (network.in_channels, network.image_size, network.image_size)
     while True:
         yield torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(network.device)
-
-
-def add_sample_options(parser: argparse.ArgumentParser) -> None:
-    output = Path("diffaug_sample.png")
-    parser.add_argument("output", type=Path, nargs="?", default=output, metavar="OUTPUT", help="default: %(default)s")
-    parser.add_argument("--classes", help="names or numbers, cat,dog or 3,5; default: all of them, at most ten")
-    parser.add_argument(
-        "--per-class", type=int, default=4, help="images, of seeds from --seed on; default: %(default)s"
-    )
-    parser.add_argument("--scale", type=float, help=SCALE)
-    parser.add_argument("--classifier", help="a guidance classifier's folder, or OpenAI's .pt file")
-    parser.add_argument("--classifier-network", help="of a denoise-augmented one; default: the one its folder names")
-    parser.add_argument("--openai-flags", help="the flags that trained a classifier's .pt file with another name")
-    parser.add_argument("--unconditional", action="store_true", help="give the labels to the classifier only")
-    parser.add_argument("--steps", type=int, default=50, help="evenly spaced over all of T; default: %(default)s")
-    parser.add_argument("--method", choices=sampling.METHODS, default="ddim", help="default: %(default)s")
-    parser.add_argument("--eta", type=float, default=0.0, help="DDIM's share of noise, in 0...1; default: %(default)s")
-    parser.add_argument("--batch-size", type=int, default=64, help="images at once; default: %(default)s")
-    parser.add_argument("--device", help="default: cuda where there is one, else cpu")

@@ -1,4 +1,4 @@
-"""The offline command on a Ray of two workers: killed workers, stopped runs, and the local engine's pixels."""
+"""Ray Data with two workers: killed workers, stopped runs, and the same pixels as the local engine."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import signal
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 import pytest
@@ -17,13 +18,11 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from diffaug_transforms import DiffAug, cli
-from diffaug_transforms.offline import augment_folder
-from diffaug_transforms.offline_ray import Worker, augment_dataset, start_ray
-from diffaug_transforms.offline_rows import find_image_column, read_rows
+from diffaug_transforms.offline import augment_dataset, augment_folder
+from diffaug_transforms.offline.ray_data import Worker, find_image_column, read_rows, start_ray
+from tests import contracts
 
-from . import contracts
-
-# Not importorskip: start_ray sets what Ray reads when it is imported.
+# Not importorskip: start_ray sets variables that Ray reads when it is imported.
 if importlib.util.find_spec("ray") is None:
     pytest.skip("needs the extra ray", allow_module_level=True)
 pa = pytest.importorskip("pyarrow")
@@ -34,7 +33,7 @@ OPTIONS = {"seed": 3, "batch_size": 4, "workers": 2}
 
 
 class KillsItsWorker(DiffAug):
-    """The first worker that comes to its second batch is killed there, once."""
+    """Kills the first worker that comes to its second batch, once."""
 
     marker: Path
     calls = 0
@@ -48,7 +47,7 @@ class KillsItsWorker(DiffAug):
 
 
 class Stops(DiffAug):
-    """Every worker fails once a shard is done, at its second batch: of four images, two copies each, the third call."""
+    """Every worker fails in its third call, once a shard is done. Four images with two copies each are two calls."""
 
     checkpoints: Path
     calls = 0
@@ -68,8 +67,8 @@ class Stops(DiffAug):
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    """One Ray for all tests, which augment_dataset finds running."""
-    ray, started = start_ray(5)  # Logical cores: those of a run that failed are given back late.
+    """One Ray for all tests. augment_dataset finds it running."""
+    ray, started = start_ray(5)  # More cores than workers: a failed run gives its cores back late.
     assert started
     yield ray
     ray.shutdown()
@@ -87,7 +86,7 @@ def photos(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(photos, tmp_path_factory) -> dict[str, Tensor]:
-    """What the local engine makes of them, two copies each."""
+    """The local engine's images, two copies each."""
     target = tmp_path_factory.mktemp("local")
     assert augment_folder(photos, target, DiffAug(timesteps=[50]), copies=2, seed=3) == []
     return {p.relative_to(target).as_posix(): decode(p.read_bytes()) for p in target.rglob("*.png")}
@@ -101,16 +100,14 @@ def decode(data: bytes) -> Tensor:
 def check_images(found: dict[str, Tensor], expected: dict[str, Tensor], names: list[str]) -> None:
     assert sorted(found) == sorted(names)
     for name in names:
-        assert (found[name] - expected[name]).abs().max() <= 1  # Other batch sizes round otherwise.
+        assert (found[name] - expected[name]).abs().max() <= 1  # Batches of other sizes round differently.
 
 
-def check_rows(target: Path, expected: dict[str, Tensor]) -> None:
-    """Every image once, with its label, as the local engine makes its copy 0."""
-    rows = parquet.read_table(target).to_pylist()
-    assert sorted(row["image"]["path"] for row in rows) == NAMES
-    assert all(row["label"] == row["image"]["path"][:3] for row in rows)
-    images = {row["image"]["path"]: decode(row["image"]["bytes"]) for row in rows}
-    check_images(images, {name: expected[name.replace(".png", "_0.png")] for name in NAMES}, NAMES)
+def check_copy_0(images: list[dict[str, Any]], expected: dict[str, Tensor]) -> None:
+    """Every image once, as the local engine makes its copy 0."""
+    assert len(images) == len(NAMES)
+    found = {image["path"]: decode(image["bytes"]) for image in images}
+    check_images(found, {name: expected[name.replace(".png", "_0.png")] for name in NAMES}, NAMES)
 
 
 def test_a_killed_worker_costs_nothing(photos, expected, tmp_path):
@@ -121,8 +118,10 @@ def test_a_killed_worker_costs_nothing(photos, expected, tmp_path):
     augment.marker = tmp_path / "pid"
     failures = augment_dataset(str(source), str(tmp_path / "out"), augment, **OPTIONS)
     assert augment.marker.exists()
-    assert failures == ["skipped cat/broken.png: UnidentifiedImageError: cannot identify image file 'cat/broken.png'"]
-    check_rows(tmp_path / "out", expected)
+    assert [line[:63] for line in failures] == ["skipped: cat/broken.png is no whole picture: UnidentifiedImageE"]
+    rows = parquet.read_table(tmp_path / "out").to_pylist()
+    assert all(row["label"] == row["image"]["path"][:3] for row in rows)
+    check_copy_0([row["image"] for row in rows], expected)
 
 
 def test_a_stopped_run_resumes(photos, expected, tmp_path):
@@ -136,7 +135,7 @@ def test_a_stopped_run_resumes(photos, expected, tmp_path):
                 add(tar, f"{label}/{path.stem}.cls", label.encode())
     stops = Stops(timesteps=[50])
     stops.checkpoints = target / ".checkpoint"
-    with pytest.raises(RuntimeError, match="^stopped here$"):
+    with pytest.raises(ValueError, match="^stopped here$"):
         augment_dataset(str(source), str(target), stops, copies=2, **OPTIONS)
     before = read_tars(target)
     assert 0 < len(before) < 3 * len(NAMES)
@@ -150,7 +149,7 @@ def test_a_stopped_run_resumes(photos, expected, tmp_path):
 
 
 def test_parquet_keeps_its_columns(cluster, photos, expected, tmp_path):
-    """As in Hugging Face datasets; the worker is called here, without an actor."""
+    """Parquet as in Hugging Face datasets. The worker is called here, without an actor."""
     images = [{"bytes": (photos / name).read_bytes(), "path": name} for name in NAMES]
     parquet.write_table(pa.table({"image": images, "label": range(20), "id": NAMES}), tmp_path / "train.parquet")
     rows, id_column, column = read_rows(cluster, str(tmp_path / "train.parquet"))
@@ -160,12 +159,11 @@ def test_parquet_keeps_its_columns(cluster, photos, expected, tmp_path):
     result = Worker(DiffAug(timesteps=[50]), 1, 3, None, "cpu", id_column, column, None)(table)
     assert result.drop_columns("image").equals(table.drop_columns("image"))
     assert result.schema.field("image") == table.schema.field("image")
-    found = {row["image"]["path"]: decode(row["image"]["bytes"]) for row in result.to_pylist()}
-    check_images(found, {name: expected[name.replace(".png", "_0.png")] for name in NAMES}, NAMES)
+    check_copy_0(result["image"].to_pylist(), expected)
 
 
 def test_parquet_of_bytes(photos):
-    """Copies become columns of bytes; without a path, the draw goes by the row."""
+    """Copies become columns of bytes. Without a path, the draw depends on the row's id."""
     files = [(photos / name).read_bytes() for name in NAMES[:3]]
     table = pa.table({"jpg": files, "label": [1, 2, 3], "row_hash": [7, 8, 9]})
     assert find_image_column(table.schema) == "jpg"
@@ -184,7 +182,7 @@ def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def read_tars(folder: Path) -> dict[str, bytes]:
-    """All members of all shards; none may be there twice."""
+    """All members of all shards. None may be there twice."""
     members: dict[str, bytes] = {}
     for path in folder.glob("*.tar"):
         with tarfile.open(path) as tar:
@@ -194,22 +192,16 @@ def read_tars(folder: Path) -> dict[str, bytes]:
     return members
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["."], "there are no images, .parquet or .tar files under"),
-        (["missing"], "there are no images, .parquet or .tar files under"),
-        (["rows.parquet"], "SRC must have one image column, of bytes or of structs with bytes. Got {'label': 'int64',"),
-        ([".", "--workers", "0"], "workers must be at least 1. Got 0"),
-        ([".", "--copies", "0"], "copies must be at least 1. Got 0"),
-    ],
-)
-def test_errors_are_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+def test_errors_are_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    if arguments == ["rows.parquet"]:
-        parquet.write_table(pa.table({"label": [1, 2]}), "rows.parquet")
-    assert cli.main(["augment", arguments[0], "../out", "--engine", "ray", *arguments[1:]]) == 2
-    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("diffaug")]
-    assert len(error) == 1
-    assert message in error[0]
+    parquet.write_table(pa.table({"label": [1, 2]}), tmp_path / "rows.parquet")
+    for arguments, message in (
+        (["."], "there are no images, .parquet or .tar files under"),
+        (["../rows.parquet"], "SRC must have one image column, of bytes or of structs with bytes. Got {'label': 'in"),
+        ([".", "--workers", "0"], "workers must be at least 1. Got 0"),
+        ([".", "--copies", "0"], "copies must be at least 1. Got 0"),
+    ):
+        assert cli.main(["augment", arguments[0], "../out", "--engine", "ray", *arguments[1:]]) == 2
+        (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("diffaug")]
+        assert message in error

@@ -1,6 +1,8 @@
-"""Pictures that strangers send: what `diffaug app` reads, what it refuses, and how it shows small images.
+"""Pictures that strangers send: stricter than ``images.load_image``, and kinder to unusual files.
 
-file --read_picture--> RGB, upright --fit_picture--> uint8 (3, size, size)      enlarge: for people to look at
+    file --read_picture--> RGB, upright --fit_picture--> uint8 (3, size, size)
+
+`enlarge` makes small images large enough to look at.
 """
 
 from __future__ import annotations
@@ -13,26 +15,26 @@ import PIL.ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from .figures import fit_to_network
+from ..figures import fit_to_network
 
-#: Largest file that is read, in bytes.
+#: The largest file that is read, in bytes.
 MAX_BYTES = 20 * 2**20
-#: Largest picture that is decoded: a camera of 50 megapixels, 150 MB in memory.
+#: The largest picture that is decoded. 50 megapixels need 150 MB of memory.
 MAX_PIXELS = 50_000_000
-#: Pillow's names of what is read. Others are left out on purpose: EPS, say, would start Ghostscript.
+#: Pillow's names of the formats that are read. Others are left out on purpose: EPS would start Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 #: Side to which ``enlarge`` brings small images, in pixels.
 SHOWN_SIDE = 256
 
 
 def read_picture(path: str | Path) -> PIL.Image.Image:
-    """A file as an RGB image, upright by its EXIF orientation. Of an animation the first frame.
+    """A file as an RGB image, turned upright by its EXIF orientation. An animation gives its first frame.
 
-    Transparent parts lie on white; 16-bit greys are scaled, not clipped.
+    Transparent parts become white. 16-bit greys are scaled, not clipped.
 
     Raises:
-        ValueError: the file is larger than ``MAX_BYTES``, has more than ``MAX_PIXELS``, is damaged, or is no picture
-            of one of ``FORMATS``. The size is read off the header, before anything is decoded.
+        ValueError: the file is larger than ``MAX_BYTES``, has more than ``MAX_PIXELS``, is damaged, or has none of the
+            ``FORMATS``. The size is read from the header, before anything is decoded.
     """
     path = Path(path)
     size = path.stat().st_size
@@ -44,7 +46,7 @@ def read_picture(path: str | Path) -> PIL.Image.Image:
             raise ValueError(f"{_pixel_limit()}. Got {width} x {height}")
         try:
             upright = PIL.ImageOps.exif_transpose(file)
-        except Exception as error:  # decoders raise whatever the bytes make them stumble over
+        except Exception as error:  # decoders raise errors of many kinds
             raise ValueError(f"{path.name} is damaged: {error}") from error
     return to_rgb(upright)
 
@@ -66,9 +68,12 @@ def _pixel_limit() -> str:
 
 
 def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """RGB of any mode: transparency over white, 16 bits scaled to 8. ValueError for floating point pixels."""
+    """An image of any mode as RGB. Transparent parts become white, 16 bits become 8.
+
+    ValueError for floating point pixels.
+    """
     if image.mode == "F":
-        raise ValueError("a picture must have integer pixels. Got floating point ones, whose range is not known")
+        raise ValueError("a picture must have integer pixels. Got floating point pixels, whose range is not known")
     if image.mode.startswith("I"):
         grey = np.asarray(image).clip(0, 65535) / 257
         return PIL.Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
@@ -79,15 +84,13 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def fit_picture(image: PIL.Image.Image, size: int) -> Tensor:
-    """The central square, resized: uint8 (3, size, size).
-
-    ``fit_to_network`` alone resizes first, which of a picture 1 pixel high and a million wide makes a huge one.
-    """
+    """The central square, resized: uint8 (3, size, size)."""
+    # fit_to_network resizes first: a picture 1 pixel high and a million pixels wide would become huge.
     return fit_to_network(F.center_crop(image, [min(image.size)]), size)
 
 
 def enlarge(image: Tensor, side: int = SHOWN_SIDE) -> PIL.Image.Image:
-    """An image (3, H, W), uint8 or in [0, 1], its pixels repeated until it is about ``side`` wide."""
+    """An image (3, H, W), uint8 or in [0, 1], with its pixels repeated until it is about ``side`` wide."""
     factor = max(1, side // image.shape[-1])
     picture = F.to_pil_image(image)
     return picture.resize((factor * picture.width, factor * picture.height), PIL.Image.Resampling.NEAREST)

@@ -1,11 +1,11 @@
-"""The page of `diffaug app`: which component fills which. What is computed is in app_compute.py.
+"""The components of the page, and which one fills which.
 
     picture, corruption, severity,                 +--> diffused, denoised <--slider-- t
     network, classifier, seed      --> Setting --> |
                                                    +--> views, probabilities
 
-Each output is filled by one function, and of one user's calls of it only the newest one waits, so an older answer never
-overwrites a newer one. The Setting is all that is kept for a user.
+Each output is filled by one function. If a user calls a function while it runs, only the newest call waits, so an older
+answer never overwrites a newer one. The Setting is all that is kept for a user.
 """
 
 from __future__ import annotations
@@ -15,34 +15,35 @@ from typing import Any
 
 import gradio as gr
 
-from .app_compute import (
+from ..images import ASSETS
+from ..robustness import CORRUPTIONS
+from ..score import list_score_networks
+from .compute import (
     MAX_SEED,
     NO_CORRUPTION,
+    Models,
     Setting,
     classify,
     corruption_set,
     denoise,
-    far_in_size,
     prepare,
     scales,
+    size_warning,
 )
-from .app_html import INTRODUCTION, note, problem, row_of_views
-from .app_models import Models
-from .app_picture import MAX_BYTES, enlarge
-from .figures import SAMPLES
-from .robustness import CORRUPTIONS
-from .score import list_score_networks
+from .markup import INTRODUCTION, note, problem, row_of_views
+from .pictures import MAX_BYTES, enlarge
 
-#: Calls of each of the page's functions that run at once, for all users together; the others wait their turn.
+#: How many calls of each of the page's functions run at once, for all users together. The others wait.
 CONCURRENCY = 4
 NEWEST: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": CONCURRENCY}
-#: What ends as one sentence on the page, as it does in the command line.
+#: Errors that the page shows as one sentence.
 ERRORS = (OSError, ValueError, TypeError, RuntimeError, ImportError)
-FIRST_SAMPLE, FIRST_TIMESTEP = str(SAMPLES / "horse.png"), 150
+SAMPLES = sorted((ASSETS / "samples").glob("*.png"))
+FIRST_SAMPLE, FIRST_TIMESTEP = str(ASSETS / "samples" / "horse.png"), 150
 
 
 def build_page(models: Models) -> gr.Blocks:
-    """The page over shared models, not yet served."""
+    """The page. It is not served yet."""
     with gr.Blocks(title="DiffAug", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown(INTRODUCTION)
         setting = gr.State()
@@ -58,7 +59,7 @@ def build_page(models: Models) -> gr.Blocks:
                 timestep = gr.Slider(0, 999, FIRST_TIMESTEP, step=1, label="Timestep t", elem_id="timestep", buttons=[])
                 time_note = gr.HTML(elem_id="time-note", padding=False)
                 answer = add_answer()
-        # Without Gradio's preprocessing, which decodes pictures of any size: `prepare` checks every choice itself.
+        # Gradio's preprocessing would decode pictures of any size. `prepare` checks every choice itself.
         gr.on(
             [page.load, *(choice.change for choice in choices)],
             partial(show_setting, models),
@@ -84,7 +85,7 @@ def build_page(models: Models) -> gr.Blocks:
 
 
 def add_choices(models: Models) -> list[Any]:
-    """What the user chooses, in the order of ``show_setting``'s arguments."""
+    """The components in which the user chooses, in the order of ``show_setting``'s arguments."""
     picture = gr.Image(
         FIRST_SAMPLE,
         label="Picture",
@@ -96,7 +97,7 @@ def add_choices(models: Models) -> list[Any]:
         elem_classes="picture",
         placeholder=f"Drop a picture here, at most {MAX_BYTES >> 20} MiB",
     )
-    samples = [[str(path)] for path in sorted(SAMPLES.glob("*.png"))]
+    samples = [[str(path)] for path in SAMPLES]
     gr.Examples(samples, picture, label="Samples (CIFAR-10 test images)", preprocess=False, elem_id="samples")
     corruption = gr.Dropdown([NO_CORRUPTION, *CORRUPTIONS], label="Corruption", elem_id="corruption")
     severity = gr.Slider(1, 5, 3, step=1, label="Severity", elem_id="severity", buttons=[])
@@ -107,7 +108,7 @@ def add_choices(models: Models) -> list[Any]:
         names,
         value=models.networks[0],
         label="Score network",
-        info="A name; or type a Hub repository (owner/name) or a path" if models.any_network else None,
+        info="Choose a name, or type a Hub repository (owner/name) or a path" if models.any_network else None,
         allow_custom_value=models.any_network,
         elem_id="network",
     )
@@ -120,7 +121,7 @@ def add_image(label: str, name: str) -> gr.Image:
 
 
 def add_answer() -> list[gr.components.Component]:
-    """What ``show_answer`` fills."""
+    """The components that ``show_answer`` fills."""
     answer_note = gr.HTML(elem_id="answer-note", padding=False)
     views = gr.HTML(elem_id="views", padding=False)
     with gr.Row():
@@ -138,13 +139,13 @@ def show_setting(
     network: str,
     classifier: str,
 ) -> tuple[Any, ...]:
-    """From the page's choices: the Setting or None, the picture, the slider's range, and what was done or is wrong."""
+    """The Setting or None, the picture, the slider's range, and a note that says what was done or what is wrong."""
     if picture is None:
         return None, None, gr.skip(), note("Drop a picture, or choose a sample.")
     options: dict[str, Any] = {"corruption": corruption, "severity": severity, "seed": seed}
     try:
         setting = prepare(models, picture["path"], network=network, classifier=classifier, **options)
-        warning = far_in_size(models, setting)
+        warning = size_warning(models, setting)
     except ERRORS as error:
         return None, None, gr.skip(), problem(error)
     size = setting.picture.shape[-1]
@@ -155,12 +156,12 @@ def show_setting(
         )
     if warning is not None:
         sentences.append(f"Warning: {warning}.")
-    last = models.ensemble(network).diffaug.network.num_timesteps - 1
+    last = models.denoiser(network).network.num_timesteps - 1
     return setting, enlarge(setting.picture), gr.Slider(maximum=last), note(*sentences)
 
 
 def show_denoised(models: Models, setting: Setting | None, timestep: int) -> tuple[Any, ...]:
-    """The diffused and the denoised image at t, and the noise level; nothing without a setting."""
+    """The diffused and the denoised image at t, and the noise level. Nothing if there is no Setting."""
     if setting is None:
         return None, None, None
     try:
@@ -169,13 +170,13 @@ def show_denoised(models: Models, setting: Setting | None, timestep: int) -> tup
         return None, None, problem(error)
     signal, noise = scales(models, setting, timestep)
     text = (
-        f"x_t = {signal:.2f} x_0 + {noise:.2f} noise, with pixels in [-1, 1]; one network call takes x_t back to x_0."
+        f"x_t = {signal:.2f} x_0 + {noise:.2f} noise, with pixels in [-1, 1]. One network call takes x_t back to x_0."
     )
     return enlarge(diffused), enlarge(denoised), note(f"At t = {timestep}:", text)
 
 
 def show_answer(models: Models, setting: Setting | None) -> tuple[Any, ...]:
-    """Small print, the views with their captions, the probabilities under Default and under DE."""
+    """A note, the views with their captions, and the probabilities under Default and under DE."""
     if setting is None:
         return None, None, None, None
     try:
@@ -188,5 +189,5 @@ def show_answer(models: Models, setting: Setting | None) -> tuple[Any, ...]:
         for t, row in zip(answer.timesteps, answer.view_probabilities)
     ]
     default, de = (dict(zip(classes, row.tolist())) for row in (answer.default, answer.de))
-    text = f"The ensemble's {len(captions)} views, each with fresh noise, and what the classifier says of each:"
+    text = f"The ensemble's {len(captions)} views, each with fresh noise, and the classifier's answer for each:"
     return note(text), row_of_views(answer.views, captions), default, de

@@ -1,4 +1,4 @@
-"""The parts of the page of `diffaug app` that are plain HTML: small print, errors, the row of views; and the style."""
+"""The parts of the page that are plain HTML: small print, errors, the row of views. And the page's style."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 INTRODUCTION = """# DiffAug
-Diffuse an image to time t, take one denoising step back with a pretrained score network: an augmentation to train on.
-At test time, averaging a classifier over such views at several t (DE, the DiffAug-Ensemble) adapts it to covariate
-shift. [Sastry et al., NeurIPS 2024](https://arxiv.org/abs/2306.09192)"""
+DiffAug diffuses an image to time t and takes one denoising step back with a pretrained score network. The result is an
+augmentation to train on. At test time, a classifier's mean over such views at several t (DE, the DiffAug-Ensemble)
+adapts it to covariate shift. [Sastry et al., NeurIPS 2024](https://arxiv.org/abs/2306.09192)"""
 CSS = """
 .note {color: var(--body-text-color); opacity: .75; margin: 0}
 .note.error {color: var(--error-text-color); opacity: 1; background: var(--error-background-fill); padding: 8px 12px;
@@ -29,7 +29,7 @@ CSS = """
 #samples .gallery-item .container {width: 62px; height: 62px}
 #samples .gallery-item img {width: 100%; height: 100%}
 """
-#: Side of the largest picture that is put into the page as it is.
+#: The largest side of a picture inside the page. Larger pictures are made smaller.
 MAX_INLINE_SIDE = 128
 
 
@@ -39,12 +39,12 @@ def note(*sentences: str) -> str:
 
 
 def problem(error: Exception) -> str:
-    """An error's message, as one paragraph that stands out."""
+    """An error's message as one paragraph that stands out."""
     return f'<p class="note error" role="alert">{html.escape(" ".join(str(error).split()))}</p>'
 
 
 def row_of_views(views: Iterable[Tensor], captions: Iterable[tuple[str, str]]) -> str:
-    """Images (3, H, W) in [0, 1] in a row that wraps, each over the two lines of its caption."""
+    """A row of images (3, H, W) in [0, 1] that wraps. Each has a caption of two lines."""
     figures = [
         f'<figure><img src="{data_address(view)}" alt="{html.escape(first)}">'
         f"<figcaption>{html.escape(first)}<br>{html.escape(second)}</figcaption></figure>"
@@ -54,7 +54,7 @@ def row_of_views(views: Iterable[Tensor], captions: Iterable[tuple[str, str]]) -
 
 
 def data_address(image: Tensor) -> str:
-    """A PNG of the image as an address, so that it needs no file; large images are made smaller."""
+    """A PNG of the image as a data: address, which needs no file."""
     picture = F.to_pil_image(image)
     picture.thumbnail((MAX_INLINE_SIDE, MAX_INLINE_SIDE), PIL.Image.Resampling.LANCZOS)
     file = io.BytesIO()

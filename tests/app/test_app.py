@@ -1,10 +1,10 @@
-"""What the page computes and refuses, without a page; and the command's errors."""
+"""The page's computations and errors, without a page. And the command's errors."""
 
 from __future__ import annotations
 
+import importlib.util
 import socket
 import struct
-import sys
 import zlib
 
 import numpy as np
@@ -13,13 +13,14 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from diffaug_transforms import DiffAug, DiffAugEnsemble, app, app_html, app_models, app_picture, cli
-from diffaug_transforms.app_compute import MAX_SEED, Setting, classify, denoise, far_in_size, prepare, scales
-from diffaug_transforms.app_models import Models
-from diffaug_transforms.app_picture import enlarge, fit_picture, read_picture
-from diffaug_transforms.figures import SAMPLES, sample_images, views_over_time
+from diffaug_transforms import DiffAugEnsemble, cli
+from diffaug_transforms.app import compute, markup, pictures, server
+from diffaug_transforms.app.compute import MAX_SEED, Models, Setting, classify, denoise, prepare, scales, size_warning
+from diffaug_transforms.app.pictures import enlarge, fit_picture, read_picture
+from diffaug_transforms.images import ASSETS, sample_images
+from diffaug_transforms.score import Denoiser, views_over_time
 
-CAT = SAMPLES / "cat.png"
+CAT = ASSETS / "samples" / "cat.png"
 
 
 @pytest.fixture(scope="module")
@@ -48,27 +49,21 @@ def png_header(width: int, height: int) -> bytes:
         ("large.png", png_header(8000, 7000), "must have at most 50 million pixels. Got 8000 x 7000"),
     ],
 )
-def test_what_is_refused(name, data, message, tmp_path):
+def test_refused_files(name, data, message, tmp_path):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ValueError, match=message):
         read_picture(tmp_path / name)
 
 
 def test_large_files_are_not_opened(tmp_path, monkeypatch):
-    monkeypatch.setattr(app_picture, "MAX_BYTES", 2**20)
+    monkeypatch.setattr(pictures, "MAX_BYTES", 2**20)
     (tmp_path / "large.png").write_bytes(bytes(3 * 2**20 // 2))
     with pytest.raises(ValueError, match="a picture's file must have at most 1 MiB. Got 1.5 MiB"):
         read_picture(tmp_path / "large.png")
 
 
-def test_floating_point_pixels_are_refused(tmp_path):
-    PIL.Image.new("F", (8, 8)).save(tmp_path / "float.tif")
-    with pytest.raises(ValueError, match="must have integer pixels"):
-        read_picture(tmp_path / "float.tif")
-
-
 def test_modes(tmp_path):
-    """Each file shows the same orange, or what its mode can hold of it."""
+    """Each file shows the same orange, as far as its mode can hold it."""
     orange = PIL.Image.new("RGB", (40, 30), (240, 120, 0))
     orange.save(tmp_path / "rgb.png")
     orange.convert("RGBA").save(tmp_path / "rgba.png")
@@ -81,15 +76,16 @@ def test_modes(tmp_path):
         assert np.abs(np.asarray(image).astype(int) - (240, 120, 0)).max() <= 4, path.name
 
 
-def test_sixteen_bits_are_scaled(tmp_path):
+def test_unusual_pixels(tmp_path):
+    """16 bits are scaled, transparent parts are white, and the range of floating point pixels is not known."""
     values = np.array([[0, 257, 32896, 65535]], np.uint16)
     PIL.Image.fromarray(values).save(tmp_path / "grey16.png")
     assert np.asarray(read_picture(tmp_path / "grey16.png"))[0, :, 0].tolist() == [0, 1, 128, 255]
-
-
-def test_transparent_parts_are_white(tmp_path):
     PIL.Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     assert read_picture(tmp_path / "clear.png").getextrema() == ((255, 255),) * 3
+    PIL.Image.new("F", (8, 8)).save(tmp_path / "float.tif")
+    with pytest.raises(ValueError, match="must have integer pixels"):
+        read_picture(tmp_path / "float.tif")
 
 
 def test_pictures_are_upright(tmp_path):
@@ -108,9 +104,7 @@ def test_pictures_are_upright(tmp_path):
 def test_fit_picture():
     image = PIL.Image.new("RGB", (90, 30), "red")
     image.paste("blue", (30, 0, 60, 30))
-    assert torch.equal(
-        fit_picture(image, 32), torch.tensor([0, 0, 255], dtype=torch.uint8).view(3, 1, 1).expand(3, 32, 32)
-    )
+    assert fit_picture(image, 32).amin((1, 2)).tolist() == fit_picture(image, 32).amax((1, 2)).tolist() == [0, 0, 255]
     assert fit_picture(PIL.Image.new("RGB", (1_000_000, 1)), 32).shape == (3, 32, 32)
     cat = sample_images()["cat"]
     assert torch.equal(fit_picture(cat, 32), F.pil_to_tensor(cat))
@@ -140,7 +134,7 @@ def test_the_same_seed_gives_the_same(models):
 def test_denoise_is_the_package_s(models):
     """The pictures of `diffaug show` with the same seed."""
     setting = prepare(models, CAT, seed=5)
-    diffused, denoised = views_over_time(DiffAug("cifar10"), setting.picture[None] / 255, [200], seed=5)
+    diffused, denoised = views_over_time(Denoiser("cifar10"), setting.picture[None] / 255, [200], seed=5)
     mine = denoise(models, setting, 200)
     torch.testing.assert_close(mine[0], diffused[0, 0])
     torch.testing.assert_close(mine[1], denoised[0, 0])
@@ -195,19 +189,19 @@ def test_a_network_that_cannot_be_downloaded(models, monkeypatch):
 
 
 def test_networks_are_loaded_once_and_the_oldest_goes(network, conditional, tmp_path, monkeypatch):
-    monkeypatch.setattr(app_models, "MAX_NETWORKS", 2)
+    monkeypatch.setattr(compute, "MAX_NETWORKS", 2)
     network.save_pretrained(tmp_path / "a")
     conditional.save_pretrained(tmp_path / "c")
     models = Models(network=str(tmp_path / "a"))
-    first = models.ensemble(str(tmp_path / "a"))
-    assert models.ensemble(str(tmp_path / "a")) is first
+    first = models.denoiser(str(tmp_path / "a"))
+    assert models.denoiser(str(tmp_path / "a")) is first
     with pytest.raises(ValueError, match="needs labels in 0...4: it has no null class"):
-        models.ensemble(str(tmp_path / "c"))
-    models.ensemble("cifar10")
-    assert models.ensemble(str(tmp_path / "a")) is first
+        models.denoiser(str(tmp_path / "c"))
+    models.denoiser("cifar10")
+    assert models.denoiser(str(tmp_path / "a")) is first
     network.save_pretrained(tmp_path / "b")
-    models.ensemble(str(tmp_path / "b"))
-    assert models.ensemble(str(tmp_path / "a")) is not first
+    models.denoiser(str(tmp_path / "b"))
+    assert models.denoiser(str(tmp_path / "a")) is not first
 
 
 def test_strangers_choose_among_the_named_networks(tmp_path, network):
@@ -219,21 +213,21 @@ def test_strangers_choose_among_the_named_networks(tmp_path, network):
 
 def test_a_network_of_another_size_is_named(models):
     setting = prepare(models, CAT)
-    assert far_in_size(models, setting) is None
+    assert size_warning(models, setting) is None
     large = Setting(setting.picture.repeat(1, 3, 3), *setting[1:])
-    assert far_in_size(models, large).startswith("images of 96x96 pixels are far from the network's 32x32")
+    assert size_warning(models, large).startswith("the picture's 96x96 pixels are far from the network's 32x32")
 
 
 # The page's plain HTML
 
 
 def test_text_is_escaped():
-    assert "<b>" not in app_html.note("<b>") + app_html.problem(ValueError("<b>"))
-    assert app_html.problem(ValueError("two\n  lines")).count("two lines") == 1
+    assert "<b>" not in markup.note("<b>") + markup.problem(ValueError("<b>"))
+    assert markup.problem(ValueError("two\n  lines")).count("two lines") == 1
 
 
 def test_row_of_views():
-    row = app_html.row_of_views(torch.rand(2, 3, 200, 200), [("t = 0", "<cat> 9%"), ("t = 3", "dog 8%")])
+    row = markup.row_of_views(torch.rand(2, 3, 200, 200), [("t = 0", "<cat> 9%"), ("t = 3", "dog 8%")])
     assert row.count("<figure>") == 2
     assert "t = 0<br>&lt;cat&gt; 9%" in row
 
@@ -241,42 +235,28 @@ def test_row_of_views():
 # The command
 
 
-def test_a_missing_extra_is_named(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    assert cli.main(["app"]) == 2
-    assert capsys.readouterr().err == (
-        'diffaug: error: diffaug app needs Gradio: pip install "diffaug-transforms[app]"\n'
-    )
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--classifier", "nowhere"], "nowhere must be a folder written by examples/train_classifier.py"),
-        (["--network", "cifar11"], "Got 'cifar11'. Did you mean 'cifar10'"),
-        (["--port", "70000"], "--port must be in 0...65535. Got 70000"),
-        (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),
-    ],
-)
-def test_errors_are_one_line(arguments, message, monkeypatch, capsys):
-    monkeypatch.setattr(app, "check_gradio", lambda: None)
-    assert cli.main(["app", "--port", "0", *arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("diffaug: error: ")
-    assert message in error
-    assert error.count("\n") == 1
-
-
-def test_a_taken_port(monkeypatch, capsys):
-    monkeypatch.setattr(app, "check_gradio", lambda: None)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        assert cli.main(["app", "--port", str(port)]) == 2
-    error = capsys.readouterr().err
-    assert f"cannot listen on 127.0.0.1, port {port}: Address already in use. Choose another with --port" in error
-    assert error.count("\n") == 1
+def test_errors_are_one_line(monkeypatch, capsys):
+    """They come before Gradio is imported, so it need not be installed here."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: name == "gradio" or find_spec(name, *rest))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for arguments, message in (
+            (
+                ["--port", "0", "--classifier", "nowhere"],
+                "nowhere must be a folder written by examples/train_classifier",
+            ),
+            (["--port", "70000"], "--port must be in 0...65535. Got 70000"),
+            (["--port", "0", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),
+            (["--port", port], f"cannot listen on 127.0.0.1, port {port}: Address already in use. Choose another with"),
+        ):
+            assert cli.main(["app", *arguments]) == 2
+            error = capsys.readouterr().err
+            assert error.startswith("diffaug: error: ")
+            assert message in error
+            assert error.count("\n") == 1
 
 
 def test_loopback():
-    assert [app.is_loopback(host) for host in ("127.0.0.1", "localhost", "::1")] == [True] * 3
-    assert [app.is_loopback(host) for host in ("0.0.0.0", "192.168.0.7", "example.org")] == [False] * 3
+    assert [server.is_loopback(host) for host in ("127.0.0.1", "localhost", "::1")] == [True] * 3
+    assert [server.is_loopback(host) for host in ("0.0.0.0", "192.168.0.7", "example.org")] == [False] * 3

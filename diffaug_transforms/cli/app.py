@@ -1,0 +1,43 @@
+"""`diffaug app`: a page to play with in the browser."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..app.server import serve
+from .options import add_device, add_network, find_device, new_command
+
+DEFAULT_CLASSIFIERS = ("cifar10-diffaug", "cifar10-baseline")
+
+
+def add_parser(commands: Any) -> argparse.ArgumentParser:
+    parser = new_command(
+        commands,
+        "app",
+        "Serve a page to play with in the browser: diffuse, denoise and classify a picture.",
+        "diffaug app",
+        "diffaug app --classifier runs/a --classifier cifar10-baseline --network google/ddpm-cifar10-32 --port 8000",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="default: %(default)s, this machine only; on another host, visitors may choose only named networks",
+    )
+    parser.add_argument("--port", type=int, default=7860, help="0: any free one; default: %(default)s")
+    parser.add_argument(
+        "--classifier",
+        action="append",
+        metavar="FOLDER",
+        help="written by examples/train_classifier.py, or an embedded name; may be repeated, the first is shown first; "
+        f"default: {' and '.join(DEFAULT_CLASSIFIERS)}",
+    )
+    add_device(parser)
+    add_network(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    classifiers = args.classifier or DEFAULT_CLASSIFIERS
+    serve(classifiers, args.network, host=args.host, port=args.port, device=find_device(args.device))
+    return 0

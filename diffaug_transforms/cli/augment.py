@@ -1,0 +1,80 @@
+"""`diffaug augment`: augmented copies of a folder tree of images, or of shards."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from torchvision.transforms import v2
+
+from ..offline import augment_dataset, augment_folder
+from ..transforms import DeepAugment, DiffAug
+from ..transforms.deepaugment import REDRAW_PROBABILITY
+from .options import TIMESTEPS_HELP, add_device, add_network, add_seed, find_device, new_command, parse_timesteps
+
+METHODS = ("diffaug", "deepaugment", "deepaugment:edsr", "deepaugment:cae")
+
+
+def add_parser(commands: Any) -> argparse.ArgumentParser:
+    parser = new_command(
+        commands,
+        "augment",
+        "Write augmented copies of a folder tree of images. With --engine ray also of Parquet or WebDataset shards.",
+        "diffaug augment train/ train_diffaug/ --timesteps 350:701:50 --copies 2 --seed 1",
+        "diffaug augment train/ train_edsr/ --with deepaugment:edsr",
+        "diffaug augment s3://bucket/train s3://bucket/train_diffaug --engine ray --workers 8",
+    )
+    parser.add_argument("src", metavar="SRC", help="folder tree of images; with Ray also Parquet files or tars")
+    parser.add_argument("dst", metavar="DST", help="where the copies go, in the same tree; with Ray: shards")
+    parser.add_argument(
+        "--with", choices=METHODS, default="diffaug", dest="method", help="augmentation; default: %(default)s"
+    )
+    parser.add_argument("--weights", help="file for deepaugment:cae (required) and deepaugment:edsr")
+    parser.add_argument("--timesteps", help=f"{TIMESTEPS_HELP}; default: the network's own")
+    parser.add_argument("--copies", type=int, default=1, help="copies per image; default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=64, help="images at once; default: %(default)s")
+    parser.add_argument("--resize", type=int, help="first resize the shorter side to this many pixels")
+    parser.add_argument("--crop", type=int, help="then cut out the centre, with this many pixels a side")
+    parser.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="this process, or Ray Data; default: %(default)s"
+    )
+    parser.add_argument("--workers", type=int, help="networks that Ray runs; default: one per GPU, or per core")
+    add_device(parser)
+    add_network(parser)
+    add_seed(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    transform, redraw = make_transform(args)
+    steps = [v2.Resize(args.resize, antialias=True)] if args.resize else []
+    steps += [v2.CenterCrop(args.crop)] if args.crop else []
+    options: Any = {"copies": args.copies, "seed": args.seed, "batch_size": args.batch_size}
+    options["prepare"] = v2.Compose(steps) if steps else None
+    if args.engine == "ray":
+        failures = augment_dataset(args.src, args.dst, transform, device=args.device, workers=args.workers, **options)
+        print("".join(f"{line}\n" for line in failures), end="", file=sys.stderr)
+    elif args.workers is not None:
+        raise ValueError(f"--workers goes with --engine ray. Got {args.workers}")
+    else:
+        device = find_device(args.device)
+        failures = augment_folder(Path(args.src), Path(args.dst), transform, redraw=redraw, device=device, **options)
+    if failures:
+        print(f"diffaug: {len(failures)} files could not be read and were skipped", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def make_transform(args: argparse.Namespace) -> tuple[DiffAug | DeepAugment, float]:
+    """The transform of ``--with``, and the probability that a copy gets a newly corrupted network."""
+    method, _, kind = args.method.partition(":")
+    if method == "diffaug":
+        if args.weights is not None:
+            raise ValueError(f"--weights goes with --with deepaugment:edsr and deepaugment:cae. Got {args.weights}")
+        steps = None if args.timesteps is None else parse_timesteps(args.timesteps)
+        return DiffAug(args.network, timesteps=steps).eval(), 1.0
+    if args.timesteps is not None or args.network != "cifar10":
+        raise ValueError("--network and --timesteps go with --with diffaug")
+    transform = DeepAugment(kind or "noise2net", weights=args.weights)
+    return transform.eval(), REDRAW_PROBABILITY if kind else 1.0

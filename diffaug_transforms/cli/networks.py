@@ -1,0 +1,24 @@
+"""`diffaug networks`: the networks known by name."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..score import list_score_networks
+from .options import new_command
+
+
+def add_parser(commands: Any) -> argparse.ArgumentParser:
+    return new_command(commands, "networks", "Print the networks known by name.", "diffaug networks")
+
+
+def run(args: argparse.Namespace) -> int:
+    print(f"{'name':<23}{'pixels':>6}  {'T':>4}  {'classes':<10}{'licence':<12}{'sha256':<9}source; note")
+    for card in list_score_networks().values():
+        sha256 = "checked" if card.sha256 else "unknown"
+        print(
+            f"{card.name:<23}{card.image_size:>6}  {card.num_timesteps:>4}  {card.classes:<10}{card.licence:<12}"
+            f"{sha256:<9}{card.repo or 'in the package'}; {card.note}"
+        )
+    return 0

@@ -1,0 +1,177 @@
+"""The commands that draw, list and convert, and how every command ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import PIL.Image
+import pytest
+import torch
+from torchvision.transforms.v2 import functional as F
+
+from diffaug_transforms import cli, load_score_network
+from diffaug_transforms.figures import draw_grid
+from tests.openai_checkpoints import golden
+
+
+def test_demo(tmp_path, capsys):
+    assert cli.main(["demo", "--output", str(tmp_path / "x" / "demo.png"), "--timesteps", "10,200"]) == 0
+    with PIL.Image.open(tmp_path / "x" / "demo.png") as picture:
+        assert picture.size == (84 + 3 * 100, 28 + 8 * 100)
+    line = capsys.readouterr().out
+    assert line.startswith("8 images at 2 timesteps in ")
+    assert "ms an augmentation" in line
+
+
+def test_show(network, tmp_path):
+    network.save_pretrained(tmp_path / "network")
+    F.to_pil_image(torch.rand(3, 40, 60)).save(tmp_path / "mine.png")
+    output = tmp_path / "out.png"
+    arguments = ["show", str(tmp_path / "mine.png"), "--network", str(tmp_path / "network")]
+    assert cli.main([*arguments, "--timesteps", "0:901:300", "--output", str(output)]) == 0
+    with PIL.Image.open(output) as picture:
+        assert picture.size == (84 + 5 * 100, 28 + 2 * 100)
+
+
+def test_the_grid_holds_the_images_beside_their_labels():
+    wide = "a label that is wider than the usual margin"
+    for label, left in (("white", 84), (wide, None)):
+        picture = F.pil_to_tensor(draw_grid([torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8)], ["t"], ["black", label]))
+        left = left or picture.shape[2] - 100
+        assert (picture[:, 28:124, left : left + 96] == 0).all()
+        assert (picture[:, 128:224, left:] == 255).all()
+        assert (picture[:, :, :3] == 255).all()  # no label is cut off
+        assert (picture[:, 128:224, :left] == 0).any()
+    assert left > 184
+
+
+def test_networks_prints_every_card(capsys):
+    assert cli.main(["networks"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["name", "cifar10", "ddpm-cifar10"]
+    assert "unknown" in next(line for line in lines if line.startswith("imagenet256-diffusers"))
+
+
+def test_convert(tmp_path):
+    path, flags, expected = golden("iddpm_cifar10_uncond", tmp_path)
+    line = " ".join(f"--{key} {value}" for key, value in flags.items())
+    assert cli.main(["convert", str(path), str(tmp_path / "folder"), "--flags", line]) == 0
+    network = load_score_network(tmp_path / "folder")
+    direct = load_score_network(path, openai_flags=flags)
+    torch.testing.assert_close(
+        network.eps(expected["x_t"], expected["t"]), direct.eps(expected["x_t"], expected["t"]), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo", "--network", "cifar11"], "Got 'cifar11'. Did you mean 'cifar10'"),
+        (["demo", "--timesteps", "5000"], "timesteps must be in 0...999 for this network. Got 5000"),
+        (["demo", "--timesteps", "1:2:x"], "timesteps must be 500, 50,100,150 or start:stop:step. Got '1:2:x'"),
+        (["show", "missing.png"], "there is no file missing.png"),
+        (["augment", "missing", "out"], "SRC must be a folder of images. Got missing"),
+        (["augment", ".", "out"], "DST must not lie inside SRC. Got out"),
+        (["augment", ".", "../out"], "there are no images under ."),
+        (["augment", ".", "../out", "--copies", "0"], "copies must be at least 1. Got 0"),
+        (["augment", ".", "../out", "--workers", "2"], "--workers goes with --engine ray. Got 2"),
+        (["augment", ".", "../out", "--weights", "a.pt"], "--weights goes with --with deepaugment:edsr and"),
+        (["augment", ".", "../out", "--with", "deepaugment", "--timesteps", "5"], "go with --with diffaug"),
+        (["augment", ".", "../out", "--with", "deepaugment:edsr", "--network", "x"], "go with --with diffaug"),
+        (["augment", ".", "../out", "--with", "deepaugment", "--weights", "a.pt"], "Got 'a.pt'"),
+        (["augment", ".", "../out", "--with", "deepaugment:cae"], "'cae' needs weights"),
+        (["augment", ".", "../out", "--device", "tpu"], "--device must be a device of this machine"),
+        (["convert", "missing.pt", "out"], "there is no checkpoint at"),
+        (["convert", "unknown.pt", "out"], "pass openai_flags (diffaug convert --flags)"),
+        (["convert", "README.md", "out"], "CKPT must be an OpenAI .pt file. Got README.md"),
+        (["convert", "a.pt", "."], "DST must be a new or an empty folder. Got ."),
+    ],
+)
+def test_errors_are_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    for name in ("readme.txt", "unknown.pt"):
+        (folder / name).write_text("")
+    monkeypatch.chdir(folder)
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("diffaug: error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+@pytest.mark.parametrize("arguments", [["--traceback", "show", "x.png"], ["show", "--traceback", "x.png"]])
+def test_traceback(arguments, capsys):
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Traceback (most recent call last):")
+    assert error.endswith("OSError: there is no file x.png\n")
+
+
+def test_what_a_user_does_not_cause(monkeypatch, capsys):
+    """Unexpected errors show their traceback; Ctrl-C and warnings are one line; nothing of the process is changed."""
+
+    def run(error: BaseException) -> str:
+        def fail(args):
+            warnings.warn("look here", stacklevel=1)
+            raise error
+
+        monkeypatch.setattr(cli.networks, "run", fail)
+        assert cli.main(["networks"]) == (130 if isinstance(error, KeyboardInterrupt) else 2)
+        return capsys.readouterr().err
+
+    before = warnings.showwarning
+    assert run(KeyboardInterrupt()) == "diffaug: warning: look here\ndiffaug: stopped\n"
+    unexpected = run(RuntimeError("a bug"))
+    assert "\nTraceback (most recent call last):\n" in unexpected
+    assert unexpected.endswith("RuntimeError: a bug\n")
+    assert warnings.showwarning is before
+
+
+def test_a_stopped_augment_says_that_it_resumes(monkeypatch, capsys):
+    def stop(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.augment, "run", stop)
+    assert cli.main(["augment", "a", "b"]) == 130
+    assert capsys.readouterr().err == "diffaug: stopped; the same command resumes where it was\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "message"),
+    [
+        ("ray", ["augment", ".", "out", "--engine", "ray"], "engine ray needs Ray Data: pip install"),
+        ("gradio", ["app"], "diffaug app needs Gradio: pip install"),
+    ],
+)
+def test_a_missing_extra_is_named(module, arguments, message, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, module, None)
+    assert cli.main(arguments) == 2
+    extra = {"ray": "ray", "gradio": "app"}[module]
+    assert capsys.readouterr().err == f'diffaug: error: {message} "diffaug-transforms[{extra}]"\n'
+
+
+@pytest.mark.parametrize(("option", "value"), [("--engine", "spark"), ("--with", "deepaugment:vae")])
+def test_unknown_choices(option, value, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["augment", ".", "out", option, value])
+    assert f"argument {option}: invalid choice: '{value}' (choose from" in capsys.readouterr().err
+
+
+def test_help_texts_have_examples(capsys):
+    for command in ("demo", "show", "augment", "sample", "app", "networks", "convert"):
+        with pytest.raises(SystemExit, match="0"):
+            cli.main([command, "--help"])
+        text = capsys.readouterr().out
+        assert f"\n  diffaug {command}" in text[text.index("\nexample") :]
+
+
+def test_the_installed_command_runs():
+    command = Path(sys.executable).parent / "diffaug"
+    for runner in [[str(command)]] * command.exists() + [[sys.executable, "-m", "diffaug_transforms.cli"]]:
+        result = subprocess.run([*runner, "networks"], capture_output=True, text=True, env=os.environ, timeout=60)
+        assert (result.returncode, result.stderr) == (0, "")
