@@ -75,8 +75,8 @@ def to_batch(image: Tensor | PIL.Image.Image) -> Tensor:
     if pixels.numel():
         low, high = torch.stack(torch.aminmax(pixels.detach())).tolist()
         if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
-            limits = f"[{low:.4g}, {high:.4g}]"
-            raise ValueError(f"floating point images must be finite and in [0, 1]. Got values in {limits}")
+            values = [round(low, 4), round(high, 4)]
+            raise ValueError(f"floating point images must be finite and in [0, 1]. Got values in {values}")
     return pixels.float()
 
 

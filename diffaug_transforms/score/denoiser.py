@@ -178,7 +178,7 @@ class Denoiser(nn.Module):
             size = self.max_batch or fast_batch(images)
             if len(images) <= size:
                 return core(images, timesteps, noise, labels) if len(images) else images
-            return in_equal_parts(core, size, images, timesteps, noise, labels)
+            return in_equal_parts(core, size, self.compile_network, images, timesteps, noise, labels)
 
     def ready(self, device: torch.device | str) -> ScoreNetwork:
         """The copy of the network that runs on a device: frozen, in eval mode, in this denoiser's dtype and layout.
@@ -193,7 +193,8 @@ class Denoiser(nn.Module):
         return found or self._prepare(key)
 
     def _prepare(self, key: tuple[Any, ...]) -> ScoreNetwork:
-        with self._lock:
+        # Weights made in inference mode could never take part in a gradient again.
+        with self._lock, torch.inference_mode(False):
             if key not in self._ready:
                 ready = prepared(self._own_copy(), *key[:-1])
                 if self.compile_network:
@@ -213,7 +214,6 @@ class Denoiser(nn.Module):
     def load(self) -> dict[str, Any]:
         """Load the network if it was not, with the defaults that it implies. Called at the first image."""
         if not self._loaded:
-            # Weights made in inference mode could never take part in a gradient again.
             with self._lock, torch.inference_mode(False):
                 if not self._loaded:
                     source = self.source
@@ -226,7 +226,7 @@ class Denoiser(nn.Module):
         """One warning, the first time that images are more than twice as large or small as the network's."""
         height, width = images.shape[-2:]
         native = self._loaded["network"].image_size
-        if max(height, width, native) <= 2 * min(height, width, native):
+        if self._warned or max(height, width, native) <= 2 * min(height, width, native):
             return
         self._warned = True
         message = (
@@ -245,8 +245,7 @@ class Denoiser(nn.Module):
             steps, last = timesteps.tolist(), len(network.schedule.exact_betas) - 1
             if steps and not (min(steps) >= 0 and max(steps) <= last):
                 network.schedule.check_timesteps(steps)
-        if not self._warned:
-            self.warn_of_size(images, stacklevel=4)
+        self.warn_of_size(images, stacklevel=4)
 
     def check_labels(self, labels: Any, images: Tensor) -> Tensor | None:
         """The labels as the network takes them, int64 (B,), or None if it needs none. ValueError if it needs others."""
@@ -323,7 +322,7 @@ def prepared(
     contiguous = differentiable and device.type == "cpu"
     by_size = device.type == "cpu" and dtype == torch.bfloat16 and not contiguous
     layout = torch.contiguous_format if contiguous or by_size else torch.channels_last
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.no_grad():
         ready = network.requires_grad_(False).eval().to(device, dtype).to(memory_format=layout)
     if checkpointing:
         ready.unet.enable_gradient_checkpointing()  # type: ignore[operator]
@@ -352,15 +351,17 @@ def fast_batch(images: Tensor) -> int:
     return max(1, CPU_BATCH_PIXELS // max(images.shape[-2] * images.shape[-1], 1))
 
 
-def in_equal_parts(core: Any, size: int, *batches: Tensor | None) -> Tensor:
-    """``core`` over a batch in parts of one size, at most ``size``: the last one is filled up with its first images."""
+def in_equal_parts(core: Any, size: int, fill: bool, *batches: Tensor | None) -> Tensor:
+    """``core`` over a batch in parts of one size, at most ``size``.
+
+    The last part is smaller if the batch does not divide; with ``fill`` it is filled up with the first images, because
+    a compiled core is compiled again for every new size.
+    """
     number = len(batches[0])  # type: ignore[arg-type]
     parts = -(-number // size)
     size = -(-number // parts)
-    missing = parts * size - number
-    filled = (
-        [None if b is None or not missing else torch.cat([b, b[:missing]]) for b in batches] if missing else batches
-    )
+    missing = parts * size - number if fill else 0
+    filled = [b if b is None or not missing else torch.cat([b, b[:missing]]) for b in batches]
     split = [[None] * parts if b is None else b.split(size) for b in filled]
     return torch.cat([core(*part) for part in zip(*split)])[:number]
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.guidance import DenoiseAugmentedClassifier, NoisyClassifier, load_guidance_classifier
-
 from tests.conftest import tiny_unet
 from tests.guidance_encoders import tiny_encoder
 
@@ -72,9 +71,13 @@ def test_checkpointing_gives_the_same_gradient(augmented, schedule):
     noisy = gradient(NoisyClassifier(tiny_encoder()))
     network = ScoreNetwork(tiny_unet(), schedule)
     saving = DenoiseAugmentedClassifier(tiny_encoder(0.2), network, checkpointing=True, dtype=torch.float32)
+    calls = []
+    for block in (saving.encoder.mid_block.resnets[0], network.unet.mid_block.resnets[0]):
+        block.register_forward_hook(lambda module, inputs, output: calls.append(module))
     assert torch.allclose(gradient(saving), expected, atol=1e-6)
-    assert saving.encoder.is_gradient_checkpointing
-    assert network.unet.is_gradient_checkpointing
+    assert len(calls) == 4  # each block is computed again in the backward pass
+    assert not saving.encoder.is_gradient_checkpointing
+    assert not network.unet.is_gradient_checkpointing
     assert torch.allclose(gradient(NoisyClassifier(tiny_encoder(), checkpointing=True)), noisy, atol=1e-6)
 
 
@@ -97,8 +100,7 @@ def test_dtypes_and_autocast(augmented, network):
     for logits in (half(X_T, T), mixed, lower(X_T, T), lower(X_T.bfloat16(), T)):
         assert logits.dtype == torch.float32
         assert 0 < (logits - expected).abs().max() < 0.1 * scale
-    assert lower.network.dtype == torch.bfloat16
-    assert augmented.double().network.dtype == torch.float32
+    assert augmented.double().denoiser.ready("cpu").dtype == torch.float32
 
 
 def test_copies_and_pickles(augmented):
@@ -109,7 +111,7 @@ def test_copies_and_pickles(augmented):
 
 def test_the_network_follows_to_another_device(augmented, monkeypatch):
     devices = []
-    monkeypatch.setattr(augmented._network, "on", devices.append)
+    monkeypatch.setattr(augmented.denoiser, "ready", devices.append)
     augmented.to("meta")
     assert devices == [torch.device("meta")]
 
@@ -124,7 +126,7 @@ def test_save_and_load(augmented, network, tmp_path):
     with pytest.raises(ValueError, match="names no score network.*pass network"):
         load_guidance_classifier(tmp_path / "augmented")
     again = load_guidance_classifier(tmp_path / "augmented", network=network)
-    again._network.dtype = torch.float32
+    again.denoiser.dtype = torch.float32
     assert again.classes is None
     assert torch.equal(again(X_T, T), augmented(X_T, T))
     with pytest.raises(ValueError, match="network is for denoise-augmented classifiers. Got it with the noisy one"):
@@ -137,7 +139,8 @@ def test_a_folder_names_its_network(network, tmp_path):
     classifier = DenoiseAugmentedClassifier(tiny_encoder(0.2).eval(), tmp_path / "network", **options)
     classifier.save_pretrained(tmp_path / "classifier")
     again = load_guidance_classifier(tmp_path / "classifier")
-    assert repr(again).count(f"'{tmp_path / 'network'}', through_network=False") == 1
+    assert f"Denoiser('{tmp_path / 'network'}')" in repr(again)
+    assert not again.through_network
     assert again.classes == list(NAMES)
     assert torch.equal(again(X_T, T), classifier(X_T, T))
 
@@ -187,7 +190,7 @@ def test_bad_arguments(network, conditional):
         DenoiseAugmentedClassifier(tiny_encoder(), network)
     with pytest.raises(ValueError, match="classes must be 7 names, one per class. Got 2"):
         NoisyClassifier(tiny_encoder(), classes=["a", "b"])
-    with pytest.raises(TypeError, match="network must be a name, a path or a ScoreNetwork. Got int"):
+    with pytest.raises(TypeError, match="network must be a name, a path, a ScoreNetwork or a Denoiser. Got int"):
         DenoiseAugmentedClassifier(tiny_encoder(0.1), 5)  # type: ignore[arg-type]
     classifier = DenoiseAugmentedClassifier(tiny_encoder(0.1), network)
     with pytest.raises(ValueError, match="x_t must have the classifier's 16x16 pixels. Got 32x32"):

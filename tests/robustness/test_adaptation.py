@@ -13,7 +13,6 @@ from torch import Tensor
 from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.robustness import DDA
 from diffaug_transforms.robustness.adaptation import low_pass
-
 from tests.conftest import GaussianOracle
 
 
@@ -142,7 +141,6 @@ def test_network_stays_out_of_state_and_travels(network):
     noise = noise_for(dda, batch)
     for other in (pickle.loads(pickle.dumps(dda)), copy.deepcopy(dda)):
         assert torch.equal(other.adapt(batch, noise), dda.adapt(batch, noise))
-    assert "\n" not in repr(dda)
     assert all(p.grad is None for p in network.parameters())
 
 

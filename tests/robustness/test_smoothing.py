@@ -13,9 +13,8 @@ from torchvision.transforms.v2 import functional as F
 
 from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.robustness import ABSTAIN, DenoisedSmoothing
-from diffaug_transforms.robustness.certificates import certify_votes, lower_confidence_bound, predict_votes
+from diffaug_transforms.robustness.smoothing import certify_votes, lower_confidence_bound, predict_votes
 from diffaug_transforms.score import NoiseSchedule
-
 from tests.conftest import GaussianOracle, tiny_unet
 
 PHI = NormalDist().cdf
@@ -51,8 +50,8 @@ def smoothed_oracle(threshold: float, **options) -> DenoisedSmoothing:
 
 def posterior(smoothed: DenoisedSmoothing) -> tuple[float, float, float]:
     """The oracle's data mean, its gain by x_t, and sqrt(alphas_cumprod)."""
-    abar = float(smoothed.diffaug.network.schedule.alphas_cumprod.double()[smoothed.timestep])
-    oracle = smoothed.diffaug.network.unet
+    abar = float(smoothed.denoiser.network.schedule.alphas_cumprod.double()[smoothed.timestep])
+    oracle = smoothed.denoiser.network.unet
     return oracle.mean, math.sqrt(abar) * oracle.variance / (abar * oracle.variance + 1 - abar), math.sqrt(abar)
 
 
@@ -183,7 +182,7 @@ def test_predictions_are_wrong_no_more_often_than_stated():
 def test_memory_is_bounded_by_max_batch():
     smoothed = smoothed_oracle(0.5, max_batch=7)
     sizes = []
-    unet = smoothed.diffaug.network.unet
+    unet = smoothed.denoiser.network.unet
     handle = unet.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
     smoothed.certify(image(), n0=10, n=30)
     handle.remove()

@@ -8,8 +8,7 @@ from torch import nn
 
 from diffaug_transforms import DiffAugEnsemble, ScoreNetwork
 from diffaug_transforms.transforms import AnytimeEnsemble
-from diffaug_transforms.transforms.anytime import settled
-
+from diffaug_transforms.transforms.anytime import decided
 from tests import contracts
 from tests.conftest import GaussianOracle
 
@@ -43,31 +42,31 @@ def make(schedule):
         ([2.0], 2, 5, True),
     ],
 )
-def test_settled_by_hand(total, seen, remaining, expected):
-    assert settled(torch.tensor([total]), seen, remaining).tolist() == [expected]
+def test_decided_by_hand(total, seen, remaining, expected):
+    assert decided(torch.tensor([total]), seen, remaining).tolist() == [expected]
 
 
-def test_ten_sure_views_are_settled_by_the_sixth():
+def test_ten_sure_views_are_decided_by_the_sixth():
     sure = torch.tensor([[1.0, 0.0]])
-    assert [bool(settled(sure * seen, seen, 10 - seen)) for seen in range(1, 11)] == [False] * 5 + [True] * 5
+    assert [bool(decided(sure * seen, seen, 10 - seen)) for seen in range(1, 11)] == [False] * 5 + [True] * 5
 
 
 def test_confidence_by_hand():
     total = torch.tensor([[1.8, 0.2], [1.7, 0.3], [0.2, 1.8]])
-    assert settled(total, 2, 8, confidence=0.875).tolist() == [True, False, True]
-    assert settled(total, 2, 8, confidence=0.875, min_views=3).tolist() == [False] * 3
-    assert settled(total / 2, 1, 8, confidence=0.875).tolist() == [False] * 3
-    assert settled(total / 2, 1, 8, confidence=0.875, min_views=1).tolist() == [True, False, True]
+    assert decided(total, 2, 8, confidence=0.875).tolist() == [True, False, True]
+    assert decided(total, 2, 8, confidence=0.875, min_views=3).tolist() == [False] * 3
+    assert decided(total / 2, 1, 8, confidence=0.875).tolist() == [False] * 3
+    assert decided(total / 2, 1, 8, confidence=0.875, min_views=1).tolist() == [True, False, True]
 
 
-def test_no_later_view_can_change_a_settled_answer():
+def test_no_later_view_can_change_a_decided_answer():
     """The worst the views to come can do is to be sure of one other class, each of them; random ones do less."""
     generator = torch.Generator().manual_seed(0)
     views = (torch.randn(9, 4000, 4, generator=generator) * 6).softmax(-1)
     counts = []
     for seen in range(1, 10):
         total, remaining = views[:seen].sum(0), 9 - seen
-        done = settled(total, seen, remaining)
+        done = decided(total, seen, remaining)
         answer, kept = total.argmax(1), total[done]
         for rival in range(4):
             worst = kept + remaining * nn.functional.one_hot(torch.tensor(rival), 4)
@@ -79,7 +78,7 @@ def test_no_later_view_can_change_a_settled_answer():
 
 
 def test_the_bound_is_tight():
-    """What is just not settled can flip: views sure of the second class put it ahead."""
+    """What is just not decided can flip: views sure of the second class put it ahead."""
     generator = torch.Generator().manual_seed(0)
     total = (torch.randn(5, 4000, 4, generator=generator) * 6).softmax(-1).sum(0)
     lead = total.topk(2).values[:, 0] - total.topk(2).values[:, 1]
@@ -87,8 +86,8 @@ def test_the_bound_is_tight():
     second = total.topk(2).indices[:, 1]
     flipped = (total + 4 * nn.functional.one_hot(second, 4)).argmax(1) == second
     assert flipped[flippable].all()
-    assert not settled(total, 5, 4)[flippable].any()
-    assert settled(total, 5, 4)[lead > 4 + 1e-3].all()
+    assert not decided(total, 5, 4)[flippable].any()
+    assert decided(total, 5, 4)[lead > 4 + 1e-3].all()
     assert flippable.any()
     assert (lead > 4 + 1e-3).any()
 
@@ -111,7 +110,7 @@ def test_some_images_stop_early_and_some_do_not(make):
     views = AnytimeEnsemble(make()).predict(contracts.images(SIZE, batch=200)).views
     assert 4 in views
     assert 6 in views
-    assert views.min() == 4  # of 6, none can be settled by the third
+    assert views.min() == 4  # of 6, none can be decided by the third
 
 
 def test_probabilities_are_means_over_the_views_seen(make):
@@ -129,7 +128,7 @@ def test_probabilities_are_means_over_the_views_seen(make):
 @pytest.mark.parametrize("options", [{}, {"confidence": 0.6}, {"confidence": 0.9, "min_views": 1}])
 def test_network_calls_are_those_made(make, timesteps, options):
     ensemble, seen = make(timesteps=timesteps, max_batch=16), []
-    ensemble.diffaug.network.unet.register_forward_hook(lambda unet, inputs, output: seen.append(len(inputs[0])))
+    ensemble.denoiser.network.unet.register_forward_hook(lambda unet, inputs, output: seen.append(len(inputs[0])))
     prediction = AnytimeEnsemble(ensemble, **options).predict(contracts.images(SIZE, batch=40))
     assert prediction.network_calls.sum() == sum(seen)
     assert max(seen) <= 16

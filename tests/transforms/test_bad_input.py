@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from diffaug_transforms import DiffAug, DiffAugEnsemble
-from diffaug_transforms.transforms.lazy import LazyNetwork
+from diffaug_transforms.score import Denoiser
 
 GOOD = torch.rand(2, 3, 16, 16)
 BAD_IMAGES = [
@@ -31,7 +31,7 @@ BAD_ARGUMENTS = [
     ({"timesteps": [0.5]}, TypeError, "timesteps must be integers. Got 0.5"),
     ({"max_batch": 0}, ValueError, "max_batch must be at least 1. Got 0"),
     ({"dtype": torch.int8}, ValueError, "dtype must be a floating point type. Got torch.int8"),
-    ({"network": 7}, TypeError, "network must be a name, a path or a ScoreNetwork. Got int"),
+    ({"network": 7}, TypeError, "network must be a name, a path, a ScoreNetwork or a Denoiser. Got int"),
 ]
 TRANSFORMS = [DiffAug, lambda network="cifar10", **options: DiffAugEnsemble(nn.Flatten(), network, **options)]
 
@@ -84,18 +84,18 @@ def test_labels(conditional):
 
 
 class OnCuda(nn.Module):
-    """Stands for a network that was moved to CUDA, where there is none."""
+    """Stands for a network that was moved to CUDA, on machines without one."""
 
     device = torch.device("cuda")
 
 
 def test_cuda_in_a_forked_worker(network):
-    lazy = LazyNetwork(network, None, False)
-    lazy._loaded = OnCuda()  # type: ignore[assignment]
+    denoiser = Denoiser(network)
+    denoiser._loaded = {"network": OnCuda()}
     child = os.fork()
     if child == 0:
         try:
-            lazy.on(torch.device("cpu"))
+            denoiser.ready("cpu")
         except RuntimeError as error:
             os._exit(17 if "after the DataLoader" in str(error) and "MixUp" in str(error) else 1)
         os._exit(0)
@@ -105,4 +105,4 @@ def test_cuda_in_a_forked_worker(network):
 def test_cuda_images_in_a_forked_worker(network, monkeypatch):
     monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
     with pytest.raises(RuntimeError, match="a CUDA network cannot run in a forked DataLoader worker"):
-        LazyNetwork(network, None, False).on(torch.device("cuda"))
+        Denoiser(network).ready("cuda")

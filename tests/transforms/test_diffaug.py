@@ -8,9 +8,8 @@ from torch import nn
 from torchvision.transforms import v2
 
 from diffaug_transforms import DiffAug, ScoreNetwork
-from diffaug_transforms.score import diffuse_and_denoise
-from diffaug_transforms.transforms.lazy import fast_dtype
-
+from diffaug_transforms.score import Denoiser
+from diffaug_transforms.score.denoiser import denoise, fast_dtype
 from tests import contracts
 from tests.conftest import GaussianOracle, tiny_unet
 
@@ -60,7 +59,7 @@ def test_the_embedded_network_keeps_the_contracts():
 def test_output_is_diffuse_and_denoise_of_the_draw(make, network):
     transform, batch = make(), contracts.images(SIZE)
     params = transform.make_params([batch])
-    expected = diffuse_and_denoise(batch, params["timesteps"], params["noise"], network)
+    expected = denoise(network, batch, params["timesteps"], params["noise"], None)
     torch.testing.assert_close(transform.transform(batch, params), expected)
 
 
@@ -196,7 +195,7 @@ def test_several_images_of_a_sample_share_the_draw(make):
     sample = [v2.functional.to_pil_image(batch), v2.functional.to_pil_image(batch)]
     first, second = make()(sample)
     assert first.tobytes() == second.tobytes()
-    with pytest.raises(ValueError, match="must have the shape of the draw"):
+    with pytest.raises(ValueError, match="must have the shape of the noise"):
         make()([sample[0], sample[1].resize((20, 20))])
 
 
@@ -207,23 +206,74 @@ def test_inputs_without_images_pass(make):
 def test_the_network_is_frozen_whatever_the_parent_does(make, network):
     parent = nn.Sequential(make(), nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 2)).train()
     parent(contracts.images(SIZE)).sum().backward()
-    assert not network.training
-    assert all(p.grad is None and not p.requires_grad for p in network.parameters())
+    ready = parent[0].denoiser.ready("cpu")
+    assert not any(module.training for module in ready.modules())
+    assert all(p.grad is None and not p.requires_grad for p in ready.parameters())
     assert len(list(parent.parameters())) == 2
     assert set(parent.state_dict()) == {"2.weight", "2.bias"}
 
 
-def test_a_network_passed_in_is_not_changed(network):
-    transform = DiffAug(network, dtype=torch.bfloat16)
-    transform(contracts.images(SIZE))
-    assert network.dtype == torch.float32
-    assert transform.network.dtype == torch.bfloat16
+@pytest.mark.parametrize("options", [{}, {"dtype": torch.bfloat16}, {"differentiable": True}, {"checkpointing": True}])
+def test_a_network_passed_in_is_not_changed(schedule, options):
+    unet = tiny_unet().train()
+    state = {name: (value.clone(), value.stride()) for name, value in unet.state_dict().items()}
+    denoiser = Denoiser(ScoreNetwork(unet, schedule), **options)
+    DiffAug(denoiser)(contracts.images(SIZE))
+    for name, value in unet.state_dict().items():
+        assert torch.equal(value, state[name][0])
+        assert (value.dtype, value.stride()) == (torch.float32, state[name][1])
+    assert unet.training
+    assert not unet.is_gradient_checkpointing
+    assert all(parameter.requires_grad for parameter in unet.parameters())
+    assert not any(module._forward_pre_hooks or module._compiled_call_impl for module in unet.modules())
+
+
+def test_public_attributes_take_effect_after_the_first_image(make):
+    transform, batch = make(timesteps=100), contracts.images(SIZE)
+    transform(batch)
+    transform.timesteps = range(400, 500)
+    assert transform.make_params([batch])["timesteps"].min() >= 400
+    assert "timesteps=[400, ..., 499]" in repr(transform)
+    transform.timesteps = [5000]
+    with pytest.raises(ValueError, match="for this network. Got 5000"):
+        transform(batch)
+    transform.timesteps, transform.p = 100, 0.0
+    assert torch.equal(transform(batch), batch)
+    transform.p, transform.denoiser.dtype = 1.0, torch.bfloat16
+    assert transform.denoiser.ready("cpu").dtype == torch.bfloat16
+
+
+def test_two_uses_share_one_denoiser(network):
+    denoiser = Denoiser(network, dtype=torch.float32)
+    first, second = DiffAug(denoiser), DiffAug(denoiser, timesteps=10)
+    first(contracts.images(SIZE))
+    second(contracts.images(SIZE))
+    assert len(denoiser._ready) == 1
+    with pytest.raises(ValueError, match="max_batch, dtype must be given to the Denoiser itself"):
+        DiffAug(denoiser, max_batch=3, dtype=torch.float32)
+
+
+def test_a_second_device_gets_a_copy_of_its_own():
+    denoiser = Denoiser("cifar10", dtype=torch.bfloat16)
+    first = denoiser.ready("cpu")
+    denoiser.dtype = torch.float32
+    second = denoiser.ready("cpu")
+    assert first is not second
+    exact = denoiser.ready("cpu").unet.conv_in.weight
+    assert not torch.equal(exact, exact.bfloat16().float())  # loaded anew, not cast back
+
+
+def test_old_names_warn(make):
+    transform = make(max_batch=2)
+    with pytest.warns(DeprecationWarning, match="DiffAug.max_batch is now denoiser.max_batch"):
+        transform.max_batch = 3
+    assert transform.denoiser.max_batch == 3
 
 
 def test_dtype_follows_the_device(network):
     transform = DiffAug(network)
     transform(contracts.images(SIZE))
-    assert transform.network.dtype == fast_dtype(torch.device("cpu"))
+    assert transform.denoiser.ready("cpu").dtype == fast_dtype(torch.device("cpu"))
 
 
 def test_bfloat16_stays_near_float32(make):
@@ -237,7 +287,7 @@ def test_moving_before_and_after_loading(make):
     transform = make()
     transform.to("cpu").double()(contracts.images(SIZE))
     assert transform.to(torch.float16)(contracts.images(SIZE)).dtype == torch.float32
-    assert transform.network.dtype == torch.float32
+    assert transform.denoiser.ready("cpu").dtype == torch.float32
 
 
 def test_gradients_after_a_first_call_in_inference_mode(network):
@@ -253,9 +303,9 @@ def test_gradients_after_a_first_call_in_inference_mode(network):
 def test_a_parents_dtype_and_layout_leave_the_network_on_its_device(network):
     transform = DiffAug(network, dtype=torch.float32)
     parent = nn.Sequential(transform).to("meta")
-    transform._network.on(torch.device("meta"))
     parent.to(memory_format=torch.channels_last).half()
-    assert transform.network.device.type == "meta"
+    assert {network.device.type for network in transform.denoiser._ready.values()} == {"meta", "cpu"}
+    assert transform.denoiser.ready("meta").dtype == torch.float32
 
 
 def test_autocast(make):
@@ -263,8 +313,7 @@ def test_autocast(make):
     params = make(timesteps=100).make_params([batch])
     with torch.autocast("cpu", torch.bfloat16):
         output = make().transform(batch, params)
-    assert output.dtype == torch.float32
-    torch.testing.assert_close(output, make().transform(batch, params), rtol=0, atol=0.1)
+    assert torch.equal(output, make().transform(batch, params))
 
 
 def test_one_warning_for_images_far_from_the_networks_size(make):
@@ -298,9 +347,8 @@ def test_other_resolutions_of_the_oracle(schedule):
 
 @pytest.mark.parametrize(("differentiable", "layout"), [(False, torch.channels_last), (True, torch.contiguous_format)])
 def test_the_layout_on_cpus_suits_gradients(network, differentiable, layout):
-    augment = DiffAug(network, differentiable=differentiable)
-    augment(torch.rand(2, 3, 16, 16, requires_grad=differentiable))
-    assert augment.network.unet.conv_in.weight.is_contiguous(memory_format=layout)
+    denoiser = Denoiser(network, differentiable=differentiable, dtype=torch.float32)
+    assert denoiser.ready("cpu").unet.conv_in.weight.is_contiguous(memory_format=layout)
 
 
 @pytest.mark.parametrize(("shape", "parts"), [((100, 16, 16), {100}), ((600, 16, 16), {200}), ((3, 300, 300), {1})])
