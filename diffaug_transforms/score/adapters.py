@@ -58,7 +58,8 @@ class NCSNpp(nn.Module):
         A frequency of 50 is off by up to 0.125 in bfloat16; times 2 pi log sigma that is any phase at all.
         """
         sigmas, projection = self.sigmas, getattr(self.unet, "time_proj", None)
-        frequencies = projection.weight.detach() if isinstance(projection, nn.Module) else None
+        frequencies: Any = getattr(projection, "weight", None)
+        frequencies = None if frequencies is None else frequencies.detach()
         super()._apply(fn, recurse)
         device = self.sigmas.device
         self.sigmas = sigmas.to(device)
