@@ -1,3 +1,5 @@
+"""DeepAugment as a transform: contracts, draws, weights from disk and from the Hub."""
+
 from __future__ import annotations
 
 import copy
@@ -10,13 +12,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from diffaug_transforms.transforms import deepaugment
 from diffaug_transforms.transforms.deepaugment import DeepAugment
-
-from . import contracts
-from .deepaugment_files import SHAPES, generator, random_weights
-from .hub_server import serve_hub
-from .test_hub import run_python
+from diffaug_transforms.transforms.deepaugment.transform import PRETRAINED
+from tests import contracts
+from tests.hub_server import serve_hub
+from tests.test_hub import run_python
+from tests.transforms.deepaugment_files import SHAPES, generator, random_weights
 
 SIZE = 16
 CONTRACTS = [
@@ -221,15 +222,15 @@ def test_an_unreachable_hub_says_what_to_do(tmp_path):
 def test_resizing_to_the_originals_sizes(files):
     """The short side goes to 128, the result back to the image's size."""
     seen = []
-    transform = DeepAugment("edsr", weights=files["edsr"])
-    transform._load()
-    kind = deepaugment.PRETRAINED["edsr"]
+    augment = DeepAugment("edsr", weights=files["edsr"])
+    augment._load()
+    kind = PRETRAINED["edsr"]
     spy = kind._replace(
         run=lambda image, weights, source: seen.append(image.shape) or F.interpolate(image, scale_factor=4)
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(deepaugment.PRETRAINED, "edsr", spy)
-        output = transform(torch.rand(3, 32, 48))
+        patch.setitem(PRETRAINED, "edsr", spy)
+        output = augment(torch.rand(3, 32, 48))
     assert seen == [(1, 3, 128, 192)]
     assert output.shape == (3, 32, 48)
-    assert deepaugment.PRETRAINED["cae"].size == 512
+    assert PRETRAINED["cae"].size == 512

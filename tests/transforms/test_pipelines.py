@@ -16,8 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from diffaug_transforms import DiffAug, DiffAugEnsemble, ScoreNetwork
-
-from . import contracts
+from tests import contracts
 
 
 class Pictures(Dataset):

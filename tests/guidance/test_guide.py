@@ -13,9 +13,8 @@ from diffaug_transforms.guidance import DenoiseAugmentedClassifier, NoisyClassif
 from diffaug_transforms.score import NoiseSchedule
 from diffaug_transforms.score.functional import ReverseStep
 from diffaug_transforms.score.sampling import METHODS, Guide, sample, spaced_timesteps
-
-from .guidance_encoders import tiny_encoder
-from .mixture_oracle import MixtureOracle
+from tests.guidance.guidance_encoders import tiny_encoder
+from tests.mixture_oracle import MixtureOracle
 
 WEIGHT = torch.randn(5, 12, generator=torch.Generator().manual_seed(1))
 

@@ -9,8 +9,7 @@ import torch
 
 from diffaug_transforms import load_score_network
 from diffaug_transforms.figures import sample_images
-
-from .training import run, run_and_kill
+from tests.examples.training import run, run_and_kill
 
 pytest.importorskip("accelerate")
 datasets = pytest.importorskip("datasets")

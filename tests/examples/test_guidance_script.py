@@ -16,10 +16,9 @@ import torch
 
 from diffaug_transforms import load_score_network
 from diffaug_transforms.guidance import DenoiseAugmentedClassifier, NoisyClassifier, load_guidance_classifier
-
-from .contracts import images as random_images
-from .guidance_encoders import tiny_encoder
-from .training import EXAMPLES, run
+from tests.contracts import images as random_images
+from tests.examples.training import EXAMPLES, run
+from tests.guidance.guidance_encoders import tiny_encoder
 
 for module in ("accelerate", "datasets", "tensorboard"):
     pytest.importorskip(module)

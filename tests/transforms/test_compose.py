@@ -14,8 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 from diffaug_transforms import AugMix, DeepAugment, DiffAug, compose_with
 from diffaug_transforms.transforms import RECIPES, ViewsLoss, recipe
-
-from . import contracts
+from tests import contracts
 
 SIZE = 16
 

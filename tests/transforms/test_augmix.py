@@ -11,8 +11,7 @@ from torchvision.transforms.v2 import functional as F
 
 from diffaug_transforms import AugMix
 from diffaug_transforms.transforms.augmix import MORE_OPERATIONS, OPERATIONS
-
-from . import contracts
+from tests import contracts
 
 SIZE = 16
 

@@ -13,9 +13,8 @@ import torch
 
 from diffaug_transforms.guidance import NoisyClassifier
 from diffaug_transforms.score import NoiseSchedule
-
-from .guidance_encoders import tiny_encoder
-from .training import EXAMPLES
+from tests.examples.training import EXAMPLES
+from tests.guidance.guidance_encoders import tiny_encoder
 
 for module in ("accelerate", "datasets"):
     pytest.importorskip(module)

@@ -15,8 +15,7 @@ from diffaug_transforms import DiffAugEnsemble
 from diffaug_transforms.classifiers import load_classifier
 from diffaug_transforms.cli import main as diffaug_command
 from diffaug_transforms.figures import sample_images
-
-from .training import EXAMPLES, run, run_and_kill
+from tests.examples.training import EXAMPLES, run, run_and_kill
 
 for module in ("accelerate", "datasets", "tensorboard"):
     pytest.importorskip(module)
