@@ -38,8 +38,7 @@ from diffaug_transforms.classifiers import (
     load_weights,
     save_classifier,
 )
-from diffaug_transforms.transforms.compose import Views, ViewsLoss
-from diffaug_transforms.transforms.recipes import RECIPES, recipe
+from diffaug_transforms.transforms import RECIPES, Views, ViewsLoss, recipe
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -115,7 +114,7 @@ def make_batch_views(
     """The views of one step on the labels' device, with draws of the step's and the process's own."""
     torch.manual_seed(hash(seeds) % 2**63)
     on_device = {name: view.to(labels.device, non_blocking=True) for name, view in sample_views.items()}
-    return views.on_batch(on_device, labels)
+    return views.per_batch(on_device, labels)
 
 
 def classify_views(classifier: Callable[[Tensor], Tensor], views: dict[str, Tensor]) -> dict[str, Tensor]:
