@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from diffaug_transforms.guidance import GuidanceEncoder
-from diffaug_transforms.guidance.attention_pool import AttentionPool
+from diffaug_transforms.guidance.encoder import AttentionPool
 from tests.guidance.guidance_encoders import tiny_encoder
 
 X_T = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
