@@ -60,8 +60,8 @@ def test_views_are_flips_of_small_images_and_crops_of_large_ones():
 def test_processes_share_the_test_images():
     """What two processes find adds up to what one finds alone, for the reduction to sum."""
     rng = np.random.default_rng(1)
-    pictures = [PIL.Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in range(5)]
-    images = LabelledImages(pictures.__getitem__, [0, 1, 2, 3, 4], list("abcdefg"), None)
+    pictures = [(PIL.Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)), i) for i in range(5)]
+    images = LabelledImages(pictures, list(range(5)), list("abcdefg"), None)
     classifier, schedule = NoisyClassifier(tiny_encoder()), NoiseSchedule.named("linear", 1000)
 
     def found(rank: int, world: int) -> list[torch.Tensor]:
