@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -17,9 +18,7 @@ SIZE = 16
 
 
 def test_contracts():
-    def make():
-        return AugMix(severity=5)
-
+    make = partial(AugMix, severity=5)
     for dtype in (torch.float32, torch.float16, torch.uint8):
         contracts.check_type_shape_and_range(make, SIZE, dtype)
     contracts.check_pil(make, SIZE)
@@ -28,10 +27,10 @@ def test_contracts():
     contracts.check_samples_draw_apart(make, SIZE)
     contracts.check_pickles_and_copies(make, SIZE)
     contracts.check_structures_pass_through(make, SIZE)
+    contracts.check_empty_batch(make, SIZE)
     contracts.check_batched_equals_unbatched(make(), SIZE)
     contracts.check_draws_replay(make(), SIZE)
     contracts.check_nothing_is_stateful(make())
-    contracts.check_empty_batch(make, SIZE)
 
 
 def params(operation: str, level: float, sign: int = 1, strength: float = 1.0) -> dict:
@@ -99,12 +98,9 @@ def test_draws_have_the_stated_distributions():
     assert [round((depth == d).float().mean().item(), 1) for d in (0, 1, 2, 3)] == [0, 0.3, 0.3, 0.3]
     assert set(draw["operations"].unique().tolist()) == set(range(-1, len(OPERATIONS)))
     assert set(draw["signs"].unique().tolist()) == {-1, 1}
-
-
-def test_options():
-    draw = AugMix(width=2, depth=5).make_params([torch.zeros(500, 3, 1, 1)])
-    assert draw["operations"].shape == (500, 2, 5)
-    assert draw["operations"].min() == 0
+    operations = AugMix(width=2, depth=5).make_params([torch.zeros(500, 3, 1, 1)])["operations"]
+    assert operations.shape == (500, 2, 5)
+    assert operations.min() == 0
 
 
 def test_more_severity_changes_more():
