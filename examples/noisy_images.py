@@ -15,7 +15,6 @@ from torchvision.transforms.v2 import functional as F
 from diffaug_transforms.guidance import DenoiseAugmentedClassifier, NoisyClassifier
 from diffaug_transforms.score import NoiseSchedule
 from diffaug_transforms.score.functional import diffuse, to_signed
-from diffaug_transforms.score.memory_format import fast_layout
 
 Classifier: TypeAlias = NoisyClassifier | DenoiseAugmentedClassifier
 #: Seed of the draws for testing. It does not depend on the seed for training.
@@ -33,6 +32,11 @@ def geometry(size: int) -> tuple[v2.Transform, v2.Transform]:
         return v2.Compose([central, v2.RandomHorizontalFlip()]), central
     resize = v2.RandomResize(size, size * 5 // 4 + 1, antialias=True)
     return v2.Compose([resize, v2.RandomCrop(size), v2.RandomHorizontalFlip()]), central
+
+
+def training_layout(device: torch.device) -> torch.memory_format:
+    """Channels-last, except on a CPU: there the backward pass of channels-last group norms is slow."""
+    return torch.contiguous_format if device.type == "cpu" else torch.channels_last
 
 
 def one_view(transform: Callable[[Any], Any], image: Any) -> dict[str, Tensor]:
@@ -58,7 +62,7 @@ def classify(
     classifier: Classifier, encoder: Callable[..., Tensor], x_t: Tensor, timesteps: Tensor, accelerator: Accelerator
 ) -> Tensor:
     """The classifier's logits, from ``encoder`` in place of its own. Autocast and DDP do not see the score network."""
-    x_t = x_t.contiguous(memory_format=fast_layout(x_t.device, gradients=True))
+    x_t = x_t.contiguous(memory_format=training_layout(x_t.device))
     denoised = [classifier.denoise(x_t, timesteps)] if isinstance(classifier, DenoiseAugmentedClassifier) else []
     with accelerator.autocast():
         return encoder(x_t, timesteps, *denoised).float()

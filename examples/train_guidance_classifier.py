@@ -33,7 +33,16 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from checkpoints import Progress, load_batches, start_accelerator
 from image_data import ViewsDataset, load_test_images, load_training_images
-from noisy_images import Classifier, accuracy_on_noise, classify, diffuse_uniformly, geometry, one_view, percent_right
+from noisy_images import (
+    Classifier,
+    accuracy_on_noise,
+    classify,
+    diffuse_uniformly,
+    geometry,
+    one_view,
+    percent_right,
+    training_layout,
+)
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -45,8 +54,7 @@ from diffaug_transforms.guidance import (
     load_guidance_classifier,
 )
 from diffaug_transforms.guidance.storage import METADATA
-from diffaug_transforms.score import NoiseSchedule
-from diffaug_transforms.score.memory_format import fast_layout
+from diffaug_transforms.score import Denoiser, NoiseSchedule
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -82,7 +90,8 @@ def build_classifier(args: argparse.Namespace, classes: Sequence[str]) -> Classi
     if args.form == "noisy":
         return NoisyClassifier(encoder, classes=classes)
     dtype = torch.float32 if args.mixed_precision == "no" else None
-    return DenoiseAugmentedClassifier(encoder, args.network, classes=classes, dtype=dtype)
+    denoiser = Denoiser(args.network, dtype=dtype, compile=args.compile)
+    return DenoiseAugmentedClassifier(encoder, denoiser, classes=classes)
 
 
 def build_encoder(args: argparse.Namespace, num_classes: int) -> GuidanceEncoder:
@@ -124,17 +133,14 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> tuple[Classifie
     """The trained classifier, its noise schedule, and metadata of the run."""
     images, _ = load_training_images([args.data], [], args.limit)
     classifier = build_classifier(args, images.classes)
-    network = network_of(classifier, args.network)
-    schedule = network.schedule.to(accelerator.device)
-    raw = classifier.encoder.to(memory_format=fast_layout(accelerator.device, gradients=True))
+    schedule = network_of(classifier, args.network).schedule.to(accelerator.device)
+    raw = classifier.encoder.to(memory_format=training_layout(accelerator.device))
     optimizer = torch.optim.AdamW(raw.parameters(), lr=args.lr, weight_decay=args.weight_decay)
     rate = LambdaLR(optimizer, lambda step: learning_rate_factor(step / args.steps, args.anneal))
     encoder, optimizer = accelerator.prepare(raw, optimizer)
     accelerator.register_for_checkpointing(rate)
     progress = Progress(accelerator, args.output, args.steps, args.checkpoint_every)
     forward = torch.compile(encoder) if args.compile else encoder
-    if args.compile and args.form == "denoise-augmented":
-        network.unet.compile()
 
     dataset = ViewsDataset(images, partial(one_view, geometry(raw.config["sample_size"])[0]), args.seed)
     for views, labels in progress.over(load_batches(dataset, args, accelerator, progress.step)):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..images import ASSETS
-from ..score import ScoreNetwork
+from ..score import Denoiser, ScoreNetwork
 from ..score.openai import (
     DEFAULTS,
     NUM_CLASSES,
@@ -54,7 +54,7 @@ def load_guidance_classifier(
     path: str | Path,
     openai_flags: str | dict[str, Any] | None = None,
     *,
-    network: str | Path | ScoreNetwork | None = None,
+    network: str | Path | ScoreNetwork | Denoiser | None = None,
 ) -> NoisyClassifier | DenoiseAugmentedClassifier:
     """Load a guidance classifier, on the CPU, float32, in eval mode.
 
@@ -63,7 +63,8 @@ def load_guidance_classifier(
             ``save_pretrained``; or "cifar10-denoise-augmented", a small classifier inside the package.
         openai_flags: flags of an OpenAI file, as a dict or as the command line that trains or uses it ("--image_size 64
             --classifier_depth 4 ..."). Files with their released names do not need them.
-        network: score network for a folder with a denoise-augmented classifier. None: the one that the folder names.
+        network: score network, or Denoiser, for a folder with a denoise-augmented classifier. None: the one that the
+            folder names.
 
     Raises:
         ValueError: flags are missing or wrong, the pool is not attention, or the folder names no network.
@@ -97,7 +98,7 @@ def load_guidance_classifier(
 
 
 def load_folder(
-    folder: Path, network: str | Path | ScoreNetwork | None
+    folder: Path, network: str | Path | ScoreNetwork | Denoiser | None
 ) -> NoisyClassifier | DenoiseAugmentedClassifier:
     """The classifier that ``save_pretrained`` wrote. ``network`` replaces the score network that the folder names."""
     encoder, metadata = read_folder(folder)

@@ -13,6 +13,7 @@ import torch
 
 from diffaug_transforms.guidance import NoisyClassifier
 from diffaug_transforms.score import NoiseSchedule
+from diffaug_transforms.score.functional import scales
 from tests.examples.training import EXAMPLES
 from tests.guidance.guidance_encoders import tiny_encoder
 
@@ -28,7 +29,7 @@ def test_times_are_uniform_and_the_noise_is_the_schedules():
     for schedule in (NoiseSchedule.named("linear", 100), NoiseSchedule.variance_exploding(0.1, 10, 100)):
         x_t, timesteps = noisy_images.diffuse_uniformly(images, schedule, (3, 1))
         assert torch.bincount(timesteps // 10, minlength=10).sub(400).abs().max() < 80  # 4 standard deviations
-        signal_scale, noise_scale = schedule.scales(timesteps)
+        signal_scale, noise_scale = scales(timesteps, schedule)
         noise = (x_t - 0.5 * signal_scale) / noise_scale
         assert noise.mean().abs() < 0.02
         assert (noise.std() - 1).abs() < 0.02

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from ...score.storage import read_tensors
+
 Weights = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
 Change = Callable[[Tensor, Generator], Tensor]
@@ -30,9 +32,6 @@ def load_weights(path: Path, shapes: Mapping[str, Sequence[int]]) -> Weights:
     Raises:
         OSError: the file is missing or damaged, or it lacks a tensor or has one of another shape.
     """
-    # Imported here because it imports diffusers, which takes seconds.
-    from ...score.storage import read_tensors
-
     if not path.is_file():
         raise OSError(f"there are no weights at {path}")
     state = {name.removeprefix("module."): value for name, value in read_tensors(path).items()}
