@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from diffaug_transforms.transforms.deepaugment import DeepAugment
 from diffaug_transforms.transforms.deepaugment.transform import PRETRAINED
 from tests import contracts
-from tests.hub_server import serve_hub
-from tests.test_hub import run_python
+from tests.hub_server import run_python, serve_hub
 from tests.transforms.deepaugment_files import SHAPES, generator, random_weights
 
 SIZE = 16
