@@ -11,7 +11,6 @@ from torch import Tensor
 
 from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.guidance import DenoiseAugmentedClassifier, NoisyClassifier, load_guidance_classifier
-
 from tests.conftest import tiny_unet
 from tests.guidance.guidance_encoders import tiny_encoder
 
