@@ -1,4 +1,4 @@
-"""Classifiers by name, and the folders that training writes: safetensors beside what is needed to build them again."""
+"""Classifiers by name, and the folders that training writes: safetensors, and JSON with all that rebuilds them."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from torchvision.transforms.v2 import functional as F
 
 from .images import ASSETS
 
-#: Classifiers inside the package: `cifar_resnet-32`, as benchmarks/train_cifar10.py trained them (seed 0).
+#: Classifiers inside the package: `cifar_resnet-32`, trained by benchmarks/train_cifar10.py (seed 0).
 EMBEDDED = ("cifar10-baseline", "cifar10-diffaug")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class NormalizedClassifier(nn.Module):
-    """A classifier of images uint8 or in [0, 1]: subtracts the mean, divides by the deviation, calls ``model``.
+    """A classifier of images, uint8 or floating point in [0, 1]. It normalises them and calls ``model``.
 
     Args:
-        model: from normalised images (B, C, H, W) to logits (B, K).
+        model: takes normalised images (B, C, H, W), returns logits (B, K).
         mean, std: per channel, on the [0, 1] scale.
-        classes: names of the K classes where they are known; kept as ``.classes``.
-        size: side of the images that it was trained on, where it is known; kept as ``.size``.
+        classes: names of the K classes, if known. Also the attribute ``classes``.
+        size: side in pixels of the images that the model was trained on, if known. Also the attribute ``size``.
 
     Example:
         >>> classifier = NormalizedClassifier(build_model("resnet18", 10), IMAGENET_MEAN, IMAGENET_STD)
@@ -60,11 +60,16 @@ def build_model(name: str, num_classes: int, pretrained: bool = False) -> nn.Mod
 
     Args:
         name: ``cifar_resnet-W`` is ``cifar_resnet(num_classes, width=W)``.
-        num_classes: of the last layer, which starts anew where it differs from the pretrained one's.
+        num_classes: number of outputs. A pretrained model with another number gets a new last layer.
         pretrained: start from the library's default weights.
 
     Raises:
-        ValueError: no library knows the name. ImportError: timm is needed and missing.
+        ValueError: no library knows the name, or a ``cifar_resnet`` is to be pretrained.
+        ImportError: timm is needed and missing.
+
+    Example:
+        >>> build_model("cifar_resnet-8", num_classes=10)(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
     own, _, width = name.partition("-")
     if own == "cifar_resnet" and width.isdecimal() and int(width):
@@ -78,21 +83,18 @@ def build_model(name: str, num_classes: int, pretrained: bool = False) -> nn.Mod
     if not pretrained:
         return models.get_model(name, num_classes=num_classes)
     model = models.get_model(name, weights="DEFAULT")
-    return model if num_classes == 1000 else replace_head(model, num_classes)
-
-
-def replace_head(model: nn.Module, num_classes: int) -> nn.Module:
-    """The same model with its last linear layer made anew for another number of classes."""
     path, last = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
-    parent, _, attribute = path.rpartition(".")
-    setattr(model.get_submodule(parent), attribute, nn.Linear(last.in_features, num_classes))
+    if last.out_features != num_classes:
+        parent, _, attribute = path.rpartition(".")
+        setattr(model.get_submodule(parent), attribute, nn.Linear(last.in_features, num_classes))
     return model
 
 
 def cifar_resnet(num_classes: int = 10, width: int = 32) -> nn.Module:
     """A small residual network for images of 32 pixels: 4x4 stem of stride 2, three stages of one block, mean pooling.
 
-    Torchvision's stems are made for 224 pixels. At width 32: 0.7 M parameters, 45 MFLOP for 32x32 pixels.
+    torchvision's models start with strides that are made for 224 pixels. At width 32 this network has 0.7 M parameters
+    and takes 45 MFLOP for an image of 32x32 pixels.
     """
     return nn.Sequential(
         _convolution(3, width, kernel_size=4, stride=2),
@@ -121,20 +123,26 @@ def _convolution(inputs: int, outputs: int, kernel_size: int = 3, stride: int = 
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
-def save_classifier(classifier: NormalizedClassifier, folder: Path, name: str, **facts: Any) -> None:
-    """Write ``model.safetensors`` (the model's own keys) and ``classifier.json`` (name, mean, std and the facts)."""
+def save_classifier(classifier: NormalizedClassifier, folder: Path, name: str, **metadata: Any) -> None:
+    """Write a folder for ``load_classifier``: ``model.safetensors`` and ``classifier.json``.
+
+    Args:
+        folder: made if it is missing.
+        name: of the model, as ``build_model`` takes it.
+        metadata: more entries for ``classifier.json``. ``load_classifier`` needs ``classes``, the names of the classes.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     save_model(classifier.model, str(folder / "model.safetensors"))
-    config = {"name": name, "mean": classifier.mean, "std": classifier.std, **facts}
+    config = {"name": name, "mean": classifier.mean, "std": classifier.std, **metadata}
     (folder / "classifier.json").write_text(json.dumps(config, indent=1, default=str) + "\n")
 
 
 def load_classifier(folder: str | Path) -> NormalizedClassifier:
-    """The classifier of a folder that ``examples/train_classifier.py`` wrote, in eval mode; takes images in [0, 1].
+    """Load a classifier from a folder that ``examples/train_classifier.py`` wrote, in eval mode.
 
     Args:
-        folder: its path, or one of the two embedded CIFAR-10 classifiers, "cifar10-baseline" and "cifar10-diffaug":
-            one start trained on by either recipe, 83 % of the clean test images right.
+        folder: a path, or the name of an embedded CIFAR-10 classifier: "cifar10-baseline" or "cifar10-diffaug". Both
+            were trained further from the same weights, by the recipe in their name. Both have a clean accuracy of 83 %.
 
     Raises:
         OSError: the folder or one of its two files is missing.
@@ -158,7 +166,7 @@ def load_classifier(folder: str | Path) -> NormalizedClassifier:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Fill a model from a folder of ours, a ``.safetensors`` file, or a ``.pt`` / ``.pth`` state dict."""
+    """Load weights into a model, from a training folder, a ``.safetensors`` file, or a ``.pt`` or ``.pth`` file."""
     path = path / "model.safetensors" if path.is_dir() else path
     if path.suffix == ".safetensors":
         load_model(model, str(path))

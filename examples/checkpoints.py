@@ -1,4 +1,4 @@
-"""Runs of the training scripts: batches, progress, checkpoints that are whole after a kill at any moment."""
+"""Runs of the training scripts: batches, progress, and checkpoints that survive a kill at any moment."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from image_data import Batches, ViewsDataset
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-#: Measurements beside the progress bar; the others are in the log alone.
+#: Measurements beside the progress bar. The others are only in the log.
 ON_THE_BAR = ("loss", "accuracy")
 
 
 def start_accelerator(mixed_precision: str, folder: Path) -> Accelerator:
-    """On the GPU, or all of them, or the CPU; with a TensorBoard log in ``folder``/logs."""
+    """An accelerator for one GPU, all GPUs or the CPU, with a TensorBoard log in ``folder``/logs."""
     accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # said, so that torchrun's processes on CPUs find each other
+        cpu=not torch.accelerator.is_available(),  # torchrun's processes on CPUs find each other only if told
         mixed_precision=mixed_precision,
         log_with="tensorboard",
         project_dir=str(folder),
@@ -37,16 +37,16 @@ def start_accelerator(mixed_precision: str, folder: Path) -> Accelerator:
 
 
 class Progress:
-    """How far a run is, resumed where it was stopped: steps, seconds, smoothed measurements, checkpoints.
+    """How far a run is: steps, seconds, smoothed measurements, checkpoints. It starts at the last checkpoint.
 
     Args:
-        accelerator: with everything prepared and registered, for it is loaded from the last checkpoint.
+        accelerator: everything must be prepared and registered, because its state is loaded from the checkpoint.
         folder: of the checkpoint.
         steps: of the whole run.
         checkpoint_every: steps between checkpoints.
 
     Attributes:
-        step: the one that is being done, from 1 on; before the first, the number of those done before.
+        step: the current step, from 1. Before the first step of this run, the number of steps done in earlier runs.
     """
 
     def __init__(self, accelerator: Accelerator, folder: Path, steps: int, checkpoint_every: int) -> None:
@@ -57,7 +57,7 @@ class Progress:
         self.clock = [time.perf_counter()]
 
     def over(self, loader: Iterable[Any]) -> Iterator[Any]:
-        """The batches of the steps that are left, with a progress bar; each step has to end with ``report``."""
+        """The batches of the steps that are left, with a progress bar. Each step must end with ``report``."""
         shown = self.accelerator.is_main_process
         self.bar = tqdm(loader, initial=self.step, total=self.steps, disable=not shown)
         self.clock = [time.perf_counter()]
@@ -66,7 +66,7 @@ class Progress:
             yield batch
 
     def report(self, lr: float, **measured: float) -> None:
-        """End a step: its measurements enter running means, shown and logged; a checkpoint where one is due."""
+        """End a step: update, show and log the running means of the measurements. Write a checkpoint if one is due."""
         for name, value in measured.items():
             self.smoothed[name] = 0.95 * self.smoothed.get(name, value) + 0.05 * value
         shown = {name: f"{self.smoothed[name]:.3g}" for name in ON_THE_BAR if name in self.smoothed}
@@ -79,11 +79,11 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Of all steps so far, those before the run was resumed included."""
+        """Time of all steps so far, including those of earlier runs."""
         return self.seconds_before + self.clock[-1] - self.clock[0]
 
-    def facts(self, batch_size: int) -> dict[str, Any]:
-        """Images seen, time and memory, for the saved folder. ``batch_size`` is that of a process."""
+    def metadata(self, batch_size: int) -> dict[str, Any]:
+        """Number of images seen, time and memory, for the saved folder. ``batch_size`` is that of one process."""
         return {
             "images": self.steps * batch_size * self.accelerator.num_processes,
             "seconds": round(self.seconds, 1),
@@ -93,14 +93,14 @@ class Progress:
 
 
 def load_batches(dataset: ViewsDataset, args: argparse.Namespace, accelerator: Accelerator, start: int) -> DataLoader:
-    """This process's part of every batch from step ``start`` on, as the dataset's views and labels."""
+    """This process's part of every batch from step ``start`` on: views and labels."""
     rank, world = accelerator.process_index, accelerator.num_processes
     batches = Batches(len(dataset), args.batch_size, args.steps, args.seed, rank, world, start)
     return DataLoader(dataset, batch_sampler=batches, num_workers=args.workers, pin_memory=torch.cuda.is_available())
 
 
 def save_checkpoint(accelerator: Accelerator, folder: Path, **progress: Any) -> None:
-    """Write beside the old checkpoint, then swap: a kill at any moment leaves a whole one behind."""
+    """Write beside the old checkpoint, then swap, so that there is a complete one at any moment."""
     fresh, old = folder / "checkpoint.new", folder / "checkpoint"
     accelerator.save_state(str(fresh))
     if accelerator.is_main_process:
@@ -111,7 +111,7 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, **progress: Any) -> 
 
 
 def resume(accelerator: Accelerator, folder: Path) -> dict[str, Any]:
-    """Load the last checkpoint and return its progress; {} where there is none."""
+    """Load the last checkpoint and return its progress, or {} if there is no checkpoint."""
     checkpoint = folder / "checkpoint"
     if not checkpoint.exists() and (folder / "checkpoint.new" / "progress.json").exists():
         checkpoint = folder / "checkpoint.new"  # killed between the removal of the old one and the renaming
@@ -122,7 +122,7 @@ def resume(accelerator: Accelerator, folder: Path) -> dict[str, Any]:
 
 
 def peak_bytes() -> int:
-    """The most memory that was in use: of the GPU's tensors, or of the whole process on a CPU (Linux, macOS)."""
+    """Peak memory: of the tensors on the GPU, or of the whole process on a CPU (Linux, macOS)."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

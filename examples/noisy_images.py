@@ -1,4 +1,4 @@
-"""Noisy images for guidance classifiers: how they are cropped, diffused and classified, and the accuracy on them."""
+"""Noisy images for guidance classifiers: crop, diffuse and classify them, and measure the accuracy."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from torchvision.transforms.v2 import functional as F
 from diffaug_transforms.guidance import DenoiseAugmentedClassifier, NoisyClassifier
 from diffaug_transforms.score import NoiseSchedule
 from diffaug_transforms.score.functional import diffuse, to_signed
-from diffaug_transforms.score.memory_format import fast_layout
 
 Classifier: TypeAlias = NoisyClassifier | DenoiseAugmentedClassifier
-#: Of the draws for testing, whatever the seed of training.
+#: Seed of the draws for testing. It does not depend on the seed for training.
 TEST_SEED = 0
 
 
 def geometry(size: int) -> tuple[v2.Transform, v2.Transform]:
-    """Training's view, and the central crop for testing (guided-diffusion, image_datasets.py).
+    """The view for training, and the central crop for testing (guided-diffusion, image_datasets.py).
 
-    Training's is the central crop and a flip up to 64 pixels; above, a crop whose side is .8 to 1 of the image's.
+    Up to 64 pixels, training uses the central crop and a flip. Above, it uses a random crop of 0.8 to 1 times the
+    image's side and a flip.
     """
     central = v2.Compose([v2.Resize(size, antialias=True), v2.CenterCrop(size)])
     if size <= 64:
@@ -34,12 +34,24 @@ def geometry(size: int) -> tuple[v2.Transform, v2.Transform]:
     return v2.Compose([resize, v2.RandomCrop(size), v2.RandomHorizontalFlip()]), central
 
 
+def training_layout(device: torch.device) -> torch.memory_format:
+    """Channels-last, except on a CPU: there the backward pass of channels-last group norms is slow."""
+    return torch.contiguous_format if device.type == "cpu" else torch.channels_last
+
+
 def one_view(transform: Callable[[Any], Any], image: Any) -> dict[str, Tensor]:
     return {"image": F.pil_to_tensor(transform(image))}
 
 
 def diffuse_uniformly(images: Tensor, schedule: NoiseSchedule, seeds: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Images in [0, 1] (B, C, H, W) diffused to times uniform over 0...T-1, and the times (B,). The seeds fix both."""
+    """Diffuse images to uniform random timesteps in 0...T-1. The seeds fix the noise and the timesteps.
+
+    Args:
+        images: (B, C, H, W) in [0, 1].
+
+    Returns:
+        The noisy images (B, C, H, W), and the timesteps (B,).
+    """
     generator = torch.Generator(images.device).manual_seed(hash(seeds) % 2**63)
     options: dict[str, Any] = {"generator": generator, "device": images.device}
     timesteps = torch.randint(schedule.num_timesteps, (len(images),), **options)
@@ -49,15 +61,18 @@ def diffuse_uniformly(images: Tensor, schedule: NoiseSchedule, seeds: tuple[int,
 def classify(
     classifier: Classifier, encoder: Callable[..., Tensor], x_t: Tensor, timesteps: Tensor, accelerator: Accelerator
 ) -> Tensor:
-    """The classifier's logits, with ``encoder`` for its own: the score network stays out of autocast and of DDP."""
-    x_t = x_t.contiguous(memory_format=fast_layout(x_t.device, gradients=True))
+    """The classifier's logits, from ``encoder`` in place of its own. Autocast and DDP do not see the score network."""
+    x_t = x_t.contiguous(memory_format=training_layout(x_t.device))
     denoised = [classifier.denoise(x_t, timesteps)] if isinstance(classifier, DenoiseAugmentedClassifier) else []
     with accelerator.autocast():
         return encoder(x_t, timesteps, *denoised).float()
 
 
 def percent_right(right: Tensor, timesteps: Tensor, num_timesteps: int) -> dict[str, float]:
-    """Of all; and in each quarter of the times, q0 the least noisy, that has images (guided-diffusion logs them so)."""
+    """Accuracy in percent, over all images and by quarter of the timesteps. Quarter q0 is the least noisy.
+
+    guided-diffusion logs the same quarters. A quarter without images is left out.
+    """
     quarters = (4 * timesteps // num_timesteps).cpu()
     right = 100 * right.cpu().float()
     parts = {f"accuracy_q{q}": right[quarters == q] for q in range(4)}
@@ -68,9 +83,10 @@ def percent_right(right: Tensor, timesteps: Tensor, num_timesteps: int) -> dict[
 def accuracy_on_noise(
     classifier: Classifier, images: LabelledImages, schedule: NoiseSchedule, accelerator: Accelerator
 ) -> dict[str, float]:
-    """``percent_right`` of images that were each diffused to one time, as "test_...", each process taking its share.
+    """``percent_right`` of images that are each diffused to one timestep, under names "test_...".
 
-    The draws of image i depend on i alone: not on batches, processes, device, or the form of the classifier.
+    Each process takes its share of the images. The draws for image i depend only on i, not on batches, processes, the
+    device or the form of the classifier.
     """
     _, central = geometry(classifier.encoder.config["sample_size"])
     device, schedule = accelerator.device, schedule.to("cpu")

@@ -1,4 +1,4 @@
-"""Train a classifier with one of the paper's recipes: views of every image, one loss over them.
+"""Train a classifier with one of the paper's recipes: several views of every image, and one loss over them.
 
     python examples/train_classifier.py --recipe augmix+diffaug --output runs/a        # CIFAR-10 from the Hub
     python examples/train_classifier.py --recipe augmix+diffaug --output runs/a        # again: resumes
@@ -7,9 +7,9 @@
         --lr 0.1 --weight-decay 1e-4 --schedule step --workers 12 --compile
     accelerate launch examples/train_classifier.py ... --recipe augmix+diffaug --init augmix.pth --steps 50000 --lr 1e-4
 
-Where DiffAug in the loop is too slow, `diffaug augment data/train data_diffaug --copies 2` prepares it once, and
-`--diffaug-data data_diffaug` reads it. What is lost: draws repeat after as many passes as there are copies, and
-every run on that folder shares them.
+If DiffAug is too slow inside the training loop, prepare its views once: `diffaug augment data/train data_diffaug
+--copies 2`, then train with `--diffaug-data data_diffaug`. The draws then repeat after as many epochs as there are
+copies, and all runs on that folder share them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from checkpoints import Progress, load_batches, start_accelerator
-from image_data import LabelledImages, ViewsDataset, geometry, load_test_images, read_training_images
+from image_data import LabelledImages, ViewsDataset, geometry, load_test_images, load_training_images
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -38,8 +38,7 @@ from diffaug_transforms.classifiers import (
     load_weights,
     save_classifier,
 )
-from diffaug_transforms.transforms.compose import Views, ViewsLoss
-from diffaug_transforms.transforms.recipes import RECIPES, recipe
+from diffaug_transforms.transforms import RECIPES, Views, ViewsLoss, recipe
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -55,29 +54,34 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--network", default="cifar10", help="DiffAug's score network")
     parser.add_argument("--p", type=float, default=1.0, help="probability of transforming a sample with DiffAug")
     parser.add_argument("--max-batch", type=int, help="largest batch the score network sees at once")
-    parser.add_argument("--diffaug-data", type=Path, nargs="+", help="`diffaug augment`'s, of data and of extra data")
+    parser.add_argument(
+        "--diffaug-data",
+        type=Path,
+        nargs="+",
+        help="from `diffaug augment`: for data, for extra data",
+    )
     parser.add_argument("--deepaugment", default="noise2net", choices=["noise2net", "edsr", "cae"])
-    parser.add_argument("--deepaugment-weights", help="a path; cae has no other")
-    parser.add_argument("--steps", type=int, default=3900, help="optimiser steps; not to be changed when resuming")
+    parser.add_argument("--deepaugment-weights", help="path of the weights of edsr or cae; cae needs it")
+    parser.add_argument("--steps", type=int, default=3900, help="optimiser steps; keep them when a run resumes")
     parser.add_argument("--batch-size", type=int, default=128, help="images per step and process")
     parser.add_argument("--optimizer", choices=["sgd", "adamw"], default="sgd")
     parser.add_argument("--lr", type=float, default=0.2)
     parser.add_argument("--weight-decay", type=float, default=5e-4)
-    parser.add_argument("--schedule", choices=["onecycle", "step"], default="onecycle", help="step: x .1 each third")
+    parser.add_argument("--schedule", choices=["onecycle", "step"], default="onecycle", help="step: x 0.1 each third")
     parser.add_argument("--mixed-precision", choices=["no", "bf16", "fp16"], default="bf16")
     parser.add_argument("--compile", action="store_true", help="compile the classifier and the score network")
-    parser.add_argument("--workers", type=int, default=0, help="DataLoader processes, per process")
+    parser.add_argument("--workers", type=int, default=0, help="DataLoader workers per process")
     parser.add_argument("--checkpoint-every", type=int, default=400, help="steps between checkpoints")
     parser.add_argument("--limit", type=int, help="use only N images of each split, always the same, to try the script")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
-def build_views(args: argparse.Namespace, cached: bool) -> tuple[Views, ViewsLoss]:
-    """The recipe's views and loss. Prepared DiffAug views come with the samples: the rest is the recipe without it."""
+def build_views(args: argparse.Namespace, prepared: bool) -> tuple[Views, ViewsLoss]:
+    """The recipe's views and loss. Prepared DiffAug views come with the samples, so the recipe leaves DiffAug out."""
     clean, original = geometry(args.size)
     dtype = torch.float32 if args.mixed_precision == "no" else None
-    name = args.recipe.removesuffix("diffaug").rstrip("+") or "baseline" if cached else args.recipe
+    name = args.recipe.removesuffix("diffaug").rstrip("+") or "baseline" if prepared else args.recipe
     return recipe(
         name,
         diffaug=DiffAug(args.network, p=args.p, max_batch=args.max_batch, dtype=dtype, compile=args.compile),
@@ -91,13 +95,13 @@ def build_classifier(args: argparse.Namespace, num_classes: int) -> NormalizedCl
     model = build_model(args.model, num_classes, args.pretrained)
     if args.init:
         load_weights(model, args.init)
-    timms = getattr(model, "pretrained_cfg", {})
-    mean, std = timms.get("mean", IMAGENET_MEAN), timms.get("std", IMAGENET_STD)
+    timm_config = getattr(model, "pretrained_cfg", {})
+    mean, std = timm_config.get("mean", IMAGENET_MEAN), timm_config.get("std", IMAGENET_STD)
     return NormalizedClassifier(model, mean, std).to(memory_format=torch.channels_last)
 
 
 def build_optimizer(args: argparse.Namespace, classifier: nn.Module) -> tuple[Optimizer, LRScheduler]:
-    """SGD with momentum .9 or AdamW; one cycle up and down to zero, or x .1 after each third of the steps."""
+    """SGD with momentum 0.9 or AdamW. The rate rises and falls to zero once, or is divided by 10 after each third."""
     if args.optimizer == "sgd":
         options = {"momentum": 0.9, "nesterov": True, "weight_decay": args.weight_decay}
         optimizer: Optimizer = torch.optim.SGD(classifier.parameters(), lr=args.lr, **options)
@@ -112,14 +116,14 @@ def build_optimizer(args: argparse.Namespace, classifier: nn.Module) -> tuple[Op
 def make_batch_views(
     views: Views, sample_views: dict[str, Tensor], labels: Tensor, seeds: tuple[int, ...]
 ) -> dict[str, Tensor]:
-    """The views of one step on the labels' device, with draws of the step's and the process's own."""
+    """The views of one step on the device of the labels. Each step and process has its own draws."""
     torch.manual_seed(hash(seeds) % 2**63)
     on_device = {name: view.to(labels.device, non_blocking=True) for name, view in sample_views.items()}
-    return views.on_batch(on_device, labels)
+    return views.per_batch(on_device, labels)
 
 
 def classify_views(classifier: Callable[[Tensor], Tensor], views: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Logits by view, from one pass over all views together, so that batch statistics are of them all."""
+    """Logits by view. All views go through the classifier together, so that batch statistics cover them all."""
     images = torch.cat([F.to_dtype(view, torch.float32, scale=True).as_subclass(Tensor) for view in views.values()])
     logits = classifier(images.contiguous(memory_format=torch.channels_last))
     return dict(zip(views, logits.chunk(len(views))))
@@ -127,7 +131,7 @@ def classify_views(classifier: Callable[[Tensor], Tensor], views: dict[str, Tens
 
 @torch.inference_mode()
 def accuracy(classifier: nn.Module, images: LabelledImages, size: int, accelerator: Accelerator) -> float:
-    """Percent of images right, each process taking its share."""
+    """Accuracy in percent. Each process takes its share of the images."""
     _, central = geometry(size)
     share = range(accelerator.process_index, len(images), accelerator.num_processes)
     right = torch.zeros(1, device=accelerator.device)
@@ -143,20 +147,21 @@ def accuracy(classifier: nn.Module, images: LabelledImages, size: int, accelerat
 
 
 def train(args: argparse.Namespace, accelerator: Accelerator) -> tuple[NormalizedClassifier, dict[str, Any]]:
-    """The trained classifier, and facts about the run."""
+    """The trained classifier, and metadata of the run."""
     prepared = args.diffaug_data if args.diffaug_data and "diffaug" in args.recipe else []
-    data = read_training_images([data for data in (args.data, args.extra_data) if data], prepared, args.limit)
-    views, loss_of = build_views(args, data[1] is not None)
-    raw = build_classifier(args, len(data[0].classes))
+    sources = [data for data in (args.data, args.extra_data) if data]
+    images, copies = load_training_images(sources, prepared, args.limit)
+    views, loss_of = build_views(args, copies is not None)
+    raw = build_classifier(args, len(images.classes))
     optimizer, schedule = build_optimizer(args, raw)
     classifier, optimizer = accelerator.prepare(raw, optimizer)
     accelerator.register_for_checkpointing(schedule)
     progress = Progress(accelerator, args.output, args.steps, args.checkpoint_every)
     forward = torch.compile(classifier) if args.compile else classifier
 
-    if data[1] is not None:
-        accelerator.print(f"DiffAug is prepared: its draws repeat after {len(data[1][0])} passes over the images")
-    dataset = ViewsDataset(data[0], views.per_sample, args.seed, data[1], geometry(args.size)[1])
+    if copies is not None:
+        accelerator.print(f"DiffAug is prepared: its draws repeat after {len(copies[0])} epochs")
+    dataset = ViewsDataset(images, views.per_sample, args.seed, copies, geometry(args.size)[1])
     for sample_views, labels in progress.over(load_batches(dataset, args, accelerator, progress.step)):
         labels = labels.to(accelerator.device)
         seeds = (args.seed, progress.step, accelerator.process_index)
@@ -170,21 +175,21 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> tuple[Normalize
         optimizer.zero_grad()
         right = (logits["clean"].argmax(dim=1) == labels).float().mean()
         progress.report(float(schedule.get_last_lr()[0]), loss=float(loss.detach()), accuracy=100 * float(right))
-    return raw, {"classes": data[0].classes, **progress.facts(args.batch_size)}
+    return raw, {"classes": images.classes, **progress.metadata(args.batch_size)}
 
 
 def main() -> None:
     args = parse_arguments()
     set_seed(args.seed)
     accelerator = start_accelerator(args.mixed_precision, args.output)
-    classifier, facts = train(args, accelerator)
+    classifier, metadata = train(args, accelerator)
     test = load_test_images(args.data, args.limit)
     if test is not None:
-        facts["test_accuracy"] = accuracy(classifier, test, args.size, accelerator)
-        accelerator.log({"test_accuracy": facts["test_accuracy"]}, step=args.steps)
+        metadata["test_accuracy"] = accuracy(classifier, test, args.size, accelerator)
+        accelerator.log({"test_accuracy": metadata["test_accuracy"]}, step=args.steps)
     if accelerator.is_main_process:
-        save_classifier(classifier, args.output, args.model, **facts, arguments=vars(args))
-        print(f"Saved {args.output}: test accuracy {facts.get('test_accuracy', float('nan')):.2f} %")
+        save_classifier(classifier, args.output, args.model, **metadata, arguments=vars(args))
+        print(f"Saved {args.output}: test accuracy {metadata.get('test_accuracy', float('nan')):.2f} %")
     accelerator.end_training()
 
 

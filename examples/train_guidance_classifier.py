@@ -1,4 +1,4 @@
-"""Train a classifier of noisy images that guides sampling: alone, or with the one-step denoised image beside.
+"""Train a classifier of noisy images that guides sampling, with or without the one-step denoised image as input.
 
     python examples/train_guidance_classifier.py --output runs/noisy                           # CIFAR-10 from the Hub
     python examples/train_guidance_classifier.py --output runs/noisy                           # again: resumes
@@ -9,13 +9,13 @@
         --steps 300000 --batch-size 32 --workers 12 --compile --output runs/imagenet           # OpenAI's, on 8 GPUs
     accelerate launch ... --form denoise-augmented --init 256x256_classifier.pt --steps 50000  # from its weights
 
-Every image is diffused to a time uniform over the score network's 0...T-1, and the loss is the cross-entropy
-(guided-diffusion, classifier_train.py: AdamW, rate 3e-4 falling to zero, weight decay .05, batch 256). The score
-network gives both forms their noise; the denoise-augmented one also calls it once an image, without a backward pass,
-so at equal steps it takes four times as long at the default size (one CPU core: 16 ms an image, the noisy form 4).
+Every image is diffused to a uniform random timestep in 0...T-1 of the score network, and the loss is the cross-entropy
+(classifier_train.py of guided-diffusion: AdamW, rate 3e-4 that falls to zero, weight decay 0.05, batch 256). Both forms
+use the noise schedule of the score network. The denoise-augmented form also calls the network once per image, without a
+backward pass, so a step takes four times as long at the default size (on one CPU core 16 ms per image instead of 4 ms).
 
-The test accuracy, as the paper reports it, is that of each test image diffused to one uniform time. Its draws depend
-on the image alone: every classifier of either form sees the same noisy images of a network.
+The test accuracy is measured as in the paper: each test image is diffused to one uniform random timestep. The draws
+depend only on the image, so all classifiers of both forms see the same noisy images of a network.
 """
 
 from __future__ import annotations
@@ -32,8 +32,17 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from checkpoints import Progress, load_batches, start_accelerator
-from image_data import ViewsDataset, load_test_images, read_training_images
-from noisy_images import Classifier, accuracy_on_noise, classify, diffuse_uniformly, geometry, one_view, percent_right
+from image_data import ViewsDataset, load_test_images, load_training_images
+from noisy_images import (
+    Classifier,
+    accuracy_on_noise,
+    classify,
+    diffuse_uniformly,
+    geometry,
+    one_view,
+    percent_right,
+    training_layout,
+)
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -44,9 +53,8 @@ from diffaug_transforms.guidance import (
     NoisyClassifier,
     load_guidance_classifier,
 )
-from diffaug_transforms.guidance.folder import FACTS
-from diffaug_transforms.score import NoiseSchedule
-from diffaug_transforms.score.memory_format import fast_layout
+from diffaug_transforms.guidance.storage import METADATA
+from diffaug_transforms.score import Denoiser, NoiseSchedule
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -54,22 +62,22 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", default="uoft-cs/cifar10", help="image folder, Hub id, or folder in the Hub's layout")
     parser.add_argument("--output", type=Path, required=True, help="folder for checkpoints, logs and the classifier")
     parser.add_argument("--form", choices=["noisy", "denoise-augmented"], default="noisy")
-    parser.add_argument("--init", type=Path, help="start from a folder of this script, or OpenAI's .pt file; its shape")
-    parser.add_argument("--network", default="cifar10", help="score network: its noise, and the denoised image")
-    parser.add_argument("--size", type=int, default=32, help="pixels that a new classifier sees")
+    parser.add_argument("--init", type=Path, help="start from a folder of this script, or from OpenAI's .pt file")
+    parser.add_argument("--network", default="cifar10", help="score network: its schedule, and the denoised image")
+    parser.add_argument("--size", type=int, default=32, help="side of a new classifier's images in pixels")
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 64, 128, 128], help="of the levels")
-    parser.add_argument("--blocks", type=int, default=1, help="residual blocks a level")
+    parser.add_argument("--blocks", type=int, default=1, help="residual blocks per level")
     parser.add_argument("--attention-resolutions", type=int, nargs="*", default=[8], help="sides of maps, in pixels")
     parser.add_argument("--head-width", type=int, default=32, help="of an attention head")
     parser.add_argument("--downsample", choices=["conv", "resnet"], default="conv", help="resnet: OpenAI's")
-    parser.add_argument("--steps", type=int, default=2000, help="optimiser steps; not to be changed when resuming")
+    parser.add_argument("--steps", type=int, default=2000, help="optimiser steps; keep them when a run resumes")
     parser.add_argument("--batch-size", type=int, default=64, help="images per step and process")
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--weight-decay", type=float, default=0.05)
-    parser.add_argument("--anneal", choices=["linear", "cosine"], default="linear", help="the rate's way to zero")
+    parser.add_argument("--anneal", choices=["linear", "cosine"], default="linear", help="how the rate falls to zero")
     parser.add_argument("--mixed-precision", choices=["no", "bf16", "fp16"], default="bf16")
     parser.add_argument("--compile", action="store_true", help="compile the classifier and the score network")
-    parser.add_argument("--workers", type=int, default=0, help="DataLoader processes, per process")
+    parser.add_argument("--workers", type=int, default=0, help="DataLoader workers per process")
     parser.add_argument("--checkpoint-every", type=int, default=200, help="steps between checkpoints")
     parser.add_argument("--limit", type=int, help="use only the first N images of each split, to try the script")
     parser.add_argument("--seed", type=int, default=0)
@@ -77,12 +85,13 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def build_classifier(args: argparse.Namespace, classes: Sequence[str]) -> Classifier:
-    """Of the form asked for: new, or from ``--init``, where a noisy one becomes denoise-augmented."""
+    """A new classifier of the chosen form, or one from ``--init``. A noisy one can become denoise-augmented."""
     encoder = build_encoder(args, len(classes)) if args.init is None else start_from(args.init, args.form, len(classes))
     if args.form == "noisy":
         return NoisyClassifier(encoder, classes=classes)
     dtype = torch.float32 if args.mixed_precision == "no" else None
-    return DenoiseAugmentedClassifier(encoder, args.network, classes=classes, dtype=dtype)
+    denoiser = Denoiser(args.network, dtype=dtype, compile=args.compile)
+    return DenoiseAugmentedClassifier(encoder, denoiser, classes=classes)
 
 
 def build_encoder(args: argparse.Namespace, num_classes: int) -> GuidanceEncoder:
@@ -112,7 +121,7 @@ def start_from(path: Path, form: str, num_classes: int) -> GuidanceEncoder:
 
 
 def learning_rate_factor(share: float, anneal: str) -> float:
-    """From 1 to 0 over a share of the steps: linearly (guided-diffusion's anneal_lr), or along half a cosine."""
+    """From 1 to 0 as ``share`` goes from 0 to 1: linearly (guided-diffusion's anneal_lr), or along half a cosine."""
     return 1 - share if anneal == "linear" else (1 + math.cos(math.pi * share)) / 2
 
 
@@ -121,20 +130,17 @@ def network_of(classifier: Classifier, name: str) -> ScoreNetwork:
 
 
 def train(args: argparse.Namespace, accelerator: Accelerator) -> tuple[Classifier, NoiseSchedule, dict[str, Any]]:
-    """The trained classifier, the schedule of its noise, and facts about the run."""
-    images, _ = read_training_images([args.data], [], args.limit)
+    """The trained classifier, its noise schedule, and metadata of the run."""
+    images, _ = load_training_images([args.data], [], args.limit)
     classifier = build_classifier(args, images.classes)
-    network = network_of(classifier, args.network)
-    schedule = network.schedule.to(accelerator.device)
-    raw = classifier.encoder.to(memory_format=fast_layout(accelerator.device, gradients=True))
+    schedule = network_of(classifier, args.network).schedule.to(accelerator.device)
+    raw = classifier.encoder.to(memory_format=training_layout(accelerator.device))
     optimizer = torch.optim.AdamW(raw.parameters(), lr=args.lr, weight_decay=args.weight_decay)
     rate = LambdaLR(optimizer, lambda step: learning_rate_factor(step / args.steps, args.anneal))
     encoder, optimizer = accelerator.prepare(raw, optimizer)
     accelerator.register_for_checkpointing(rate)
     progress = Progress(accelerator, args.output, args.steps, args.checkpoint_every)
     forward = torch.compile(encoder) if args.compile else encoder
-    if args.compile and args.form == "denoise-augmented":
-        network.unet.compile()
 
     dataset = ViewsDataset(images, partial(one_view, geometry(raw.config["sample_size"])[0]), args.seed)
     for views, labels in progress.over(load_batches(dataset, args, accelerator, progress.step)):
@@ -149,29 +155,29 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> tuple[Classifie
         optimizer.zero_grad()
         found = percent_right(logits.argmax(dim=1) == labels, timesteps, schedule.num_timesteps)
         progress.report(float(rate.get_last_lr()[0]), loss=float(loss.detach()), **found)
-    return classifier, schedule, progress.facts(args.batch_size)
+    return classifier, schedule, progress.metadata(args.batch_size)
 
 
-def save(classifier: Classifier, folder: Path, **facts: Any) -> None:
-    """A folder for ``load_guidance_classifier``, with the facts in its JSON."""
+def save(classifier: Classifier, folder: Path, **metadata: Any) -> None:
+    """Write a folder for ``load_guidance_classifier``, with more metadata in its JSON file."""
     classifier.save_pretrained(folder)
-    saved = json.loads((folder / FACTS).read_text())
-    (folder / FACTS).write_text(json.dumps(saved | facts, indent=1, default=str) + "\n")
+    saved = json.loads((folder / METADATA).read_text())
+    (folder / METADATA).write_text(json.dumps(saved | metadata, indent=1, default=str) + "\n")
 
 
 def main() -> None:
     args = parse_arguments()
     set_seed(args.seed)
     accelerator = start_accelerator(args.mixed_precision, args.output)
-    classifier, schedule, facts = train(args, accelerator)
+    classifier, schedule, metadata = train(args, accelerator)
     test = load_test_images(args.data, args.limit)
     if test is not None:
         found = accuracy_on_noise(classifier, test, schedule, accelerator)
         accelerator.log(found, step=args.steps)
-        facts |= found
+        metadata |= found
     if accelerator.is_main_process:
-        save(classifier, args.output, **facts, arguments=vars(args))
-        print(f"Saved {args.output}: test accuracy {facts.get('test_accuracy', float('nan')):.2f} %")
+        save(classifier, args.output, **metadata, arguments=vars(args))
+        print(f"Saved {args.output}: test accuracy {metadata.get('test_accuracy', float('nan')):.2f} %")
     accelerator.end_training()
 
 

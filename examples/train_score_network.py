@@ -1,12 +1,12 @@
-"""Train the embedded `cifar10` score network: a small class-conditional U-Net with a null class.
+"""Train the embedded `cifar10` score network, a small class-conditional U-Net with a null class.
 
     python examples/train_score_network.py --output runs/cifar10            # CIFAR-10 from the Hub
     python examples/train_score_network.py --output runs/cifar10            # again: resumes where it was stopped
     accelerate launch examples/train_score_network.py --output runs/cifar10 --batch-size 128   # several GPUs
 
-The objective is DDPM's simple loss (Ho et al. 2020, eq. 14): the mean squared error of the predicted noise,
-t uniform over 0..T-1. Every step draws from a generator seeded by (seed, step, process), so a run that was killed
-and resumed sees the same images, noise and timesteps as one that was not.
+The objective is DDPM's simple loss (Ho et al. 2020, eq. 14): the mean squared error of the predicted noise, with t
+uniform over 0...T-1. Every step draws from a generator seeded by (seed, step, process), so a run that was killed and
+resumed sees the same images, noise and timesteps as a run that was not.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--ema-decay", type=float, default=0.999)
     parser.add_argument("--checkpoint-every", type=int, default=250, help="steps between checkpoints")
     parser.add_argument("--mixed-precision", choices=["no", "bf16", "fp16"], default="bf16")
-    parser.add_argument("--compile", action="store_true", help="compile the U-Net (worth it from a few minutes on)")
+    parser.add_argument("--compile", action="store_true", help="compile the U-Net (pays off after a few minutes)")
     parser.add_argument("--limit", type=int, help="use only the first N training images, to try the script")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
 def build_unet() -> UNet2DModel:
-    """7.4 M parameters, 2.3 GFLOP a forward at 32x32: the budget of a wheel and of two CPU cores."""
+    """7.4 M parameters, 2.3 GFLOP per image of 32x32: small enough for a wheel and for training on two CPU cores."""
     return UNet2DModel(
         sample_size=32,
         block_out_channels=(64, 96, 128, 96),
@@ -65,19 +65,19 @@ def build_unet() -> UNet2DModel:
 
 
 def load_images(data: str, limit: int | None) -> tuple[Tensor, Tensor]:
-    """All training images as uint8 (N, 3, 32, 32), and their labels: small enough to stay in memory."""
+    """All training images as uint8 (N, 3, 32, 32), and their labels. They are few enough to stay in memory."""
     rows = load_dataset(data, split="train" if limit is None else f"train[:{limit}]")
     images = np.stack([np.asarray(image.convert("RGB")) for image in rows["img"]])
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(rows["label"])
 
 
 def learning_rate_factor(step: int, steps: int, warmup: int = 300, decay: float = 0.5) -> float:
-    """Linear warm-up, at most a tenth of the steps, constant, then linear to zero over the last half."""
+    """Linear warm-up over at most a tenth of the steps, then constant, then linear to zero over the last half."""
     return min(1.0, (step + 1) / min(warmup, max(1, steps // 10)), max(0.0, (steps - step) / (decay * steps)))
 
 
 def draw_batch(images: Tensor, labels: Tensor, args: argparse.Namespace, step: int, rank: int) -> dict[str, Tensor]:
-    """Random images and flips, labels dropped at random, noise, and stratified timesteps (each uniform over 0..T-1)."""
+    """Random images and flips, randomly dropped labels, noise, and stratified timesteps (each uniform in 0...T-1)."""
     generator = torch.Generator().manual_seed(hash((args.seed, step, rank)) % 2**63)
     size = args.batch_size
     index = torch.randint(len(images), (size,), generator=generator)
@@ -86,7 +86,7 @@ def draw_batch(images: Tensor, labels: Tensor, args: argparse.Namespace, step: i
     x_0[flip] = x_0[flip].flip(-1)
     y = labels[index].clone()
     y[torch.rand(size, generator=generator) < args.label_dropout] = NUM_CLASSES
-    # One timestep per stratum: the loss varies strongly with t, so this takes much of the noise out of its gradient.
+    # One timestep per stratum: the loss depends strongly on t, so this makes its gradient much less noisy.
     timesteps = ((torch.arange(size) + torch.rand(size, generator=generator)) / size * 1000).long()
     return {"x_0": x_0, "labels": y, "noise": torch.randn(x_0.shape, generator=generator), "timesteps": timesteps}
 
@@ -100,7 +100,7 @@ def noise_prediction_loss(unet: Callable[..., Any], scheduler: DDPMScheduler, ba
 def main() -> None:
     args = parse_arguments()
     set_seed(args.seed)
-    on_cpu = not torch.accelerator.is_available()  # said, so that torchrun's processes on CPUs find each other
+    on_cpu = not torch.accelerator.is_available()  # torchrun's processes on CPUs find each other only if told
     accelerator = Accelerator(cpu=on_cpu, mixed_precision=args.mixed_precision)
     args.output.mkdir(parents=True, exist_ok=True)
     images, labels = load_images(args.data, args.limit)

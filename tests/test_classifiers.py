@@ -1,4 +1,4 @@
-"""Classifiers by name, their folders, and what cannot be loaded."""
+"""Classifiers by name, their folders, and the errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_model
 from torch import nn
-from torchvision.transforms.v2 import functional as F
+from torchvision import models
 
 from diffaug_transforms import DiffAugEnsemble
 from diffaug_transforms.classifiers import (
@@ -17,10 +17,9 @@ from diffaug_transforms.classifiers import (
     build_model,
     load_classifier,
     load_weights,
-    replace_head,
     save_classifier,
 )
-from diffaug_transforms.figures import sample_images
+from diffaug_transforms.images import sample_images, to_batch
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
 
@@ -54,7 +53,7 @@ def test_a_folder_loads_into_the_ensemble_and_into_the_bare_model(tmp_path, netw
 def test_embedded_classifiers_know_the_sample_images(name):
     classifier = load_classifier(name)
     images = sample_images()
-    batch = torch.stack([F.to_dtype(F.to_image(image), torch.float32, scale=True) for image in images.values()])
+    batch = torch.cat([to_batch(image) for image in images.values()])
     found = [classifier.classes[index] for index in classifier(batch).argmax(1)]
     assert sum(guess == label for guess, label in zip(found, images)) >= 7
 
@@ -74,9 +73,14 @@ def test_weights_to_start_from(tmp_path, name):
     assert torch.equal(model.state_dict()["8.weight"], classifier.model.state_dict()["8.weight"])
 
 
-def test_torchvisions_models_and_a_head_for_other_classes():
+def test_torchvisions_models_and_a_last_layer_for_other_classes(monkeypatch):
     assert build_model("resnet18", 7).fc.out_features == 7
-    model = replace_head(build_model("mobilenet_v3_small", 1000), 4)
+    pretrained = models.mobilenet_v3_small()
+    monkeypatch.setattr(models, "get_model", lambda name, weights: pretrained)
+    last = pretrained.classifier[3].weight
+    assert build_model("mobilenet_v3_small", 1000, pretrained=True).classifier[3].weight is last
+    model = build_model("mobilenet_v3_small", 4, pretrained=True)
+    assert model is pretrained
     assert model(torch.rand(2, 3, 32, 32)).shape == (2, 4)
 
 

@@ -1,4 +1,4 @@
-"""Classifiers of noisy images, alone or with the denoised image beside, and the guide they make for sampling."""
+"""Classifiers of noisy images, with or without the denoised image as a second input, and the guide for sampling."""
 
 from .classifiers import DenoiseAugmentedClassifier, NoisyClassifier
 from .encoder import GuidanceEncoder

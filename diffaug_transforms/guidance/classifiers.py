@@ -6,7 +6,6 @@ denoise-augmented   x_t --score network--> pred_x0 --/               whose gradi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +19,7 @@ from ..score import Denoiser, ScoreNetwork
 from ..score.denoiser import as_denoiser
 from ..score.functional import reflect_pad_to_multiple
 from .encoder import GuidanceEncoder
-
-#: The file beside ``encoder/`` that only a classifier of this package has.
-METADATA = "guidance_classifier.json"
+from .storage import write_folder
 
 
 class NoisyClassifier(nn.Module):
@@ -168,12 +165,6 @@ def gradient_checkpointing(encoder: GuidanceEncoder, enabled: bool) -> Iterator[
         yield
     finally:
         encoder.disable_gradient_checkpointing()
-
-
-def write_folder(folder: Path, encoder: GuidanceEncoder, **metadata: Any) -> None:
-    """Write ``encoder/`` (config.json, safetensors) and ``guidance_classifier.json`` with the metadata."""
-    encoder.save_pretrained(folder / "encoder")
-    (folder / METADATA).write_text(json.dumps(metadata, indent=1) + "\n")
 
 
 def _checked_names(classes: Sequence[str] | None, encoder: GuidanceEncoder) -> list[str] | None:

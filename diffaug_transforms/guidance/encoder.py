@@ -1,4 +1,4 @@
-"""The network of guidance classifiers: a U-Net's encoder that knows the time, pooled by attention to logits.
+"""The network of guidance classifiers: the encoder of a U-Net with the timestep as input, and an attention pool.
 
 x_t (and pred_x0) --input convolutions, down blocks, mid block--> map --attention pool--> logits
  [-1, 1] + noise                   timesteps
@@ -10,43 +10,75 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, get_down_block
 from torch import Tensor, nn
 
-from .attention_pool import AttentionPool
-
-#: Standard deviation of the weights that the denoised image starts with; a convolution's usual start on three channels
-#: has 0.11, so the answers of a trained classifier move by about a hundredth.
+#: Initial standard deviation of the weights for the denoised image. The usual one for three channels is 0.11, so the
+#: outputs of a trained classifier change by about one percent.
 DENOISED_INPUT_STD = 1e-3
-#: Of OpenAI's group norms.
+#: OpenAI's group norms have it.
 NORM_EPS = 1e-5
+
+
+class AttentionPool(nn.Module):
+    """CLIP's attention pool, as in ``AttentionPool2d`` of ``guided-diffusion``. The query is the mean of the map.
+
+    Args:
+        width: channels of the map.
+        positions: pixels of the map.
+        head_dim: width of a head.
+        outputs: K.
+    """
+
+    def __init__(self, width: int, positions: int, head_dim: int, outputs: int) -> None:
+        super().__init__()
+        if width % head_dim:
+            raise ValueError(f"attention_head_dim must divide the last width, {width}. Got {head_dim}")
+        self.heads = width // head_dim
+        self.positional_embedding = nn.Parameter(torch.randn(width, positions + 1) / width**0.5)
+        self.qkv_proj = nn.Linear(width, 3 * width)
+        self.c_proj = nn.Linear(width, outputs)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, K)."""
+        pixels = features.flatten(2)
+        tokens = torch.cat([pixels.mean(2, keepdim=True), pixels], dim=2) + self.positional_embedding
+        # Packed as (3, heads, head_dim): OpenAI's new order, whatever the order in the blocks.
+        packed = self.qkv_proj(tokens.transpose(1, 2)).unflatten(2, (3, self.heads, -1))
+        query, key, value = packed.permute(2, 0, 3, 1, 4)
+        return self.c_proj(F.scaled_dot_product_attention(query[:, :, :1], key, value).flatten(1))
 
 
 class GuidanceEncoder(ModelMixin, ConfigMixin):
     """``EncoderUNetModel`` of ``guided-diffusion`` with attention pooling, in diffusers' blocks and parameter names.
 
-    Its defaults are OpenAI's (``classifier_defaults`` in script_util.py) for 64 pixels. ``save_pretrained`` and
+    The defaults are OpenAI's for 64 pixels (``classifier_defaults`` in script_util.py). ``save_pretrained`` and
     ``from_pretrained`` are diffusers'.
 
     Args:
-        sample_size: side of its images in pixels, which the pool's position embedding fixes; a multiple of the strides.
-        in_channels: of the images.
+        sample_size: side of the images in pixels. The position embedding of the pool fixes it. It must be a multiple of
+            the strides.
+        in_channels: channels of the images.
         num_classes: K.
-        block_out_channels: widths of the levels, each half the size of the one before.
-        down_block_types: of the levels: ``"AttnDownBlock2D"`` with attention; without it ``"ResnetDownsampleBlock2D"``
-            or, where ``downsample_type`` is ``"conv"``, ``"DownBlock2D"``.
-        layers_per_block: residual blocks a level.
+        block_out_channels: widths of the levels. Each level has half the side of the level before.
+        down_block_types: one per level. ``"AttnDownBlock2D"`` has attention. ``"ResnetDownsampleBlock2D"`` and, if
+            ``downsample_type`` is ``"conv"``, ``"DownBlock2D"`` have none.
+        layers_per_block: residual blocks per level.
         attention_head_dim: width of a head, in the blocks and in the pool.
         downsample_type: ``"resnet"`` (OpenAI's resblock_updown) or ``"conv"``.
-        resnet_time_scale_shift: how the time enters: ``"scale_shift"`` or ``"default"`` (added).
-        model_channels: width of the time embedding's input; None: the first of ``block_out_channels``.
+        resnet_time_scale_shift: how the timestep enters: ``"scale_shift"`` or ``"default"`` (added).
+        model_channels: width of the time embedding's input. None: the first of ``block_out_channels``.
         norm_num_groups: groups of the group norms.
         dropout: in the residual blocks.
-        denoised_input: the denoise-augmented form, with a second input convolution, for the denoised image; its
-            weights start at ``DENOISED_INPUT_STD``.
+        denoised_input: True for the denoise-augmented form, which has a second input convolution for the denoised
+            image. The standard deviation of its initial weights is ``DENOISED_INPUT_STD``.
+
+    Raises:
+        ValueError: the arguments do not fit each other.
 
     Example:
         >>> options = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "downsample_type": "conv"}
@@ -84,12 +116,12 @@ class GuidanceEncoder(ModelMixin, ConfigMixin):
         width = model_channels or first
         self.conv_in = nn.Conv2d(in_channels, first, 3, padding=1)
         if denoised_input:
-            # Its sum with conv_in's output needs no second bias.
+            # Its output is added to conv_in's, so it needs no bias.
             self.conv_in_denoised = nn.Conv2d(in_channels, first, 3, padding=1, bias=False)
             nn.init.normal_(self.conv_in_denoised.weight, std=DENOISED_INPUT_STD)
         self.time_proj = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(width, 4 * width)
-        self.down_blocks, self.mid_block = blocks_of(self.config, 4 * width)
+        self.down_blocks, self.mid_block = make_blocks(self.config, 4 * width)
         self.conv_norm_out = nn.GroupNorm(norm_num_groups, last, eps=NORM_EPS)
         self.conv_act = nn.SiLU()
         self.pool = AttentionPool(last, (sample_size // stride) ** 2, attention_head_dim, num_classes)
@@ -98,13 +130,14 @@ class GuidanceEncoder(ModelMixin, ConfigMixin):
         """Logits (B, K), in the network's dtype.
 
         Args:
-            x_t: (B, C, H, W), noisy images on the [-1, 1] scale, H and W the ``sample_size``.
+            x_t: (B, C, H, W), noisy images on the [-1, 1] scale. H and W are the ``sample_size``.
             timesteps: int64 (B,).
-            pred_x0: like x_t, the denoised image in [-1, 1]: for the denoise-augmented form, and only for it.
+            pred_x0: (B, C, H, W), the denoised images in [-1, 1]. The denoise-augmented form needs it, the noisy form
+                must not have it.
 
         Raises:
-            ValueError: images of another size or number of channels, timesteps not one per image, ``pred_x0`` missing
-                or given to the noisy form.
+            ValueError: images have another size or number of channels, timesteps are not one per image, ``pred_x0`` is
+                missing or given to the noisy form.
         """
         self.check_inputs(x_t, timesteps)
         if (pred_x0 is not None) != self.config["denoised_input"]:
@@ -125,7 +158,7 @@ class GuidanceEncoder(ModelMixin, ConfigMixin):
         return self.pool(self.conv_act(self.conv_norm_out(features)))
 
     def check_inputs(self, x_t: Tensor, timesteps: Tensor) -> None:
-        """ValueError unless x_t is (B, C, H, W) of this network's channels and size, and timesteps (B,)."""
+        """Raise ValueError unless x_t is (B, C, H, W) with this network's channels and size, and timesteps (B,)."""
         channels, size = self.config["in_channels"], self.config["sample_size"]
         if x_t.ndim != 4 or x_t.shape[1] != channels:
             raise ValueError(f"x_t must be (B, {channels}, {size}, {size}). Got shape {tuple(x_t.shape)}")
@@ -135,10 +168,13 @@ class GuidanceEncoder(ModelMixin, ConfigMixin):
             raise ValueError(f"timesteps must be one per image, ({len(x_t)},). Got shape {tuple(timesteps.shape)}")
 
     def with_denoised_input(self, generator: torch.Generator | None = None) -> GuidanceEncoder:
-        """The denoise-augmented form of this noisy classifier: a copy, whose answers start out nearly the same.
+        """A denoise-augmented copy of this noisy classifier. Its outputs are nearly the same at first.
 
         Args:
-            generator: source of the new weights; None: torch's global one of the weights' device.
+            generator: source of the new weights. None: torch's global generator of the weights' device.
+
+        Raises:
+            ValueError: this classifier is denoise-augmented already.
 
         Example:
             >>> noisy = GuidanceEncoder(16, 3, 10, (32,), ("AttnDownBlock2D",), attention_head_dim=16)
@@ -152,16 +188,16 @@ class GuidanceEncoder(ModelMixin, ConfigMixin):
         weight = state["conv_in.weight"]
         source = generator.device if generator is not None else weight.device
         new = DENOISED_INPUT_STD * torch.randn(weight.shape, generator=generator, device=source)
-        # Not from_config, which takes arguments that were given by place for defaults.
+        # from_config would replace arguments that were given by position by their defaults.
         config = {name: value for name, value in self.config.items() if not name.startswith("_")}
-        with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
+        with torch.device("meta"):  # needs no memory and draws no random numbers for weights that are replaced
             augmented = GuidanceEncoder(**config | {"denoised_input": True})
         augmented.load_state_dict(state | {"conv_in_denoised.weight": new.to(weight)}, assign=True)
         return augmented.train(self.training)
 
 
-def blocks_of(config: Any, time_width: int) -> tuple[nn.ModuleList, nn.Module]:
-    """The down blocks and the mid block, as ``UNet2DModel`` has them."""
+def make_blocks(config: Any, time_width: int) -> tuple[nn.ModuleList, nn.Module]:
+    """The down blocks and the mid block, as in ``UNet2DModel``."""
     widths = config["block_out_channels"]
     options = {
         "temb_channels": time_width,

@@ -1,4 +1,4 @@
-"""The guide that a classifier of noisy images makes for ``score.sampling.sample``."""
+"""The guide for ``score.sampling.sample`` that a classifier of noisy images gives."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..images import as_labels, check_labels
 from ..score import NoiseSchedule
 from ..score.functional import ReverseStep, scales
 from ..score.sampling import Guide, Predict
@@ -20,26 +21,28 @@ def classifier_guide(
     *,
     schedule: NoiseSchedule,
 ) -> Guide:
-    """A guide towards ``labels`` by the gradient g of log p(label | x_t, t) by x_t, for both methods of ``sample``.
+    """A guide towards ``labels`` for both methods of ``sample``, from the gradient g of log p(label | x_t, t) by x_t.
 
-    Both formulas are Dhariwal & Nichol's (NeurIPS 2021, arXiv 2105.05233; ``condition_mean`` and ``condition_score`` in
-    guided-diffusion's gaussian_diffusion.py), with abar the alphas_cumprod at the network's own timesteps:
+    The formulas are Dhariwal & Nichol's (NeurIPS 2021, arXiv 2105.05233; ``condition_mean`` and ``condition_score`` in
+    gaussian_diffusion.py of guided-diffusion). abar is alphas_cumprod at the network's own timesteps.
 
-        ancestral (alg. 1), which reads the mean:  mean <- mean + variance * guidance_scale * g
-        DDIM (alg. 2), which reads pred_x0:        eps <- eps - sqrt(1 - abar) * guidance_scale * g
+        ancestral (alg. 1) uses the mean:  mean <- mean + variance * guidance_scale * g
+        DDIM (alg. 2) uses pred_x0:        eps <- eps - sqrt(1 - abar) * guidance_scale * g
 
-    where eps is the noise that the clipped pred_x0 leaves in x_t; the new eps gives the new pred_x0, not clipped again.
-    With the exact p(y | x_t), DDIM's is the exact conditional step, and the ancestral one its Taylor expansion.
+    eps is the noise that the clipped pred_x0 leaves in x_t. The new eps gives the new pred_x0, which is not clipped
+    again. With the exact p(y | x_t), the DDIM formula gives the exact conditional step, and the ancestral formula its
+    Taylor expansion.
 
     Args:
-        classifier: called with x_t (B, C, H, W) and the network's timesteps int64 (B,), gives logits (B, K), each
-            image for itself: in eval mode.
-        labels: (B,) in 0...K-1, one per image of the batch that is sampled.
-        guidance_scale: factor on the gradient; 1: Bayes' rule. guided-diffusion's classifier_scale.
+        classifier: takes x_t (B, C, H, W) and the network's timesteps int64 (B,), returns logits (B, K). It must be in
+            eval mode, so that images do not depend on each other.
+        labels: (B,) in 0...K-1, one for each image of the sampled batch.
+        guidance_scale: factor on the gradient. 1 is Bayes' rule. guided-diffusion calls it classifier_scale.
         schedule: the score network's, on its device.
 
     Raises:
-        ValueError: labels or guidance_scale not as above; labels that do not fit batch or classifier at the first step.
+        ValueError: labels or guidance_scale are not as described, or, at the first step, labels do not fit the batch or
+            the classifier.
 
     Example:
         >>> network = load_score_network("cifar10")
@@ -48,7 +51,8 @@ def classifier_guide(
         >>> sample(network, torch.randn(2, 3, 32, 32), (0, 500, 999), guide=guide).shape
         torch.Size([2, 3, 32, 32])
     """
-    index = _as_index(labels)
+    # How many images there are is known at the first step.
+    index = as_labels(labels, 0 if labels is None else torch.as_tensor(labels).numel(), "cpu")
     if not math.isfinite(guidance_scale):
         raise ValueError(f"guidance_scale must be finite. Got {guidance_scale}")
 
@@ -67,34 +71,19 @@ def classifier_guide(
 def log_probability_gradient(
     classifier: Callable[[Tensor, Tensor], Tensor], x_t: Tensor, timesteps: Tensor, labels: Tensor
 ) -> Tensor:
-    """The gradient of log p(label | x_t, t) by each x_t, float32 (B, C, H, W). Leaves no other.
+    """The gradient of log p(label | x_t, t) by each x_t, float32 (B, C, H, W). No other tensor gets a gradient.
 
     Args:
         classifier, x_t, timesteps: as in ``classifier_guide``.
-        labels: int64 (B,), on the CPU, so that checking them waits for no device.
+        labels: int64 (B,), on the CPU, so that checking them does not wait for the device.
     """
-    if len(labels) != len(x_t):
-        raise ValueError(f"labels must be one per image. Got {len(labels)} for {len(x_t)} images")
-    # Gradients cannot be had of tensors made in inference mode, hence the clones outside of it.
+    index = as_labels(labels, len(x_t), "cpu")
+    # Tensors made in inference mode have no gradients, so their clones are made outside of it.
     with torch.inference_mode(False), torch.enable_grad():
         x_t = x_t.detach().clone().requires_grad_()
         logits = classifier(x_t, timesteps.clone()).float()
         if not logits.requires_grad:
             raise ValueError("classifier must let gradients pass to x_t. Got none")
-        if len(labels) and int(labels.max()) >= logits.shape[1]:
-            raise ValueError(f"labels must be in 0...{logits.shape[1] - 1}. Got {int(labels.max())}")
-        index = labels.clone().to(x_t.device)[:, None]
+        index = check_labels(index, logits.shape[1]).clone().to(x_t.device)[:, None]
         (gradient,) = torch.autograd.grad(logits.log_softmax(1).gather(1, index).sum(), x_t)
     return gradient.float()
-
-
-def _as_index(labels: Tensor | Sequence[int]) -> Tensor:
-    if labels is None:
-        raise ValueError("labels must be one per image. Got None")
-    index = torch.as_tensor(labels)
-    if index.is_floating_point() or index.dtype == torch.bool:
-        raise ValueError(f"labels must be integer classes. Got {index.dtype}")
-    index = index.to("cpu", torch.int64).reshape(-1)
-    if len(index) and int(index.min()) < 0:
-        raise ValueError(f"labels must be at least 0. Got {int(index.min())}")
-    return index

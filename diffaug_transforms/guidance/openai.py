@@ -1,4 +1,4 @@
-"""OpenAI's guidance classifiers (guided-diffusion), folders of ours, and the embedded one."""
+"""Load guidance classifiers: OpenAI's (guided-diffusion), saved folders, and the embedded one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..images import ASSETS
-from ..score import ScoreNetwork
+from ..score import Denoiser, ScoreNetwork
 from ..score.openai import (
     DEFAULTS,
     NUM_CLASSES,
@@ -22,8 +22,9 @@ from ..score.openai import (
 from ..score.storage import load_strictly, read_tensors
 from .classifiers import DenoiseAugmentedClassifier, NoisyClassifier
 from .encoder import GuidanceEncoder
+from .storage import read_folder
 
-#: Inside the package, as examples/train_guidance_classifier.py trained it; facts in its guidance_classifier.json.
+#: Inside the package, trained by examples/train_guidance_classifier.py. Its guidance_classifier.json says how.
 EMBEDDED = ("cifar10-denoise-augmented",)
 #: ``classifier_defaults`` of guided-diffusion's script_util.py, and the attention order of ``EncoderUNetModel``.
 CLASSIFIER_DEFAULTS: dict[str, Any] = {
@@ -36,11 +37,11 @@ CLASSIFIER_DEFAULTS: dict[str, Any] = {
     "classifier_pool": "attention",
     "use_new_attention_order": False,
 }
-#: ``create_classifier`` has it for all of them.
+#: ``create_classifier`` gives it to all classifiers.
 HEAD_WIDTH = 64
 #: Flags of classifier_train.py that say nothing about the network.
 TRAINING_FLAGS = {"noised", "val_data_dir", "iterations", "anneal_lr", "eval_interval"}
-#: File name -> flags, for the classifiers that OpenAI released (guided-diffusion's README).
+#: File name -> flags of the classifiers that OpenAI released (guided-diffusion's README).
 RELEASES: dict[str, dict[str, Any]] = {
     "64x64_classifier.pt": {"image_size": 64, "classifier_depth": 4},
     "128x128_classifier.pt": {"image_size": 128},
@@ -53,19 +54,20 @@ def load_guidance_classifier(
     path: str | Path,
     openai_flags: str | dict[str, Any] | None = None,
     *,
-    network: str | Path | ScoreNetwork | None = None,
+    network: str | Path | ScoreNetwork | Denoiser | None = None,
 ) -> NoisyClassifier | DenoiseAugmentedClassifier:
     """Load a guidance classifier, on the CPU, float32, in eval mode.
 
     Args:
-        path: an OpenAI ``.pt`` file, read with ``weights_only=True``; a folder that ``save_pretrained`` of one of our
-            classifiers wrote; or "cifar10-denoise-augmented", a small one inside the package.
-        openai_flags: for a file that is not named as OpenAI released it: its flags, as a dict or as the command line
-            that trained or uses it ("--image_size 64 --classifier_depth 4 ...").
-        network: for a folder with a denoise-augmented classifier: the score network; None: the one it names.
+        path: an OpenAI ``.pt`` file, read with ``weights_only=True``; a folder written by a classifier's
+            ``save_pretrained``; or "cifar10-denoise-augmented", a small classifier inside the package.
+        openai_flags: flags of an OpenAI file, as a dict or as the command line that trains or uses it ("--image_size 64
+            --classifier_depth 4 ..."). Files with their released names do not need them.
+        network: score network, or Denoiser, for a folder with a denoise-augmented classifier. None: the one that the
+            folder names.
 
     Raises:
-        ValueError: flags are missing or wrong, a pool that is not attention, a folder that names no network.
+        ValueError: flags are missing or wrong, the pool is not attention, or the folder names no network.
         OSError: a file is missing, damaged, or does not fit its flags.
 
     Example:
@@ -74,11 +76,9 @@ def load_guidance_classifier(
         torch.Size([2, 10])
         >>> classifier = load_guidance_classifier("256x256_classifier.pt")  # doctest: +SKIP
     """
-    from .folder import read_folder
-
     path = ASSETS / "classifiers" / path if path in EMBEDDED else Path(path).expanduser()
     if path.is_dir():
-        return read_folder(path, network)
+        return load_folder(path, network)
     if network is not None:
         raise ValueError(f"network is for folders with a denoise-augmented classifier. Got it with {path}")
     if not path.is_file():
@@ -90,24 +90,41 @@ def load_guidance_classifier(
             "order: pass openai_flags, the command line that trained it"
         )
     parsed = parse_classifier_flags(flags)
-    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
+    with torch.device("meta"):  # needs no memory and draws no random numbers for weights that are replaced
         encoder = GuidanceEncoder(**encoder_config(parsed))
     state = convert_classifier(read_tensors(path), encoder, not parsed["use_new_attention_order"])
     load_strictly(encoder, state, path, "openai_flags")
     return NoisyClassifier(encoder).eval()
 
 
-def parse_classifier_flags(flags: str | dict[str, Any]) -> dict[str, Any]:
-    """The classifier's flags with their defaults filled in, from a dict or a command line.
+def load_folder(
+    folder: Path, network: str | Path | ScoreNetwork | Denoiser | None
+) -> NoisyClassifier | DenoiseAugmentedClassifier:
+    """The classifier that ``save_pretrained`` wrote. ``network`` replaces the score network that the folder names."""
+    encoder, metadata = read_folder(folder)
+    if not encoder.config["denoised_input"]:
+        if network is not None:
+            raise ValueError(f"network is for denoise-augmented classifiers. Got it with the noisy one of {folder}")
+        return NoisyClassifier(encoder, classes=metadata["classes"]).eval()
+    source = metadata["network"] if network is None else network
+    if source is None:
+        raise ValueError(f"{folder} names no score network, as its classifier was made with an object: pass network")
+    options = {"classes": metadata["classes"], "through_network": metadata["through_network"]}
+    return DenoiseAugmentedClassifier(encoder, source, **options).eval()
 
-    ValueError for flags guided-diffusion does not have, and for pools that are not attention.
+
+def parse_classifier_flags(flags: str | dict[str, Any]) -> dict[str, Any]:
+    """The classifier's flags, from a dict or a command line, with defaults for those that are missing.
+
+    Raises:
+        ValueError: guided-diffusion has no such flag, or the pool is not attention.
     """
     given = flags_of_command_line(flags) if isinstance(flags, str) else dict(flags)
     unknown = sorted(set(given) - set(CLASSIFIER_DEFAULTS) - set(DEFAULTS) - OTHER_FLAGS - TRAINING_FLAGS)
     if unknown:
         raise ValueError(f"openai_flags must be flags of guided-diffusion. Got {unknown}")
     if "num_channels" in given:
-        # A sampling command line: the attention order in it is the score network's, and no classifier gets it.
+        # In a command line for sampling, the attention order is the score network's, not the classifier's.
         given.pop("use_new_attention_order", None)
     parsed = {name: typed(name, given.get(name, default), default) for name, default in CLASSIFIER_DEFAULTS.items()}
     if parsed["classifier_pool"] != "attention":
@@ -141,7 +158,7 @@ def encoder_config(flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def convert_classifier(state: dict[str, Tensor], encoder: GuidanceEncoder, legacy_order: bool) -> dict[str, Tensor]:
-    """OpenAI's tensors under the names of ``encoder``; the pool's 1x1 convolutions become linear layers."""
+    """OpenAI's tensors under the names of ``encoder``. The pool's 1x1 convolutions become linear layers."""
     pool = {name: tensor for name, tensor in state.items() if name.startswith("out.2.")}
     blocks = {name: tensor for name, tensor in state.items() if name not in pool}
     converted = convert_state_dict(blocks, encoder, legacy_order)

@@ -2,11 +2,10 @@
 
 from .anytime import AnytimeEnsemble, AnytimePrediction
 from .augmix import AugMix
-from .compose import Views, ViewsLoss, compose_with
+from .compose import RECIPES, Views, ViewsLoss, compose_with, recipe
 from .deepaugment import DeepAugment
 from .diffaug import DiffAug
 from .ensemble import DiffAugEnsemble, SelfEnsemble
-from .recipes import RECIPES, recipe
 
 __all__ = [
     "RECIPES",

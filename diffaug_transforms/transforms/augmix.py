@@ -6,18 +6,16 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import PIL.Image
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from ..images import batch_shape, restore, to_batch, to_pixels
-from ..images import to_dtype as from_float
+from ..images import IMAGE_TYPES, batch_shape, from_batch, to_batch, to_dtype
 
-# An operation takes an image, a level in [0, 10] and a sign, as google-research/augmix augmentations.py has them:
-# a level scales linearly to the operation's largest magnitude, and int() cuts off as it does there.
+# An operation takes an image, a level in [0, 10] and a sign. Magnitudes are those of augmentations.py in
+# google-research/augmix: level 10 is an operation's largest magnitude, smaller levels scale it linearly, and int()
+# rounds towards zero as it does there.
 Operation = Callable[[Any, float, int], Any]
 
 
@@ -26,16 +24,17 @@ def rotate(image: Any, level: float, sign: int) -> Any:
 
 
 def affine(image: Any, shear: tuple[float, float] = (0, 0), translate: tuple[int, int] = (0, 0)) -> Any:
-    """Shear factors (x, y) about the top left corner, and whole pixels."""
+    """Shear by factors (x, y) about the top left corner, or translate by whole pixels."""
     degrees = [math.degrees(math.atan(factor)) for factor in shear]
     return F.affine(image, 0, list(translate), 1, degrees, InterpolationMode.BILINEAR, center=[0, 0])
 
 
 def third(side: int, level: float, sign: int) -> int:
-    """A shift of up to a third of a side, in whole pixels."""
+    """A shift by at most a third of a side, in whole pixels."""
     return sign * int(level * side / 3 / 10)
 
 
+#: A draw holds indices into it. AugMix leaves out operations that overlap with ImageNet-C's corruptions.
 OPERATIONS: dict[str, Operation] = {
     "autocontrast": lambda image, level, sign: F.autocontrast(image),
     "equalize": lambda image, level, sign: F.equalize(image),
@@ -47,46 +46,38 @@ OPERATIONS: dict[str, Operation] = {
     "translate_x": lambda image, level, sign: affine(image, translate=(third(F.get_size(image)[1], level, sign), 0)),
     "translate_y": lambda image, level, sign: affine(image, translate=(0, third(F.get_size(image)[0], level, sign))),
 }
-# Left out by default because they overlap with ImageNet-C's corruptions.
-MORE_OPERATIONS: dict[str, Operation] = {
-    "color": lambda image, level, sign: F.adjust_saturation(image, level * 1.8 / 10 + 0.1),
-    "contrast": lambda image, level, sign: F.adjust_contrast(image, level * 1.8 / 10 + 0.1),
-    "brightness": lambda image, level, sign: F.adjust_brightness(image, level * 1.8 / 10 + 0.1),
-    "sharpness": lambda image, level, sign: F.adjust_sharpness(image, level * 1.8 / 10 + 0.1),
-}
-# A draw's indices into it.
-IN_ORDER = (*OPERATIONS.values(), *MORE_OPERATIONS.values())
+_IN_ORDER = tuple(OPERATIONS.values())
 
 
 class AugMix(v2.Transform):
     """Mix each image with chains of random operations on it (Hendrycks et al., ICLR 2020, algorithm 1).
 
-    mixed = (1 - m) image + m sum_i w_i chain_i(image), w ~ Dirichlet(1, ..., 1), m ~ Beta(1, 1): every sample of a
-    batch has its own draw. Operations and magnitudes are those of google-research/augmix; the operations are
-    torchvision's. (torchvision's own ``v2.AugMix`` shares one draw over a batch, and at severity 1 its geometric
-    operations do nothing.) Operations run one sample at a time, so DataLoader workers are the place for it.
+    mixed = (1 - m) image + m sum_i w_i chain_i(image), w ~ Dirichlet(1, ..., 1), m ~ Beta(1, 1). Each sample of a batch
+    has its own draw. The operations are torchvision's, with the magnitudes of google-research/augmix. (torchvision's
+    own ``v2.AugMix`` shares one draw over a batch, and its geometric operations do nothing at severity 1.) Operations
+    run one sample at a time, so this transform belongs in DataLoader workers.
 
-    Takes and gives what ``DiffAug`` does: PIL images, uint8 tensors, floating point tensors in [0, 1] of shape
-    (..., C, H, W) with 1 or 3 channels, tv_tensors, alone or in any structure. Chains work on 8-bit pixels.
+    It takes what ``DiffAug`` takes and returns the same type: PIL images, uint8 tensors, floating point tensors in
+    [0, 1] of shape (..., C, H, W) with 1 or 3 channels, tv_tensors, alone or in any structure. Chains work on 8-bit
+    pixels.
 
     Args:
-        severity: levels are uniform in [0.1, severity], at most 10, where 10 is an operation's largest magnitude.
-            1 is what DiffAug's paper trains with; the AugMix paper has 3.
-        width: chains mixed.
-        depth: operations in a chain; None: 1, 2 or 3, uniform, for each chain.
-        all_ops: also color, contrast, brightness and sharpness, which overlap with ImageNet-C's corruptions.
+        severity: levels are uniform in [0.1, severity], at most 10. Level 10 is an operation's largest magnitude. The
+            DiffAug paper trains with 1, the AugMix paper with 3.
+        width: number of chains to mix.
+        depth: number of operations in a chain. None: each chain draws 1, 2 or 3.
 
     Raises:
-        ValueError: in the constructor for arguments out of range, in the call for other images.
+        ValueError: in the constructor if an argument is out of range, in the call if an image is not as described.
 
     Example:
         >>> AugMix()(torch.rand(8, 3, 32, 32)).shape
         torch.Size([8, 3, 32, 32])
     """
 
-    _transformed_types = (v2._utils.is_pure_tensor, tv_tensors.Image, PIL.Image.Image)
+    _transformed_types = IMAGE_TYPES
 
-    def __init__(self, severity: float = 1, width: int = 3, depth: int | None = None, all_ops: bool = False) -> None:
+    def __init__(self, severity: float = 1, width: int = 3, depth: int | None = None) -> None:
         super().__init__()
         if not 0.1 <= severity <= 10:
             raise ValueError(f"severity must be in [0.1, 10]. Got {severity}")
@@ -97,22 +88,17 @@ class AugMix(v2.Transform):
         self.severity = severity
         self.width = width
         self.depth = depth
-        self.all_ops = all_ops
-
-    @property
-    def operations(self) -> list[str]:
-        """The names of the operations drawn from; a draw's ``operations`` are indices into it."""
-        return [*OPERATIONS, *(MORE_OPERATIONS if self.all_ops else ())]
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw for each sample of the first image, on the CPU.
+        """Draw for each sample of the first image, on the CPU. ``transform`` replays a draw.
 
-        ``strength`` m (B,), ``weights`` (B, width), and per operation of a chain, (B, width, depth): ``operations``
-        int64, -1 past a chain's end, ``levels`` in [0.1, severity], ``signs`` -1 or 1.
+        Returns:
+            ``strength`` m (B,); ``weights`` (B, width); and for each operation of a chain, (B, width, depth):
+            ``operations`` int64 (-1 after the end of a chain), ``levels`` in [0.1, severity], ``signs`` -1 or 1.
         """
         (size, *_), _ = batch_shape(flat_inputs[0])
         shape = (size, self.width, self.depth or 3)
-        operations = torch.randint(len(self.operations), shape)
+        operations = torch.randint(len(OPERATIONS), shape)
         if self.depth is None:
             operations[torch.arange(3) > torch.randint(3, shape[:2])[..., None]] = -1
         exponentials = torch.empty(shape[:2]).exponential_()
@@ -125,31 +111,29 @@ class AugMix(v2.Transform):
         }
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Apply a draw. Deterministic: the same image and params give the same result."""
-        pixels = to_pixels(inpt)
+        """Apply a draw. The same image and draw give the same result."""
         batch = to_batch(inpt)
         if not len(batch):
             return inpt
         if batch.shape[1] not in (1, 3):
             raise ValueError(f"images must have 1 or 3 channels. Got {batch.shape[1]}")
         if len(params["strength"]) != len(batch):
-            raise ValueError(f"images must be as many as the draw's, {len(params['strength'])}. Got {len(batch)}")
+            raise ValueError(f"images must be as many as drawn, {len(params['strength'])}. Got {len(batch)}")
         draws = zip(*(params[name].tolist() for name in ("operations", "levels", "signs", "weights")))
-        mixtures = [self._mix_chains(image, *draw) for image, draw in zip(from_float(batch, torch.uint8), draws)]
+        mixtures = [self._mix_chains(image, *draw) for image, draw in zip(to_dtype(batch, torch.uint8), draws)]
         strength = params["strength"].to(batch.device).reshape(-1, 1, 1, 1)
-        mixed = torch.lerp(batch, torch.stack(mixtures), strength)
-        return restore(from_float(mixed, pixels.dtype), inpt)
+        return from_batch(torch.lerp(batch, torch.stack(mixtures), strength), inpt)
 
     def _mix_chains(self, image: Tensor, operations: Any, levels: Any, signs: Any, weights: list[float]) -> Tensor:
-        """The weighted sum of one image's chains, float32 in [0, 1], of a uint8 image (C, H, W)."""
+        """The weighted sum of one image's chains, float32 in [0, 1]. The image is uint8 (C, H, W)."""
         mixture = torch.zeros(image.shape, device=image.device)
         for chain, weight in zip(zip(operations, levels, signs), weights):
             view = image
             for operation, level, sign in zip(*chain):
                 if operation >= 0:
-                    view = IN_ORDER[operation](view, level, sign)
+                    view = _IN_ORDER[operation](view, level, sign)
             mixture.add_(view, alpha=weight / 255)
         return mixture
 
     def extra_repr(self) -> str:
-        return f"severity={self.severity}, width={self.width}, depth={self.depth}, all_ops={self.all_ops}"
+        return f"severity={self.severity}, width={self.width}, depth={self.depth}"

@@ -1,20 +1,40 @@
-"""compose_with: the named views of an image that one training step sees, and the loss over them."""
+"""The named views of an image that one training step sees, the loss over them, and the paper's recipes.
+
+                  per-sample transform (DataLoader workers)         per-batch transform (device)
+    image ─┬─clean────▶ "clean" ─▶ "augmix1", "augmix2", ... ─────▶ and "deepaugment", from "clean"
+           └─original─▶ "original" ───────────────────────────────▶ "diffaug", in place of "original"
+
+A view's name is for the reader; its kind ("clean", "augmented", "deepaugment" or "diffaug") says how the loss uses it.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as functional
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F
 
+from ..deprecated import renamed_attribute
+from .augmix import AugMix
 from .deepaugment import DeepAugment
 from .diffaug import DiffAug
+
+#: The paper's training recipes (Sastry et al., NeurIPS 2024, section 4.1).
+RECIPES = (
+    "baseline",
+    "diffaug",
+    "augmix",
+    "augmix+diffaug",
+    "deepaugment",
+    "deepaugment+diffaug",
+    "deepaugment+augmix",
+    "deepaugment+augmix+diffaug",
+)
 
 
 def compose_with(
@@ -23,20 +43,25 @@ def compose_with(
     clean: Callable[[Any], Any] | None = None,
     original: Callable[[Any], Any] | None = None,
 ) -> Views:
-    """Parallel views of an image: the clean one, one per augmentation, and DiffAug's, which starts from the original.
+    """Parallel views of an image: the clean one, one per augmentation, and DiffAug's.
 
-        image ──clean──▶ "clean" ──▶ "augmix1", "augmix2", ..., "deepaugment"
-              ──original──▶ DiffAug ──▶ "diffaug"
+    The augmentations start from the clean view. DiffAug starts from the original image, not from another augmentation's
+    output.
 
     Args:
-        augmentations: ``AugMix()``, ``DeepAugment()``, any v2 transform; each gives a view named by its class in lower
-            case, numbered where a class comes twice (a ``v2.Compose`` takes the name of its last transform).
-        diffaug: makes the view "diffaug"; None: no such view.
-        clean: such as a random crop and a flip; the clean view and the augmentations start from its output.
-        original: makes the image that DiffAug starts from, such as Resize(256) and CenterCrop(224); None: nothing.
+        augmentations: ``AugMix()``, ``DeepAugment()``, any v2 transform. A view's name is the class of its augmentation
+            in lower case, with a number if a class comes twice. A ``v2.Compose`` has the name of its last transform.
+        diffaug: makes the view "diffaug". None: there is no such view.
+        clean: makes the clean view, such as a random crop and a flip. None: the image itself.
+        original: makes the image that DiffAug starts from, such as Resize(256) and CenterCrop(224). None: the image
+            itself.
 
     Returns:
-        ``Views``, whose two halves may run apart: ``per_sample`` in DataLoader workers, ``on_batch`` on the device.
+        ``Views``. Its two halves may run in different places: ``per_sample`` in DataLoader workers, ``per_batch`` on
+        the device.
+
+    Raises:
+        TypeError: an augmentation is not callable or is a DiffAug, or ``diffaug`` is not one.
 
     Example:
         >>> views = compose_with(AugMix(), AugMix(), diffaug=DiffAug("cifar10"))
@@ -47,71 +72,60 @@ def compose_with(
         if not callable(transform):
             raise TypeError(f"augmentations must be transforms. Got {transform!r}")
         if isinstance(transform, DiffAug):
-            raise TypeError(f"DiffAug is no augmentation among others: pass it as diffaug=. Got {transform!r}")
+            raise TypeError(f"DiffAug must not be among the augmentations: pass it as diffaug=. Got {transform!r}")
     if diffaug is not None and not isinstance(diffaug, DiffAug):
         raise TypeError(f"diffaug must be a DiffAug. Got {type(diffaug).__name__}")
     named = dict(zip(view_names(augmentations), augmentations))
-    on_batch = {name: t for name, t in named.items() if isinstance(t, DeepAugment)}
-    per_sample = {name: t for name, t in named.items() if name not in on_batch}
-    apart = diffaug is not None and (clean is not None or original is not None)
-    return Views(SampleViews(per_sample, clean, original, apart), BatchViews(on_batch, diffaug))
+    deepaugments = {name: transform for name, transform in named.items() if isinstance(transform, DeepAugment)}
+    others = {name: transform for name, transform in named.items() if name not in deepaugments}
+    starts_from_clean = diffaug is None or (clean is None and original is None)
+    identity = v2.Identity()
+    return Views(
+        PerSampleTransform(clean or identity, others, None if starts_from_clean else original or identity),
+        PerBatchTransform(deepaugments, diffaug),
+    )
 
 
-def view_names(transforms: tuple[Callable[[Any], Any], ...]) -> list[str]:
-    """Class names in lower case, numbered from 1 where they repeat."""
-    bare = []
+def view_names(transforms: Sequence[Callable[[Any], Any]]) -> list[str]:
+    """Class names in lower case, numbered from 1 if they repeat."""
+    classes = []
     for transform in transforms:
         while isinstance(transform, v2.Compose):
             transform = transform.transforms[-1]
-        bare.append(type(transform).__name__.lower())
-    counts, seen = Counter(bare), Counter[str]()
+        classes.append(type(transform).__name__.lower())
+    total, seen = Counter(classes), Counter[str]()
     names = []
-    for name in bare:
+    for name in classes:
         seen[name] += 1
-        names.append(name if counts[name] == 1 else f"{name}{seen[name]}")
+        names.append(name if total[name] == 1 else f"{name}{seen[name]}")
     return names
 
 
-class Views(nn.Module):
-    """What ``compose_with`` makes. Call it with images (B, C, H, W), or run its two halves apart."""
-
-    def __init__(self, per_sample: SampleViews, on_batch: BatchViews) -> None:
-        super().__init__()
-        self.per_sample = per_sample
-        self.on_batch = on_batch
-
-    def forward(self, images: Any, labels: Tensor | None = None) -> dict[str, Tensor]:
-        """All views by name, as ``tv_tensors.Image``. ``labels`` (B,) are for conditional networks."""
-        return self.on_batch(self.per_sample(images), labels)
-
-
-class SampleViews(nn.Module):
-    """The half for DataLoader workers: one image, or a batch, to the views that need no network. Picklable."""
+class PerSampleTransform(nn.Module):
+    """The views that need no network, from one image or a batch. Picklable, for DataLoader workers."""
 
     def __init__(
         self,
+        clean: Callable[[Any], Any],
         augmentations: Mapping[str, Callable[[Any], Any]],
-        clean: Callable[[Any], Any] | None,
         original: Callable[[Any], Any] | None,
-        apart: bool,
     ) -> None:
         super().__init__()
-        self.augmentations = dict(augmentations)
         self.clean = clean
+        self.augmentations = dict(augmentations)
         self.original = original
-        self.apart = apart
 
     def forward(self, image: Any) -> dict[str, Tensor]:
-        """Views by name; "diffaug" is the image that DiffAug is to start from, where that is not the clean view."""
-        clean = self.clean(image) if self.clean is not None else image
+        """Views by name, and "original" if DiffAug does not start from the clean view."""
+        clean = self.clean(image)
         views = {"clean": clean, **{name: augment(clean) for name, augment in self.augmentations.items()}}
-        if self.apart:
-            views["diffaug"] = self.original(image) if self.original is not None else image
-        return {name: F.to_image(view) for name, view in views.items()}
+        if self.original is not None:
+            views["original"] = self.original(image)
+        return {name: v2.functional.to_image(view) for name, view in views.items()}
 
 
-class BatchViews(nn.Module):
-    """The half for the device: adds the views that networks make to a batch of ``SampleViews``' views."""
+class PerBatchTransform(nn.Module):
+    """Adds the views that networks make, DeepAugment's and DiffAug's, to a batch on the device."""
 
     def __init__(self, augmentations: Mapping[str, DeepAugment], diffaug: DiffAug | None) -> None:
         super().__init__()
@@ -119,28 +133,70 @@ class BatchViews(nn.Module):
         self.diffaug = diffaug
 
     def forward(self, views: Mapping[str, Tensor], labels: Tensor | None = None) -> dict[str, Tensor]:
-        # As tv_tensors.Image every view is an image to the v2 transforms that follow, such as MixUp and CutMix.
-        images = {name: tv_tensors.Image(view) for name, view in views.items()}
-        start = images.pop("diffaug", images["clean"])
+        """All views by name, as ``tv_tensors.Image``. A view "diffaug" that was prepared before stays as it is.
+
+        Args:
+            views: a batch of ``PerSampleTransform``'s views.
+            labels: int64 (B,), for a conditional DiffAug.
+        """
+        # As tv_tensors.Image, all views are images to the v2 transforms that follow, such as MixUp and CutMix.
+        result = {name: tv_tensors.Image(view) for name, view in views.items()}
+        start = result.pop("original", result["clean"])
+        prepared = result.pop("diffaug", None)
         for name, augment in self.augmentations.items():
-            images[name] = augment(images["clean"])
-        if self.diffaug is not None:
-            images["diffaug"] = self.diffaug(start) if labels is None else self.diffaug(start, labels)[0]
-        elif "diffaug" in views:
-            images["diffaug"] = start
-        return images
+            result[name] = augment(result["clean"])
+        if prepared is not None:
+            result["diffaug"] = prepared
+        elif self.diffaug is not None:
+            result["diffaug"] = self.diffaug(start) if labels is None else self.diffaug(start, labels)[0]
+        return result
+
+
+class Views(nn.Module):
+    """The views of a batch by name: what ``compose_with`` returns.
+
+    Attributes:
+        per_sample: image or batch -> views that need no network. For DataLoader workers.
+        per_batch: a batch of those views -> all views. For the device.
+        kinds: name -> "clean", "augmented", "deepaugment" or "diffaug". ``ViewsLoss(kinds=views.kinds)`` takes it.
+    """
+
+    on_batch = renamed_attribute("Views.on_batch", "per_batch")
+
+    def __init__(self, per_sample: PerSampleTransform, per_batch: PerBatchTransform) -> None:
+        super().__init__()
+        self.per_sample = per_sample
+        self.per_batch = per_batch
+        augmented = dict.fromkeys(per_sample.augmentations, "augmented")
+        deepaugment = dict.fromkeys(per_batch.augmentations, "deepaugment")
+        self.kinds = {"clean": "clean", **augmented, **deepaugment, "diffaug": "diffaug"}
+
+    def forward(self, images: Any, labels: Tensor | None = None) -> dict[str, Tensor]:
+        """All views by name, as ``tv_tensors.Image``.
+
+        Args:
+            images: (B, C, H, W), floating point in [0, 1] or uint8.
+            labels: int64 (B,), for a conditional DiffAug.
+        """
+        return self.per_batch(self.per_sample(images), labels)
 
 
 class ViewsLoss(nn.Module):
-    """CE(clean) + CE(diffaug) + 12 JSD(clean, augmented...): the paper's loss over the logits of named views.
+    """CE(clean) + CE(diffaug) + CE(deepaugment) + 12 JSD(clean, augmented...): the loss over the logits of named views.
 
-    (Sastry et al., NeurIPS 2024; the JSD term is AugMix's, Hendrycks et al., ICLR 2020, eq. 1, its mixture clamped to
-    [1e-7, 1] before the logarithm as in google-research/augmix.) A term whose views are absent is absent.
+    The cross-entropies are the paper's (Sastry et al., NeurIPS 2024). The JSD is AugMix's (Hendrycks et al., ICLR 2020,
+    eq. 1); its mixture is clamped to [1e-7, 1] before the logarithm, as in google-research/augmix. A term is left out
+    if none of its views is present.
 
     Args:
-        clean, diffaug, deepaugment: weights of the cross-entropies of the views of these names.
+        clean, diffaug, deepaugment: weights of the cross-entropies of the views of these kinds.
         augmented: weight of the cross-entropy of every other view.
-        jsd: weight of the Jensen-Shannon divergence of the clean and every other view.
+        jsd: weight of the Jensen-Shannon divergence between the clean view and the augmented ones.
+        kinds: name -> kind, such as ``views.kinds``. For a view that is not in it the name decides: "clean" is clean, a
+            name that starts with "diffaug" or "deepaugment" is of that kind, any other is augmented.
+
+    Raises:
+        ValueError: in the constructor if a weight is negative, in the call if there are no clean logits.
 
     Example:
         >>> loss = ViewsLoss()({"clean": torch.randn(4, 10), "diffaug": torch.randn(4, 10)}, torch.arange(4))
@@ -154,39 +210,99 @@ class ViewsLoss(nn.Module):
         deepaugment: float = 1.0,
         augmented: float = 0.0,
         jsd: float = 12.0,
+        kinds: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
-        weights = {"clean": clean, "diffaug": diffaug, "deepaugment": deepaugment, "augmented": augmented, "jsd": jsd}
-        for name, weight in weights.items():
+        self.weights = {"clean": clean, "diffaug": diffaug, "deepaugment": deepaugment, "augmented": augmented}
+        self.jsd = jsd
+        self.kinds = dict(kinds or {})
+        for name, weight in {**self.weights, "jsd": jsd}.items():
             if weight < 0:
                 raise ValueError(f"{name} must be at least 0. Got {weight}")
-        self.weights = weights
 
     def forward(self, logits: Mapping[str, Tensor], targets: Tensor) -> Tensor:
-        """The loss, a scalar, of logits (B, K) by view; targets int64 (B,), or probabilities (B, K) after MixUp."""
+        """The loss, a scalar.
+
+        Args:
+            logits: (B, K) by the name of the view.
+            targets: int64 (B,), or probabilities (B, K) after MixUp.
+        """
         if "clean" not in logits:
             raise ValueError(f"views must hold 'clean'. Got {list(logits)}")
-        kinds = {name: self._kind(name) for name in logits}
+        kinds = {name: self.kinds.get(name) or kind_of_name(name) for name in logits}
         loss = logits["clean"].new_zeros((), dtype=torch.float32)
         for name, view in logits.items():
-            if self.weights[kinds[name]]:
-                loss = loss + self.weights[kinds[name]] * functional.cross_entropy(view.float(), targets)
+            weight = self.weights[kinds[name]]
+            if weight:
+                loss = loss + weight * F.cross_entropy(view.float(), targets)
         compared = [view for name, view in logits.items() if kinds[name] in ("clean", "augmented")]
-        if self.weights["jsd"] and len(compared) > 1:
-            loss = loss + self.weights["jsd"] * jensen_shannon_divergence(torch.stack(compared))
+        if self.jsd and len(compared) > 1:
+            loss = loss + self.jsd * jensen_shannon_divergence(torch.stack(compared))
         return loss
 
-    def _kind(self, name: str) -> str:
-        bare = name.rstrip("0123456789")
-        return bare if bare in ("clean", "diffaug", "deepaugment") else "augmented"
-
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={weight}" for name, weight in self.weights.items())
+        return ", ".join(f"{name}={weight}" for name, weight in {**self.weights, "jsd": self.jsd}.items())
+
+
+def kind_of_name(name: str) -> str:
+    """The kind of a view whose composition is not known. Numbers follow names: "deepaugment1", "deepaugment2"."""
+    if name == "clean":
+        return "clean"
+    return next((kind for kind in ("diffaug", "deepaugment") if name.startswith(kind)), "augmented")
 
 
 def jensen_shannon_divergence(logits: Tensor) -> Tensor:
-    """Mean over the batch of mean_v KL(p_v || mixture), in nats, of logits (V, B, K): a scalar."""
+    """Mean over the batch of mean_v KL(p_v || mixture), in nats: a scalar. ``logits`` are (V, B, K)."""
     log_probabilities = logits.float().log_softmax(dim=-1)
     log_mixture = log_probabilities.exp().mean(dim=0).clamp(1e-7, 1).log()
-    divergence = functional.kl_div(log_mixture.expand_as(logits), log_probabilities, reduction="none", log_target=True)
+    divergence = F.kl_div(log_mixture.expand_as(logits), log_probabilities, reduction="none", log_target=True)
     return divergence.sum(dim=-1).mean()
+
+
+def recipe(
+    name: str,
+    *,
+    diffaug: DiffAug | None = None,
+    deepaugment: DeepAugment | None = None,
+    clean: Callable[[Any], Any] | None = None,
+    original: Callable[[Any], Any] | None = None,
+) -> tuple[Views, ViewsLoss]:
+    """The views and the loss of one of the paper's recipes (Sastry et al., NeurIPS 2024, section 4.1).
+
+    - augmix: two AugMix views (width 3, depth 1 to 3, severity 1), compared with the clean view in the JSD term.
+    - deepaugment: a view with a cross-entropy of its own.
+    - deepaugment+augmix: the clean view is DeepAugment's for half of the images, as if images came from the union of
+      both sets, and AugMix starts from it.
+    - diffaug: a view of the original, with a cross-entropy of its own.
+
+    Args:
+        name: one of ``RECIPES``.
+        diffaug, deepaugment: the transforms that a recipe with these names uses. None: ``DiffAug("cifar10")`` and
+            ``DeepAugment("noise2net")``.
+        clean, original: as for ``compose_with``.
+
+    Raises:
+        ValueError: ``name`` is not in ``RECIPES``.
+
+    Example:
+        >>> views, loss = recipe("augmix+diffaug", diffaug=DiffAug("cifar10"))
+        >>> list(views(torch.rand(4, 3, 32, 32)))
+        ['clean', 'augmix1', 'augmix2', 'diffaug']
+    """
+    if name not in RECIPES:
+        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}. Got {name!r}")
+    parts = name.split("+")
+    augmentations: list[v2.Transform] = [AugMix(), AugMix()] if "augmix" in parts else []
+    if "deepaugment" in parts:
+        deepaugment = deepaugment or DeepAugment()
+        if "augmix" in parts:
+            union = v2.RandomApply([deepaugment], p=0.5)
+            clean = union if clean is None else v2.Compose([clean, union])
+        else:
+            augmentations.append(deepaugment)
+    if "diffaug" not in parts:
+        diffaug = None
+    elif diffaug is None:
+        diffaug = DiffAug("cifar10")
+    views = compose_with(*augmentations, diffaug=diffaug, clean=clean, original=original)
+    return views, ViewsLoss(kinds=views.kinds)

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.guidance import DenoiseAugmentedClassifier, NoisyClassifier, load_guidance_classifier
 from tests.conftest import tiny_unet
-from tests.guidance_encoders import tiny_encoder
+from tests.guidance.guidance_encoders import tiny_encoder
 
 T, LABELS = torch.tensor([20, 300]), torch.tensor([2, 6])
 X_T = 0.5 * torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))

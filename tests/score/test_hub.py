@@ -6,9 +6,6 @@ huggingface_hub reads HF_ENDPOINT and HF_HOME when it is imported, so each downl
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +15,7 @@ import torch
 from diffaug_transforms import ScoreNetwork, list_score_networks, load_score_network
 from diffaug_transforms.score import hub as hub_module
 from diffaug_transforms.score.storage import check_sha256
-from tests.hub_server import serve_hub
+from tests.hub_server import run_python, serve_hub
 from tests.openai_checkpoints import golden
 
 # The client's waits between its retries are skipped; the retries are not.
@@ -33,15 +30,6 @@ try:
 except Exception as error:
     print(type(error).__name__, " ".join(str(error).split()))
 """
-
-
-def run_python(code: str, url: str, home: Path, **variables: str) -> str:
-    """The last line that the code prints, with the Hub at ``url`` and its cache under ``home``."""
-    environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", **variables}
-    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_ETAG_TIMEOUT": "2"}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
-    assert result.stdout, result.stderr
-    return result.stdout.strip().splitlines()[-1]
 
 
 def load(name: str, url: str, home: Path, size: int = 16, **options: object) -> str:

@@ -6,9 +6,9 @@ import math
 
 import torch
 
-from diffaug_transforms.transforms import deepaugment_cae, deepaugment_edsr
+from diffaug_transforms.transforms.deepaugment import cae, edsr
 
-SHAPES = {"edsr": deepaugment_edsr.edsr_shapes(), "cae": deepaugment_cae.cae_shapes()}
+SHAPES = {"edsr": edsr.edsr_shapes(), "cae": cae.cae_shapes()}
 
 
 def generator(seed: int = 0) -> torch.Generator:

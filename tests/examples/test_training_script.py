@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from diffaug_transforms import load_score_network
-from diffaug_transforms.figures import sample_images
-
-from .training import run, run_and_kill
+from diffaug_transforms.images import sample_images
+from tests.examples.training import run, run_and_kill
 
 pytest.importorskip("accelerate")
 datasets = pytest.importorskip("datasets")

@@ -14,14 +14,13 @@ from safetensors.torch import load_file
 from diffaug_transforms import DiffAugEnsemble
 from diffaug_transforms.classifiers import load_classifier
 from diffaug_transforms.cli import main as diffaug_command
-from diffaug_transforms.figures import sample_images
-
-from .training import EXAMPLES, run, run_and_kill
+from diffaug_transforms.images import sample_images
+from tests.examples.training import EXAMPLES, run, run_and_kill
 
 for module in ("accelerate", "datasets", "tensorboard"):
     pytest.importorskip(module)
 sys.path.insert(0, str(EXAMPLES))
-from image_data import Batches, LabelledImages, cached_views, load_images  # noqa: E402
+from image_data import Batches, LabelledImages, load_images, prepared_copies  # noqa: E402
 
 SCRIPT = "train_classifier.py"
 OPTIONS = ["--model", "cifar_resnet-8", "--batch-size", "8", "--mixed-precision", "no", "--lr", "0.05"]
@@ -52,10 +51,10 @@ def test_a_killed_run_resumes_to_the_same_classifier(folder, tmp_path):
     run(SCRIPT, "--output", tmp_path / "killed", *options, "--workers", 1)
     for a, b in zip(weights(tmp_path / "whole").values(), weights(tmp_path / "killed").values()):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-4)  # summation order differs between runs
-    facts = json.loads((tmp_path / "whole" / "classifier.json").read_text())
-    assert facts["classes"] == ["class0", "class1", "class2", "class3"]
-    assert facts["images"] == 48
-    assert 0 <= facts["test_accuracy"] <= 100
+    metadata = json.loads((tmp_path / "whole" / "classifier.json").read_text())
+    assert metadata["classes"] == ["class0", "class1", "class2", "class3"]
+    assert metadata["images"] == 48
+    assert 0 <= metadata["test_accuracy"] <= 100
     assert list((tmp_path / "whole" / "logs").rglob("events*"))
     robust = DiffAugEnsemble(load_classifier(tmp_path / "whole"), timesteps=[0, 30])
     assert robust(torch.rand(2, 3, 32, 32)).shape == (2, 4)
@@ -70,8 +69,7 @@ def test_two_processes_prepared_views_extra_data_and_a_start(folder, tmp_path):
     options = ["--data", folder, "--extra-data", folder, "--diffaug-data", prepared, prepared, "--init", start]
     both = tmp_path / "both"
     run(SCRIPT, *options, "--recipe", "diffaug", "--steps", 2, *OPTIONS, "--output", both, launcher=launcher)
-    facts = json.loads((both / "classifier.json").read_text())
-    assert facts["images"] == 2 * 2 * 8
+    assert json.loads((both / "classifier.json").read_text())["images"] == 2 * 2 * 8
     assert not torch.equal(weights(both)["8.weight"], weights(start)["8.weight"])
 
 
@@ -83,28 +81,28 @@ def test_images_and_prepared_copies_are_paired_by_path(folder, tmp_path):
         for name in [path.name] if path.stem == "0" else [f"{path.stem}_0.png", f"{path.stem}_1.png"]:
             (tmp_path / path.parent).mkdir(exist_ok=True)
             (tmp_path / path.parent / name).touch()
-    copies = cached_views(images, tmp_path)
+    copies = prepared_copies(images, tmp_path)
     assert sorted(len(found) for found in copies) == [1, 2, 2, 2, 2, 2, 2, 2]
     (tmp_path / images.paths[0]).unlink()
     with pytest.raises(OSError, match="has no copy of class0/0.png"):
-        cached_views(images, tmp_path)
+        prepared_copies(images, tmp_path)
     assert load_images(str(folder), "validation") is None
     few, twice = images.subset(4), pickle.loads(pickle.dumps(images.join(images)))
     assert twice.labels[8:] == images.labels
     assert twice[10][0].tobytes() == images[2][0].tobytes() != images[3][0].tobytes()
-    places = [images.paths.index(path) for path in few.paths]
-    assert len(set(places)) == 4
-    for i, place in enumerate(places):
-        assert few.labels[i] == images.labels[place]
-        assert few[i][0].tobytes() == images[place][0].tobytes()
+    indices = [images.paths.index(path) for path in few.paths]
+    assert len(set(indices)) == 4
+    for i, index in enumerate(indices):
+        assert few.labels[i] == few[i][1] == images.labels[index]
+        assert few[i][0].tobytes() == images[index][0].tobytes()
 
 
 @pytest.mark.parametrize("labels", [sorted(list(range(10)) * 50), list(range(10)) * 50])
 def test_a_subset_has_all_classes_whatever_the_order(labels):
     """Sorted by class as in folders, or alternating as the rows of some data sets."""
-    few = LabelledImages(None, labels, list("abcdefghij"), None).subset(100)
-    assert len(set(few.labels)) == 10
-    assert few.labels == LabelledImages(None, labels, list("abcdefghij"), None).subset(100).labels
+    first, second = (LabelledImages(None, labels, list("abcdefghij"), None).subset(100) for _ in range(2))
+    assert len(set(first.labels)) == 10
+    assert first.labels == second.labels
 
 
 def test_every_pass_sees_every_image_once_whatever_the_processes():

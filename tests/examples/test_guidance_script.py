@@ -16,10 +16,9 @@ import torch
 
 from diffaug_transforms import load_score_network
 from diffaug_transforms.guidance import DenoiseAugmentedClassifier, NoisyClassifier, load_guidance_classifier
-
-from .contracts import images as random_images
-from .guidance_encoders import tiny_encoder
-from .training import EXAMPLES, run
+from tests.contracts import images as random_images
+from tests.examples.training import EXAMPLES, run
+from tests.guidance.guidance_encoders import tiny_encoder
 
 for module in ("accelerate", "datasets", "tensorboard"):
     pytest.importorskip(module)
@@ -73,7 +72,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def facts_of(folder: Path) -> dict:
+def metadata_of(folder: Path) -> dict:
     return json.loads((folder / "guidance_classifier.json").read_text())
 
 
@@ -95,16 +94,16 @@ def percent_by_hand(classifier: torch.nn.Module, data: Path) -> dict[str, float]
 
 
 def test_a_noisy_classifier_learns_and_its_accuracy_is_that_at_one_uniform_time(data, noisy):
-    facts = facts_of(noisy)
-    assert facts["classes"] == list(CLASSES)
-    assert facts["images"] == 320
-    assert facts["seconds"] > 0
-    assert facts["arguments"]["lr"] == 5e-3
-    assert min(facts["test_accuracy_q0"], facts["test_accuracy_q1"]) > 80
+    metadata = metadata_of(noisy)
+    assert metadata["classes"] == list(CLASSES)
+    assert metadata["images"] == 320
+    assert metadata["seconds"] > 0
+    assert metadata["arguments"]["lr"] == 5e-3
+    assert min(metadata["test_accuracy_q0"], metadata["test_accuracy_q1"]) > 80
     assert list((noisy / "logs").rglob("events*"))
     with torch.inference_mode():
         expected = percent_by_hand(load_guidance_classifier(noisy), data)
-    assert {name: facts[name] for name in expected} == pytest.approx(expected)
+    assert {name: metadata[name] for name in expected} == pytest.approx(expected)
 
 
 def test_an_interrupted_denoise_augmented_run_resumes_to_the_same_classifier(
@@ -133,9 +132,9 @@ def test_an_interrupted_denoise_augmented_run_resumes_to_the_same_classifier(
     classifier = DenoiseAugmentedClassifier(saved.encoder, "cifar10", dtype=torch.float32)
     with torch.inference_mode():
         expected = percent_by_hand(classifier, data)
-    facts = facts_of(tmp_path / "whole")
-    assert {name: facts[name] for name in expected} == pytest.approx(expected)
-    assert facts["images"] == 32
+    metadata = metadata_of(tmp_path / "whole")
+    assert {name: metadata[name] for name in expected} == pytest.approx(expected)
+    assert metadata["images"] == 32
 
 
 def test_a_start_is_of_the_form_that_is_wanted(tmp_path):

@@ -8,14 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from diffaug_transforms.transforms import deepaugment_cae, deepaugment_edsr, deepaugment_noise2net
-
-from . import contracts
-from .deepaugment_files import SHAPES, generator, random_weights
+from diffaug_transforms.transforms.deepaugment import cae, edsr, noise2net
+from tests import contracts
+from tests.transforms.deepaugment_files import SHAPES, generator, random_weights
 
 
 def test_noise2net_draws_kernel_sizes_and_dilations():
-    blocks = [block for seed in range(300) for block in deepaugment_noise2net.make_noise2net(seed)]
+    blocks = [block for seed in range(300) for block in noise2net.make_noise2net(seed)]
     sizes = [conv.shape[-1] for block in blocks for conv in block.convs]
     dilations = [dilation for block in blocks for dilation in block.dilations]
     assert len(blocks) == 1200
@@ -29,7 +28,7 @@ def test_noise2net_draws_kernel_sizes_and_dilations():
 
 def test_a_block_equals_torch_modules():
     """A Res2Net bottleneck of torch's modules in training mode, with biases, which change nothing."""
-    block = deepaugment_noise2net.make_block(generator(2))
+    block = noise2net.make_block(generator(2))
     x = torch.randn(1, 3, 12, 13, generator=generator(3))
 
     def layer(weight, dilation=1):
@@ -43,7 +42,7 @@ def test_a_block_equals_torch_modules():
     for i in (1, 2):
         done.append(torch.relu(layer(block.convs[i], block.dilations[i])(done[-1] + parts[i])))
     expected = layer(block.project)(torch.cat([*done, parts[3]], 1))
-    torch.testing.assert_close(deepaugment_noise2net.run_block(block, x), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(noise2net.run_block(block, x), expected, rtol=1e-4, atol=1e-4)
 
 
 class ResBlock(nn.Module):
@@ -64,11 +63,11 @@ def test_edsr_equals_torch_modules():
     modules = nn.ModuleDict({"head": head, "body": body, "tail": tail})
     modules.load_state_dict(weights)
     image = contracts.images(8, batch=1)
-    mean = torch.tensor(deepaugment_edsr.IMAGE_MEAN).reshape(3, 1, 1)
+    mean = torch.tensor(edsr.IMAGE_MEAN).reshape(3, 1, 1)
     first = head(255 * (image - mean))
     expected = (tail(first + body(first)) / 255 + mean).clamp(0, 1)
-    scaled = deepaugment_edsr.with_scale(weights, *deepaugment_edsr.SCALES[0])
-    torch.testing.assert_close(deepaugment_edsr.edsr(image, scaled), expected, rtol=1e-4, atol=1e-5)
+    scaled = edsr.with_scale(weights, *edsr.SCALES[0])
+    torch.testing.assert_close(edsr.edsr(image, scaled), expected, rtol=1e-4, atol=1e-5)
 
 
 def identity_edsr() -> dict[str, torch.Tensor]:
@@ -93,11 +92,11 @@ def test_the_scale_of_a_checkpoint_is_found(tmp_path):
     for weights, factor in ((official, 255), (hub, 1)):
         mean_shift = {"sub_mean.weight": torch.eye(3).reshape(3, 3, 1, 1), "sub_mean.bias": torch.zeros(3)}
         torch.save({f"module.{key}": value for key, value in {**weights, **mean_shift}.items()}, tmp_path / "x.pt")
-        read = deepaugment_edsr.read_edsr(tmp_path / "x.pt")
+        read = edsr.load_edsr(tmp_path / "x.pt")
         assert read["image.factor"] == factor
         image = contracts.images(4, batch=1)
         expected = (image.repeat_interleave(4, 2).repeat_interleave(4, 3) + (factor == 255) / 255).clamp(0, 1)
-        torch.testing.assert_close(deepaugment_edsr.edsr(image, read), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(edsr.edsr(image, read), expected, rtol=0, atol=1e-5)
 
 
 def test_the_autoencoder_equals_torch_modules():
@@ -127,11 +126,11 @@ def test_the_autoencoder_equals_torch_modules():
         x = x + m[f"e_block_{i}"](x)
     code = m["e_conv_3"](x)
     assert code.shape == (1, 32, 6, 6)
-    torch.testing.assert_close(deepaugment_cae.encode(image, weights), code, rtol=1e-4, atol=1e-5)
-    bits = deepaugment_cae.binarize(code, generator())
+    torch.testing.assert_close(cae.encode(image, weights), code, rtol=1e-4, atol=1e-5)
+    bits = cae.binarize(code, generator())
     x = m["d_up_conv_1"](2 * bits - 1)
     for i in (1, 2, 3):
         x = x + m[f"d_block_{i}"](x)
     expected = m["d_up_conv_3"](m["d_up_conv_2"](x))
     assert expected.shape == image.shape
-    torch.testing.assert_close(deepaugment_cae.decode(bits, weights), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(cae.decode(bits, weights), expected, rtol=1e-4, atol=1e-5)

@@ -9,20 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffaug_transforms.transforms import deepaugment_cae as cae
-from diffaug_transforms.transforms import deepaugment_edsr as edsr
-from diffaug_transforms.transforms import deepaugment_weights as change
-from diffaug_transforms.transforms.deepaugment_corruptions import (
-    CAE_CORRUPTIONS,
-    EDSR_CORRUPTIONS,
-    apply_corruption,
-    corrupt_cae_weights,
-    corrupt_edsr_weights,
-    random_mask,
-    some_filters,
-)
-
-from .deepaugment_files import generator, random_weights
+from diffaug_transforms.transforms.deepaugment import cae, edsr
+from diffaug_transforms.transforms.deepaugment import weights as change
+from tests.transforms.deepaugment_files import generator, random_weights
 
 WEIGHT = torch.arange(36.0).reshape(2, 2, 3, 3) - 10
 
@@ -47,11 +36,7 @@ def test_changes_without_draws():
     kernels = torch.tensor([[1.0, -5, 2], [0, 1, 1.5], [-1, -1, 0]]).expand(2, 3, 3, 3)
     only = torch.zeros(3, 3).index_put((torch.tensor(0), torch.tensor(2)), torch.tensor(2.0))
     assert torch.equal(change.keep_largest(kernels, source), only.expand(2, 3, 3, 3))
-
-
-def test_laplacians():
-    ones = torch.ones(2, 2, 3, 3)
-    four, eight = change.times_laplacian_4(ones, generator()), change.times_laplacian_8(ones, generator())
+    four, eight = (f(torch.ones(2, 2, 3, 3), source) for f in (change.times_laplacian_4, change.times_laplacian_8))
     assert four[1, 0].tolist() == [[0, 1, 0], [1, -4, 1], [0, 1, 0]]
     assert eight[0, 1].tolist() == [[-1, -1, -1], [-1, 8, -1], [-1, -1, -1]]
 
@@ -94,7 +79,7 @@ def test_random_masks_and_noise():
     assert change.flip_signs(ones, generator()).mean().abs() < 0.03
     assert set(change.flip_signs(ones, generator()).unique().tolist()) == {-1, 1}
     assert change.drop_weights(ones, generator()).mean().item() == pytest.approx(0.5, abs=0.02)
-    kinds = {tuple(random_mask(ones, generator(seed)).unique().tolist()) for seed in range(10)}
+    kinds = {tuple(cae.random_mask(ones, generator(seed)).unique().tolist()) for seed in range(10)}
     assert kinds == {(0, 1), (-1, 1)}
 
 
@@ -118,19 +103,19 @@ def test_negate_filters():
 
 def test_some_filters_are_changed_with_their_biases():
     weight, bias = torch.ones(64, 2, 3, 3), torch.ones(128)
-    changed, changed_bias = some_filters(change.zero, 25, weight, bias, generator())
+    changed, changed_bias = cae.some_filters(change.zero, 25, weight, bias, generator())
     zeroed = (changed == 0).all(3).all(2).all(1)
     assert 15 <= int(zeroed.sum()) <= 25
     assert torch.equal(changed_bias[:64] == 0, zeroed)
     assert weight.all()
     assert bias.all()
     # Twice negated is as before.
-    twice, _ = some_filters(change.negate, 2, torch.ones(1, 1, 1, 1), torch.ones(1), generator())
+    twice, _ = cae.some_filters(change.negate, 2, torch.ones(1, 1, 1, 1), torch.ones(1), generator())
     assert twice.item() == 1
 
 
 def test_corrupted_weights_are_functions_of_the_seed():
-    for name, corrupt in (("edsr", corrupt_edsr_weights), ("cae", corrupt_cae_weights)):
+    for name, corrupt in (("edsr", edsr.corrupt_edsr_weights), ("cae", cae.corrupt_cae_weights)):
         weights = random_weights(name)
         before = {key: value.clone() for key, value in weights.items()}
         # Enough seeds to meet every row of the tables.
@@ -146,9 +131,9 @@ def test_corrupted_weights_are_functions_of_the_seed():
 
 @pytest.mark.parametrize("row", range(17))
 def test_each_row_of_edsrs_table_changes_its_own_tensors(row):
-    weights, corruption = random_weights("edsr"), EDSR_CORRUPTIONS[row]
+    weights, corruption = random_weights("edsr"), edsr.EDSR_CORRUPTIONS[row]
     allowed = {f"body.{block}.body.{name}" for block in corruption.blocks for name in corruption.changes}
-    corrupted = [apply_corruption(weights, corruption, generator(seed)) for seed in range(6)]
+    corrupted = [edsr.apply_corruption(weights, corruption, generator(seed)) for seed in range(6)]
     changed = [{key for key in weights if not torch.equal(new[key], weights[key])} for new in corrupted]
     most = corruption.repeats * (1 if corruption.either else len(corruption.changes))
     assert all(1 <= len(keys) <= most and keys <= allowed for keys in changed)
@@ -156,8 +141,8 @@ def test_each_row_of_edsrs_table_changes_its_own_tensors(row):
 
 
 def test_tables_have_the_originals_lengths():
-    assert len(EDSR_CORRUPTIONS) == 17
-    assert len(CAE_CORRUPTIONS) == 8
+    assert len(edsr.EDSR_CORRUPTIONS) == 17
+    assert len(cae.CAE_CORRUPTIONS) == 8
     names = list(cae.LAYERS)
     assert len(names) == 21
     assert (names[8], names[11], names[13], names[15]) == ("e_conv_3.0", "d_block_1.1", "d_block_2.1", "d_block_3.1")
@@ -207,9 +192,9 @@ def test_flipped_body():
 CODE = torch.rand(1, 32, 6, 7, generator=generator(9)) * 2 - 1
 
 
-def test_code_distortions_of_places_and_bits():
+def test_code_distortions_of_pixels_and_bits():
     ones = torch.ones(1, 32, 100, 100)
-    dropped, negated = cae.drop_places(ones, generator()), cae.negate_places(ones, generator())
+    dropped, negated = cae.drop_pixels(ones, generator()), cae.negate_pixels(ones, generator())
     assert torch.equal(dropped, dropped[:, :1].expand_as(dropped))
     assert (dropped == 0).float().mean().item() == pytest.approx(0.2, abs=0.015)
     assert torch.equal(negated, negated[:, :1].expand_as(negated))

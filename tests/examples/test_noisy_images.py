@@ -13,9 +13,9 @@ import torch
 
 from diffaug_transforms.guidance import NoisyClassifier
 from diffaug_transforms.score import NoiseSchedule
-
-from .guidance_encoders import tiny_encoder
-from .training import EXAMPLES
+from diffaug_transforms.score.functional import scales
+from tests.examples.training import EXAMPLES
+from tests.guidance.guidance_encoders import tiny_encoder
 
 for module in ("accelerate", "datasets"):
     pytest.importorskip(module)
@@ -29,7 +29,7 @@ def test_times_are_uniform_and_the_noise_is_the_schedules():
     for schedule in (NoiseSchedule.named("linear", 100), NoiseSchedule.variance_exploding(0.1, 10, 100)):
         x_t, timesteps = noisy_images.diffuse_uniformly(images, schedule, (3, 1))
         assert torch.bincount(timesteps // 10, minlength=10).sub(400).abs().max() < 80  # 4 standard deviations
-        signal_scale, noise_scale = schedule.scales(timesteps)
+        signal_scale, noise_scale = scales(timesteps, schedule)
         noise = (x_t - 0.5 * signal_scale) / noise_scale
         assert noise.mean().abs() < 0.02
         assert (noise.std() - 1).abs() < 0.02
@@ -61,8 +61,8 @@ def test_views_are_flips_of_small_images_and_crops_of_large_ones():
 def test_processes_share_the_test_images():
     """What two processes find adds up to what one finds alone, for the reduction to sum."""
     rng = np.random.default_rng(1)
-    pictures = [PIL.Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in range(5)]
-    images = LabelledImages(pictures.__getitem__, [0, 1, 2, 3, 4], list("abcdefg"), None)
+    pictures = [(PIL.Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)), i) for i in range(5)]
+    images = LabelledImages(pictures, list(range(5)), list("abcdefg"), None)
     classifier, schedule = NoisyClassifier(tiny_encoder()), NoiseSchedule.named("linear", 1000)
 
     def found(rank: int, world: int) -> list[torch.Tensor]:

@@ -11,12 +11,11 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from diffaug_transforms import load_score_network
-from diffaug_transforms.figures import sample_images
 from diffaug_transforms.guidance import GuidanceEncoder, load_guidance_classifier
 from diffaug_transforms.guidance.openai import RELEASES, convert_classifier, encoder_config, parse_classifier_flags
-from diffaug_transforms.score.folder import load_strictly
-
-from .openai_checkpoints import REFERENCE, golden
+from diffaug_transforms.images import sample_images
+from diffaug_transforms.score.storage import load_strictly
+from tests.openai_checkpoints import REFERENCE, golden
 
 Parameters = Iterator[tuple[str, list[int]]]
 

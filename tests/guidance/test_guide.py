@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.guidance import DenoiseAugmentedClassifier, NoisyClassifier, classifier_guide
-from diffaug_transforms.score import NoiseSchedule
+from diffaug_transforms.score import NoiseSchedule, space_timesteps
 from diffaug_transforms.score.functional import ReverseStep
-from diffaug_transforms.score.sampling import METHODS, Guide, sample, spaced_timesteps
-
-from .guidance_encoders import tiny_encoder
-from .mixture_oracle import MixtureOracle
+from diffaug_transforms.score.sampling import METHODS, Guide, sample
+from tests.guidance.guidance_encoders import tiny_encoder
+from tests.mixture_oracle import MixtureOracle
 
 WEIGHT = torch.randn(5, 12, generator=torch.Generator().manual_seed(1))
 
@@ -85,7 +84,7 @@ def test_exact_posterior_samples_the_labels_component(method, schedule, toleranc
     oracle, labels = MixtureOracle(schedule), torch.arange(400) % 2 * 3
     guide = classifier_guide(exact_posterior(oracle, schedule), labels, schedule=schedule)
     noise = torch.randn(400, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-    start, steps = schedule.noise_scale[-1] * noise, spaced_timesteps(1000, 200)
+    start, steps = schedule.noise_scale[-1] * noise, space_timesteps(1000, 200)
 
     def walk(unet: nn.Module, guide: Guide | None = None) -> Tensor:
         network = ScoreNetwork(unet, schedule, variance_type="fixed_large")

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from diffaug_transforms.guidance import GuidanceEncoder
-from diffaug_transforms.guidance.attention_pool import AttentionPool
-
-from .guidance_encoders import tiny_encoder
+from diffaug_transforms.guidance.encoder import AttentionPool
+from tests.guidance.guidance_encoders import tiny_encoder
 
 X_T = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 PRED_X0, T = (0.5 * X_T).clamp(-1, 1), torch.tensor([0, 300, 999])

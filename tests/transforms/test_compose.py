@@ -14,36 +14,39 @@ from torchvision.transforms.v2 import functional as F
 
 from diffaug_transforms import AugMix, DeepAugment, DiffAug, compose_with
 from diffaug_transforms.transforms import RECIPES, ViewsLoss, recipe
-
-from . import contracts
+from tests import contracts
 
 SIZE = 16
 
 
-def test_views_are_named_in_order(network):
-    views = compose_with(AugMix(), AugMix(), v2.RandomInvert(p=1.0), DeepAugment(), diffaug=DiffAug(network))
+class DeepAugmentLike(v2.RandomInvert):
+    """Its name starts with that of a kind."""
+
+
+def test_views_are_named_in_order_and_of_a_kind(network):
+    views = compose_with(AugMix(), AugMix(), DeepAugmentLike(p=1.0), DeepAugment(), diffaug=DiffAug(network))
     batch = views(contracts.images(SIZE))
-    assert list(batch) == ["clean", "augmix1", "augmix2", "randominvert", "deepaugment", "diffaug"]
+    assert list(batch) == ["clean", "augmix1", "augmix2", "deepaugmentlike", "deepaugment", "diffaug"]
+    assert list(views.kinds.values()) == ["clean", *["augmented"] * 3, "deepaugment", "diffaug"]
     assert all(type(view) is tv_tensors.Image and view.shape == (4, 3, SIZE, SIZE) for view in batch.values())
     assert torch.equal(batch["clean"], contracts.images(SIZE))
-    assert torch.equal(batch["randominvert"], 1 - contracts.images(SIZE))
+    assert torch.equal(batch["deepaugmentlike"], 1 - contracts.images(SIZE))
     assert len({view.sum().item() for view in batch.values()}) == 6
 
 
 def test_diffaug_starts_from_the_original_whatever_the_clean_view_is(network):
     diffaug, image = DiffAug(network), contracts.images(SIZE)
-    crop = v2.Lambda(F.horizontal_flip)
-    torch.manual_seed(0)
-    expected = diffaug(image)
-    for options in ({}, {"clean": crop}, {"clean": crop, "original": v2.Identity()}):
-        torch.manual_seed(0)
-        views = compose_with(diffaug=diffaug, **options)(image)
-        assert torch.equal(views["diffaug"], expected)
+    flip = v2.Lambda(F.horizontal_flip)
+    for options, start in (
+        ({}, image),
+        ({"clean": flip}, image),
+        ({"clean": flip, "original": v2.Identity()}, image),
+        ({"original": flip}, image.flip(-1)),
+    ):
+        views = contracts.seeded(compose_with(diffaug=diffaug, **options), image)
+        assert list(views) == ["clean", "diffaug"]
+        assert torch.equal(views["diffaug"], contracts.seeded(diffaug, start))
         assert torch.equal(views["clean"], image.flip(-1) if "clean" in options else image)
-    torch.manual_seed(0)
-    views = compose_with(diffaug=diffaug, original=crop)(image)
-    torch.manual_seed(0)
-    assert torch.equal(views["diffaug"], diffaug(image.flip(-1)))
 
 
 class Photos(torch.utils.data.Dataset):
@@ -57,33 +60,32 @@ class Photos(torch.utils.data.Dataset):
         return self.views(F.to_pil_image(contracts.images(SIZE, seed=index)[0])), index
 
 
-def test_the_halves_run_apart_in_workers_and_on_the_batch(network):
+def test_the_halves_run_in_workers_and_on_the_batch(network):
     views = compose_with(AugMix(), diffaug=DiffAug(network), clean=v2.RandomHorizontalFlip())
-    half = pickle.loads(pickle.dumps(views.per_sample))
-    loader = DataLoader(Photos(half), batch_size=3, num_workers=1)
-    for batch, labels in loader:
-        assert set(batch) == {"clean", "augmix", "diffaug"}
+    per_sample = pickle.loads(pickle.dumps(views.per_sample))
+    for batch, labels in DataLoader(Photos(per_sample), batch_size=3, num_workers=1):
+        assert set(batch) == {"clean", "augmix", "original"}
         assert batch["clean"].dtype == torch.uint8
-        result = views.on_batch(batch, labels)
+        result = views.per_batch(batch, labels)
         assert list(result) == ["clean", "augmix", "diffaug"]
         assert result["diffaug"].dtype == torch.uint8
-        assert not torch.equal(result["diffaug"], batch["diffaug"])
+        assert not torch.equal(result["diffaug"], batch["original"])
+    with pytest.warns(DeprecationWarning, match="Views.on_batch is now per_batch"):
+        assert views.on_batch is views.per_batch
 
 
-def test_prepared_diffaug_views_pass_through():
-    views = compose_with()
+@pytest.mark.parametrize("diffaug", [None, DiffAug("cifar10")])
+def test_prepared_diffaug_views_pass_through(diffaug):
     prepared = {"clean": contracts.images(SIZE), "diffaug": contracts.images(SIZE, seed=1)}
-    assert torch.equal(views.on_batch(prepared)["diffaug"], prepared["diffaug"])
+    assert torch.equal(compose_with(diffaug=diffaug).per_batch(prepared)["diffaug"], prepared["diffaug"])
 
 
 def test_labels_travel_to_conditional_networks(conditional):
     diffaug, image = DiffAug(conditional), contracts.images(SIZE)
     views = compose_with(diffaug=diffaug)
     for labels in (torch.tensor([0, 1, 2, 3]), torch.tensor([4, 4, 4, 4])):
-        torch.manual_seed(0)
-        expected, _ = diffaug(image, labels)
-        torch.manual_seed(0)
-        assert torch.equal(views(image, labels)["diffaug"], expected)
+        expected, _ = contracts.seeded(diffaug, image, labels)
+        assert torch.equal(contracts.seeded(views, image, labels)["diffaug"], expected)
     with pytest.raises(ValueError, match="labels"):
         views(image)
 
@@ -91,17 +93,14 @@ def test_labels_travel_to_conditional_networks(conditional):
 @pytest.mark.parametrize("mixing", [v2.MixUp, v2.CutMix])
 def test_mixing_after_it_mixes_all_views_alike(network, mixing):
     batch = compose_with(AugMix(), diffaug=DiffAug(network))(contracts.images(SIZE), torch.arange(4))
-    torch.manual_seed(3)
-    mixed, targets = mixing(num_classes=4)(batch, torch.arange(4))
+    mixed, targets = contracts.seeded(mixing(num_classes=4), batch, torch.arange(4), seed=3)
     assert targets.shape == (4, 4)
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(4))
     for name, view in batch.items():
-        torch.manual_seed(3)
-        expected, _ = mixing(num_classes=4)(view, torch.arange(4))
+        expected, _ = contracts.seeded(mixing(num_classes=4), view, torch.arange(4), seed=3)
         assert torch.equal(mixed[name], expected)
         assert not torch.equal(mixed[name], view)
-    logits = {name: torch.randn(4, 4) for name in mixed}
-    assert ViewsLoss()(logits, targets).isfinite()
+    assert ViewsLoss()({name: torch.randn(4, 4) for name in mixed}, targets).isfinite()
 
 
 def test_parameters_and_state_are_the_models_alone(network):
@@ -132,19 +131,27 @@ def logits_of(p: float) -> torch.Tensor:
 
 def test_the_loss_by_hand():
     label = torch.tensor([0])
-    logits = {"clean": logits_of(0.5), "diffaug": logits_of(0.25), "deepaugment": logits_of(0.125)}
+    logits = {"clean": logits_of(0.5), "diffaug": logits_of(0.25), "deepaugment2": logits_of(0.125)}
     assert math.isclose(ViewsLoss()(logits, label), math.log(2) + math.log(4) + math.log(8), rel_tol=1e-5)
     weighted = ViewsLoss(clean=0, diffaug=2, deepaugment=0)
     assert math.isclose(weighted(logits, label), 2 * math.log(4), rel_tol=1e-5)
-    # JSD of (1/2, 1/2) and (1/4, 3/4) about their mean (3/8, 5/8); DiffAug's view takes no part in it.
+    # JSD of (1/2, 1/2) and (1/4, 3/4) about their mean (3/8, 5/8). DiffAug's view has no part in it.
     kl_clean = 0.5 * math.log(0.5 / 0.375) + 0.5 * math.log(0.5 / 0.625)
     kl_augmented = 0.25 * math.log(0.25 / 0.375) + 0.75 * math.log(0.75 / 0.625)
     divergence = (kl_clean + kl_augmented) / 2
-    logits = {"clean": logits_of(0.5), "augmix": logits_of(0.25), "diffaug": logits_of(0.25)}
+    logits = {"clean": logits_of(0.5), "augmix1": logits_of(0.25), "diffaug": logits_of(0.25)}
     expected = math.log(2) + math.log(4) + 12 * divergence
     assert math.isclose(ViewsLoss()(logits, label), expected, rel_tol=1e-5)
     expected += math.log(4) - 6 * divergence
     assert math.isclose(ViewsLoss(augmented=1, jsd=6)(logits, label), expected, rel_tol=1e-5)
+
+
+def test_the_kinds_of_a_composition_come_before_the_names():
+    logits = {"clean": logits_of(0.5), "deepaugmentlike": logits_of(0.25)}
+    label = torch.tensor([0])
+    divergence = ViewsLoss()({"clean": logits_of(0.5), "x": logits_of(0.25)}, label)
+    assert ViewsLoss(kinds=compose_with(DeepAugmentLike()).kinds)(logits, label) == divergence
+    assert math.isclose(ViewsLoss()(logits, label), math.log(2) + math.log(4), rel_tol=1e-5)
 
 
 def test_the_divergence_is_zero_for_equal_views_and_finite_for_opposite_ones():

@@ -1,7 +1,7 @@
 """Weights of DeepAugment's pretrained networks: read from a file, and changed at random.
 
-Every change takes a convolution's weight (out, in, height, width), or a bias where that makes sense, and a CPU
-generator, and returns a new tensor. The constants are those of EDSR_distort_imagenet.py and CAE_distort_imagenet.py
+Every change takes a convolution's weight (out, in, height, width), or its bias if the change suits biases too, and a
+CPU generator. It returns a new tensor. The constants are those of EDSR_distort_imagenet.py and CAE_distort_imagenet.py
 in github.com/hendrycks/imagenet-r (Hendrycks et al., ICCV 2021).
 """
 
@@ -15,7 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from ...score.storage import read_tensors
+
 Weights = dict[str, Tensor]
+Shapes = dict[str, tuple[int, ...]]
 Change = Callable[[Tensor, Generator], Tensor]
 T = TypeVar("T")
 
@@ -23,13 +26,12 @@ LAPLACIAN_4 = ((0, 1, 0), (1, -4, 1), (0, 1, 0))
 LAPLACIAN_8 = ((-1, -1, -1), (-1, 8, -1), (-1, -1, -1))
 
 
-def read_weights(path: Path, shapes: Mapping[str, Sequence[int]]) -> Weights:
+def load_weights(path: Path, shapes: Mapping[str, Sequence[int]]) -> Weights:
     """The tensors of a state dict that ``shapes`` names, in float32 on the CPU.
 
-    OSError where the file is missing, damaged, lacks a tensor, or has one of another shape.
+    Raises:
+        OSError: the file is missing or damaged, or it lacks a tensor or has one of another shape.
     """
-    from ..score.storage import read_tensors
-
     if not path.is_file():
         raise OSError(f"there are no weights at {path}")
     state = {name.removeprefix("module."): value for name, value in read_tensors(path).items()}
@@ -41,17 +43,17 @@ def read_weights(path: Path, shapes: Mapping[str, Sequence[int]]) -> Weights:
 
 
 def pick(options: Sequence[T], generator: Generator) -> T:
-    """One of the options, all equally likely."""
+    """One of the options. All are equally likely."""
     return options[int(torch.randint(len(options), (), generator=generator))]
 
 
 def pick_several(n: int, draws: int, generator: Generator) -> list[int]:
-    """``draws`` numbers of 0...n-1, with replacement."""
+    """``draws`` numbers in 0...n-1, with replacement."""
     return torch.randint(n, (draws,), generator=generator).tolist()
 
 
 def uniform(shape: Sequence[int], like: Tensor, generator: Generator) -> Tensor:
-    """Uniform in [0, 1), drawn on the CPU so that a seed means the same on every device."""
+    """Uniform in [0, 1). The draw is on the CPU, so a seed gives the same numbers on every device."""
     return torch.rand(*shape, generator=generator).to(like)
 
 
@@ -60,8 +62,12 @@ def random_signs(shape: Sequence[int], like: Tensor, generator: Generator, posit
     return (uniform(shape, like, generator) < positive).to(like) * 2 - 1
 
 
+def keep(x: Tensor, generator: Generator) -> Tensor:
+    return x
+
+
 def reverse_filters(weight: Tensor, generator: Generator) -> Tensor:
-    """The output channels, last first."""
+    """Reverse the order of the output channels."""
     return weight.flip(0)
 
 
@@ -74,33 +80,33 @@ def zero(weight: Tensor, generator: Generator) -> Tensor:
 
 
 def negative_gelu(weight: Tensor, generator: Generator) -> Tensor:
-    """Each weight through -GELU, which leaves little of the negative ones."""
+    """-GELU of each weight, which leaves little of the negative weights."""
     return -F.gelu(weight)
 
 
 def mirror(weight: Tensor, generator: Generator) -> Tensor:
-    """Kernels left to right."""
+    """Flip the kernels left to right."""
     return weight.flip(-1)
 
 
 def times_laplacian_4(weight: Tensor, generator: Generator) -> Tensor:
-    """3x3 kernels, element by element, times the Laplacian of four neighbours."""
+    """Multiply 3x3 kernels, element by element, by the Laplacian of four neighbours."""
     return weight * weight.new_tensor(LAPLACIAN_4)
 
 
 def times_laplacian_8(weight: Tensor, generator: Generator) -> Tensor:
-    """3x3 kernels, element by element, times the negative Laplacian of eight neighbours."""
+    """Multiply 3x3 kernels, element by element, by the negative Laplacian of eight neighbours."""
     return weight * weight.new_tensor(LAPLACIAN_8)
 
 
 def stretch(weight: Tensor, generator: Generator, most: float) -> Tensor:
-    """Each weight times 1 + most u r: u uniform in [0, 1] for the layer, r uniform in [0, 1] for the weight."""
+    """Multiply each weight by 1 + most u r. u is uniform in [0, 1] for the layer, r for each weight."""
     u = torch.rand((), generator=generator).item()
     return weight * (1 + most * u * uniform(weight.shape, weight, generator))
 
 
 def sum_of_shifts(weight: Tensor, generator: Generator) -> Tensor:
-    """Every kernel of a filter: the filter's kernels, each shifted by at most 1 and signed at random, summed."""
+    """Replace each kernel of a filter by the sum of its kernels, each shifted by at most 1 and given a random sign."""
     filters = len(weight)
     mix = torch.zeros_like(weight)
     rows, columns = pick_several(3, filters, generator), pick_several(3, filters, generator)
@@ -109,15 +115,15 @@ def sum_of_shifts(weight: Tensor, generator: Generator) -> Tensor:
 
 
 def mix_uniform(weight: Tensor, generator: Generator) -> Tensor:
-    """Kernels convolved with (2 u r - 1) / 6: u uniform in [0, 1] for the layer, r for each of the mixing weights."""
+    """Convolve the kernels with (2 u r - 1) / 6. u is uniform in [0, 1] for the layer, r for each mixing weight."""
     u = torch.rand((), generator=generator).item()
     return F.conv2d(weight, (2 * u * uniform(weight.shape, weight, generator) - 1) / 6, padding=1)
 
 
 def mix_dirichlet(weight: Tensor, generator: Generator) -> Tensor:
-    """Kernels convolved with 3x3 kernels from the Dirichlet distribution of concentration 0.1: nearly one-hot."""
+    """Convolve the kernels with nearly one-hot 3x3 kernels: Dirichlet draws of concentration 0.1."""
     seed = int(torch.randint(2**31, (), generator=generator))
-    # torch's Dirichlet takes no generator, so the CPU's default one is lent the seed.
+    # torch's Dirichlet takes no generator, so the CPU's default generator is seeded for this draw and restored.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         kernels = torch.distributions.Dirichlet(torch.full((9,), 0.1)).sample(weight.shape[:2])
@@ -125,28 +131,28 @@ def mix_dirichlet(weight: Tensor, generator: Generator) -> Tensor:
 
 
 def add_noise(weight: Tensor, generator: Generator) -> Tensor:
-    """Plus uniform noise in [-0.5, 0.5]."""
+    """Add uniform noise in [-0.5, 0.5]."""
     return weight + uniform(weight.shape, weight, generator) - 0.5
 
 
 def rotate(weight: Tensor, generator: Generator, planes: Sequence[tuple[int, int]]) -> Tensor:
-    """Turned by 90, 180 or 270 degrees in one of the planes."""
+    """Turn by 90, 180 or 270 degrees in one of the planes."""
     turns = pick((1, 2, 3), generator)
     return weight.rot90(turns, pick(planes, generator))
 
 
 def flip_signs(weight: Tensor, generator: Generator) -> Tensor:
-    """Each weight negated with probability 1/2."""
+    """Negate each weight with probability 1/2."""
     return weight * random_signs(weight.shape, weight, generator)
 
 
 def drop_weights(weight: Tensor, generator: Generator) -> Tensor:
-    """Each weight zeroed with probability 1/2."""
+    """Zero each weight with probability 1/2."""
     return weight * (uniform(weight.shape, weight, generator) < 0.5)
 
 
 def negate_filters(weight: Tensor, generator: Generator, divisor: int) -> Tensor:
-    """Filters negated: those hit by n // divisor draws, with replacement, out of the n."""
+    """Negate the filters that n // divisor draws with replacement hit, n the number of filters."""
     hit = pick_several(len(weight), len(weight) // divisor, generator)
     signs = weight.new_ones(len(weight))
     signs[hit] = -1
@@ -154,7 +160,7 @@ def negate_filters(weight: Tensor, generator: Generator, divisor: int) -> Tensor
 
 
 def keep_largest(weight: Tensor, generator: Generator) -> Tensor:
-    """Of each kernel the largest weight alone, the others zero."""
+    """Keep the largest weight of each kernel and zero the others."""
     kernels = weight.flatten(2)
     largest = kernels.topk(1)
     return torch.zeros_like(kernels).scatter(2, largest.indices, largest.values).reshape(weight.shape)

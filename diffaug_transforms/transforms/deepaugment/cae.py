@@ -1,22 +1,22 @@
-"""A compressive autoencoder with its code corrupted at random.
+"""A compressive autoencoder with randomly corrupted weights and a randomly distorted code.
 
-The network (after Theis et al., ICLR 2017), the corruptions of its code and their probabilities are those of
+The network (after Theis et al., ICLR 2017), the corruptions and their probabilities are those of
 CAE_Model/cae_32x32x32_zero_pad_bin.py and CAE_distort_imagenet.py in github.com/hendrycks/imagenet-r (Hendrycks et
-al., ICCV 2021). Its code is 32 bits for 4x4 pixels.
+al., ICCV 2021). Its code has 32 bits for every 4x4 pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from .deepaugment_weights import Change, Weights, pick, pick_several, random_signs, read_weights, uniform
-
-Shapes = dict[str, tuple[int, ...]]
+from . import weights as change
+from .weights import Change, Shapes, Weights, keep, load_weights, pick, pick_several, random_signs, uniform
 
 #: Weight shapes in the order of the network. The two transposed convolutions have their outputs second.
 LAYERS: Shapes = {
@@ -34,45 +34,89 @@ LAYERS: Shapes = {
 }
 TRANSPOSED = ("d_up_conv_1.3", "d_up_conv_2.3")
 
+#: Takes a layer's weight and bias, and a generator. Returns the new weight and bias.
+LayerChange = Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]
+
 
 def cae_shapes() -> Shapes:
-    """Name -> shape of every tensor, by the original's names."""
+    """Name -> shape of every tensor. The names are the original's."""
     shapes = {f"{name}.weight": shape for name, shape in LAYERS.items()}
     return shapes | {f"{name}.bias": (shape[name in TRANSPOSED],) for name, shape in LAYERS.items()}
 
 
-def read_cae(path: Path) -> Weights:
-    return read_weights(path, cae_shapes())
+def load_cae(path: Path) -> Weights:
+    return load_weights(path, cae_shapes())
 
 
-def keep(code: Tensor, generator: Generator) -> Tensor:
-    return code
+def weight_alone(make: Change, weight: Tensor, bias: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    return make(weight, generator), bias
+
+
+def weight_and_bias(make: Change, weight: Tensor, bias: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    return make(weight, generator), make(bias, generator)
+
+
+def some_filters(make: Change, draws: int, weight: Tensor, bias: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Change filters drawn one after the other, with replacement. A filter drawn twice is changed twice."""
+    weight, bias = weight.clone(), bias.clone()
+    for k in pick_several(len(weight), draws, generator):
+        weight[k], bias[k] = make(weight[k], generator), make(bias[k], generator)
+    return weight, bias
+
+
+def random_mask(weight: Tensor, generator: Generator) -> Tensor:
+    """Zero half of the weights or negate half of them, each with probability 1/2."""
+    return pick((change.drop_weights, change.flip_signs), generator)(weight, generator)
+
+
+#: Layers by their index in LAYERS, how many of them are drawn with replacement, and the change. One row is drawn per
+#: network.
+CAE_CORRUPTIONS: tuple[tuple[range, int, LayerChange], ...] = (
+    (range(11, 16), 2, partial(weight_and_bias, change.reverse_filters)),
+    (range(8, 14), 1, partial(some_filters, change.negate, 12)),
+    (range(8, 14), 1, partial(some_filters, change.zero, 25)),
+    (range(10, 14), 1, partial(some_filters, change.negative_gelu, 25)),
+    (range(8, 14), 2, partial(weight_alone, partial(change.stretch, most=8))),
+    (range(8, 14), 1, partial(weight_alone, random_mask)),
+    (range(8, 14), 1, partial(weight_alone, partial(change.rotate, planes=((2, 3),)))),
+    (range(8, 14), 1, partial(weight_alone, partial(change.negate_filters, divisor=5))),
+)
+
+
+def corrupt_cae_weights(weights: Weights, generator: Generator) -> Weights:
+    """Apply one row of the table. The tensors passed in stay as they were."""
+    layers, draws, make = pick(CAE_CORRUPTIONS, generator)
+    weights, names = dict(weights), list(LAYERS)
+    for name in [names[pick(layers, generator)] for _ in range(draws)]:
+        keys = (f"{name}.weight", f"{name}.bias")
+        weights.update(zip(keys, make(weights[keys[0]], weights[keys[1]], generator)))
+    return weights
 
 
 def stretch_bits(bits: Tensor, generator: Generator) -> Tensor:
-    """Each bit times 3 + 4 u r: u uniform in [0, 1] for the image, r for the bit."""
+    """Multiply each bit by 3 + 4 u r. u is uniform in [0, 1] for the image, r for each bit."""
     u = torch.rand((), generator=generator).item()
     return bits * (3 + 4 * u * uniform(bits.shape, bits, generator))
 
 
-def drop_places(code: Tensor, generator: Generator) -> Tensor:
-    """Each place, in all channels, zeroed with probability 0.2."""
+def drop_pixels(code: Tensor, generator: Generator) -> Tensor:
+    """Zero each pixel, in all channels, with probability 0.2."""
     return code * (uniform(code.shape[2:], code, generator) >= 0.2)
 
 
-def negate_places(code: Tensor, generator: Generator) -> Tensor:
-    """Each place, in all channels, negated with probability 0.1."""
+def negate_pixels(code: Tensor, generator: Generator) -> Tensor:
+    """Negate each pixel, in all channels, with probability 0.1."""
     return code * random_signs(code.shape[2:], code, generator, positive=0.9)
 
 
 def permute_channels(code: Tensor, generator: Generator) -> Tensor:
-    """The first ten channels in a random order."""
+    """Shuffle the first ten channels."""
     order = torch.randperm(10, generator=generator).tolist()
     return code[:, order + list(range(10, code.shape[1]))]
 
 
 def flip_channels(code: Tensor, generator: Generator) -> Tensor:
-    """Five channels, drawn with replacement, upside down, left to right, or both."""
+    """Turn five channels, drawn with replacement, upside down, left to right, or both."""
     code, axes = code.clone(), pick(((-2,), (-1,), (-2, -1)), generator)
     for channel in pick_several(code.shape[1], 5, generator):
         code[:, channel] = code[:, channel].flip(axes)
@@ -80,7 +124,7 @@ def flip_channels(code: Tensor, generator: Generator) -> Tensor:
 
 
 def flip_code(code: Tensor, generator: Generator) -> Tensor:
-    """All channels upside down, left to right, or both."""
+    """Turn all channels upside down, left to right, or both."""
     return code.flip(pick(((-2,), (-1,), (-2, -1)), generator))
 
 
@@ -92,13 +136,13 @@ def identity_kernel(code: Tensor) -> Tensor:
 
 
 def mix_channels(code: Tensor, generator: Generator) -> Tensor:
-    """Convolved with the identity plus uniform noise in [-0.1, 0.1]."""
+    """Convolve with the identity plus uniform noise in [-0.1, 0.1]."""
     kernel = identity_kernel(code)
     return F.conv2d(code, kernel + 0.2 * (uniform(kernel.shape, kernel, generator) - 0.5), padding=1)
 
 
 def add_channels(code: Tensor, generator: Generator) -> Tensor:
-    """To each channel, with probability 1/2, another one is added, shifted by at most 1."""
+    """Add to each channel, with probability 1/2, another channel shifted by at most 1."""
     kernel, channels = identity_kernel(code), code.shape[1]
     for channel in range(channels):
         if torch.rand((), generator=generator) < 0.5:
@@ -108,7 +152,7 @@ def add_channels(code: Tensor, generator: Generator) -> Tensor:
 
 
 def shift_channels(code: Tensor, generator: Generator) -> Tensor:
-    """Channels shifted by at most 1: each as the one before it, or by a new draw with probability 0.2."""
+    """Shift channels by at most 1. With probability 0.2 a channel draws its own shift, else it takes the last one."""
     kernel = torch.zeros_like(identity_kernel(code))
     row, column = pick_several(3, 2, generator)
     for channel in range(code.shape[1]):
@@ -118,11 +162,11 @@ def shift_channels(code: Tensor, generator: Generator) -> Tensor:
     return F.conv2d(code, kernel, padding=1)
 
 
-#: What is done before the code becomes bits, and after. One row is drawn per image.
+#: A change before the code becomes bits, and one after. One row is drawn per image.
 CODE_DISTORTIONS: Sequence[tuple[Change, Change]] = (
     (keep, stretch_bits),
-    (drop_places, keep),
-    (negate_places, keep),
+    (drop_pixels, keep),
+    (negate_pixels, keep),
     (permute_channels, keep),
     (flip_channels, keep),
     (flip_code, keep),
@@ -148,7 +192,7 @@ def residual_blocks(x: Tensor, weights: Weights, names: str) -> Tensor:
 
 
 def double(x: Tensor, weights: Weights, name: str) -> Tensor:
-    """An unpadded convolution, then zeros around it: a border that the network was trained with."""
+    """Convolve without padding, then pad with zeros: the network was trained with this border. Double the size."""
     x = F.pad(F.leaky_relu(convolve(x, weights, f"{name}.0")), (1, 1, 1, 1))
     return F.conv_transpose2d(x, weights[f"{name}.3.weight"], weights[f"{name}.3.bias"], stride=2)
 
@@ -171,7 +215,9 @@ def decode(bits: Tensor, weights: Weights) -> Tensor:
 
 
 def cae(image: Tensor, weights: Weights, generator: Generator) -> Tensor:
-    """A (1, 3, H, W) image in [0, 1] encoded, distorted and decoded, clipped to [0, 1]; sides to multiples of 4.
+    """Encode, distort and decode a (1, 3, H, W) image in [0, 1]. The result is clipped to [0, 1].
+
+    Its sides are multiples of 4.
 
     Args:
         weights: on the image's device.

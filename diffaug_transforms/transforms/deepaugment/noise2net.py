@@ -1,4 +1,4 @@
-"""Noise2Net: a small image-to-image Res2Net, made anew from a seed; no pretrained weights.
+"""Noise2Net: a small image-to-image Res2Net with random weights from a seed. It needs no pretrained weights.
 
 The sizes, probabilities and ranges are those of train_noise2net.py in github.com/hendrycks/imagenet-r (Hendrycks et
 al., ICCV 2021).
@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from .deepaugment_weights import pick
+from .weights import pick
 
 BLOCKS = 4
 SCALES = 4
 HIDDEN = 16
-#: Of the kernel sizes and dilations one each is drawn per convolution.
+#: A kernel size and a dilation are drawn for each convolution.
 KERNEL_SIZES = (1, 3)
 DILATIONS = (1, 2, 3)
 MAX_EPSILON = 0.75
@@ -32,8 +32,8 @@ class Block(NamedTuple):
 
     Attributes:
         expand: (64, 3, 1, 1).
-        convs: three of (16, 16, k, k), k of 1 or 3.
-        dilations: theirs.
+        convs: three tensors (16, 16, k, k), k is 1 or 3.
+        dilations: of the three convolutions.
         project: (3, 64, 1, 1).
     """
 
@@ -44,7 +44,7 @@ class Block(NamedTuple):
 
 
 def initial_weight(shape: tuple[int, int, int, int], generator: Generator) -> Tensor:
-    """torch.nn.Conv2d's: uniform in plus or minus 1 / sqrt(fan in). Biases have no effect before a normalization."""
+    """As torch.nn.Conv2d: uniform within 1 / sqrt(fan in) of 0. Biases are left out: a normalization follows."""
     return (torch.rand(shape, generator=generator) * 2 - 1) / math.sqrt(math.prod(shape[1:]))
 
 
@@ -59,22 +59,22 @@ def make_block(generator: Generator) -> Block:
 
 
 def make_noise2net(seed: int) -> list[Block]:
-    """The four blocks of a seed, on the CPU: the same on every device.
+    """The four blocks that belong to a seed. The draw is on the CPU, so it is the same on every device.
 
-    The original draws kernel sizes and dilations once per training run and the weights per image and step; here a
-    seed gives both.
+    The original draws kernel sizes and dilations once per training run, and weights per image and step. Here a seed
+    gives both.
     """
     generator = Generator().manual_seed(seed)
     return [make_block(generator) for _ in range(BLOCKS)]
 
 
 def normalize(features: Tensor) -> Tensor:
-    """Each channel of one image to mean 0 and variance 1, as the original's batch normalization does per image."""
+    """Normalize each channel of one image to mean 0 and variance 1, as the original's batch normalization does."""
     return F.layer_norm(features, features.shape[2:])
 
 
 def run_block(block: Block, x: Tensor) -> Tensor:
-    """Res2Net (Gao et al. 2019, eq. 1): every scale's convolution also sees the result of the scale before it."""
+    """Res2Net (Gao et al. 2019, eq. 1): the convolution of every scale also sees the result of the scale before it."""
     scales = list(F.relu(normalize(F.conv2d(x, block.expand.to(x)))).split(HIDDEN, dim=1))
     for i, (weight, dilation) in enumerate(zip(block.convs, block.dilations)):
         features = scales[i] + scales[i - 1] if i else scales[i]
@@ -85,13 +85,13 @@ def run_block(block: Block, x: Tensor) -> Tensor:
 
 
 def noise2net(image: Tensor, seed: int, epsilon: float | Tensor) -> Tensor:
-    """x + epsilon block(x), four times, in ImageNet's normalization; clipped to [0, 1].
+    """x + epsilon block(x), four times, in ImageNet's normalization. The result is clipped to [0, 1].
 
     Args:
-        image: (1, 3, H, W) in [0, 1]. One image at a time: on a CPU a grouped convolution over a batch is no faster
-            at 32 pixels and three times as slow at 224.
+        image: (1, 3, H, W) in [0, 1]. Images go one at a time: on a CPU, a grouped convolution over a batch is no
+            faster at 32 pixels and takes three times as long at 224.
         seed: of the network.
-        epsilon: strength; the original draws it uniformly in 0.375...0.75.
+        epsilon: strength. The original draws it uniformly in 0.375...0.75.
     """
     mean, std = (image.new_tensor(values).reshape(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
     x = (image - mean) / std

@@ -15,10 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 from diffaug_transforms import AugMix, DiffAug, ScoreNetwork, compose_with
 from diffaug_transforms.score import NoiseSchedule
 from diffaug_transforms.transforms import ViewsLoss
-
-from . import contracts
-from .conftest import GaussianOracle
-from .training import EXAMPLES
+from tests import contracts
+from tests.conftest import GaussianOracle
+from tests.examples.training import EXAMPLES
 
 for module in ("accelerate", "datasets"):
     pytest.importorskip(module)

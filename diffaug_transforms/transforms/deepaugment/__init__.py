@@ -1,0 +1,5 @@
+"""DeepAugment: an image-to-image network with random or randomly corrupted weights augments the image."""
+
+from .transform import REDRAW_PROBABILITY, DeepAugment
+
+__all__ = ["REDRAW_PROBABILITY", "DeepAugment"]
