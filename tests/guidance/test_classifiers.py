@@ -73,7 +73,7 @@ def test_checkpointing_gives_the_same_gradient(augmented, schedule):
     saving = DenoiseAugmentedClassifier(tiny_encoder(0.2), network, checkpointing=True, dtype=torch.float32)
     calls = []
     for block in (saving.encoder.down_blocks[0].resnets[0], network.unet.down_blocks[0].resnets[0]):
-        block.register_forward_hook(lambda module, inputs, output: calls.append(module))
+        block.register_forward_pre_hook(lambda module, inputs: calls.append(module))
     assert torch.allclose(gradient(saving), expected, atol=1e-6)
     assert len(calls) == 4  # each block is computed again in the backward pass
     assert not saving.encoder.is_gradient_checkpointing
