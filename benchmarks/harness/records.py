@@ -1,4 +1,4 @@
-"""Results as tidy records: ``{"command", "created", "device", "versions", "records": [...]}``, one measurement a line."""
+"""Results as tidy records, one measurement a line, and intermediate results that are kept on the disk."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ Record = dict[str, Any]
 
 
 def write_results(script: str, records: Sequence[Record], path: Path) -> None:
-    """Write a script's records with the command, time, device and versions that made them."""
+    """Write ``{"command", "created", "device", "versions", "records": [...]}``: how the records were made, and they."""
     header = {
         "command": shlex.join(["python", "-m", f"benchmarks.{script}", *sys.argv[1:]]),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -66,3 +66,21 @@ def device_name() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def kept(path: Path, settings: Any, make: Callable[[], Any], *, write: bool = True) -> Any:
+    """The result of ``make``, from its file if that is there and has the same settings: a stopped run resumes.
+
+    Args:
+        path: of a file that ``torch.save`` writes.
+        settings: plain values that the result depends on.
+        write: False for processes that leave the writing to another one.
+    """
+    found = torch.load(path, weights_only=True) if path.exists() else {}
+    if found.get("settings") != settings:
+        found = {"settings": settings, "result": make()}
+        if write:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(found, path.with_suffix(".part"))
+            path.with_suffix(".part").replace(path)
+    return found["result"]

@@ -51,6 +51,17 @@ def table(
     )
 
 
+def metrics_table(
+    records: pd.DataFrame, row: str, header: Sequence[str], formats: dict[str, Callable[[float], str]]
+) -> str:
+    """A Markdown table with a line for each value of the field ``row``, and a column for each metric in ``formats``."""
+    body = []
+    for name, own in records.groupby(row, sort=False):
+        value = dict(zip(own.metric, own.value))
+        body.append([name, *(text(value[metric]) for metric, text in formats.items())])
+    return markdown(header, body)
+
+
 def markdown(header: Iterable[Any], body: Iterable[Iterable[Any]]) -> str:
     head = [*map(str, header)]
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in (head, ["---"] * len(head), *body))
@@ -70,9 +81,9 @@ def mean_and_error(values: Sequence[float], digits: int = 1, sign: str = "") -> 
 
 
 def over_seeds(records: pd.DataFrame, digits: int = 1) -> str:
-    """Mean over seeds of the mean over everything else. Gains have a sign."""
+    """Mean over seeds of the mean over everything else."""
     values = [mean(own.value.tolist()) for _, own in records.groupby("seed", sort=False)]
-    return mean_and_error(values, digits, "+" if is_gain(records) else "")
+    return mean_and_error(values, digits, sign(records))
 
 
 def with_error(digits: int) -> Cell:
@@ -85,8 +96,9 @@ def rounded(digits: int) -> Cell:
     return lambda records: f"{mean(records.value.tolist()):.{digits}f}"
 
 
-def is_gain(records: pd.DataFrame) -> bool:
-    return "gain" in records and bool(records.gain.eq(True).any())
+def sign(records: pd.DataFrame) -> str:
+    """Gains are written with their sign."""
+    return "+" if "gain" in records and records.gain.eq(True).any() else ""
 
 
 def with_diffaug(recipe: str) -> str:

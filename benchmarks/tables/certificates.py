@@ -22,12 +22,11 @@ def best_sigma(certificates: pd.DataFrame, radius: float) -> pd.DataFrame:
     return reached[reached.sigma == reached.groupby("sigma").value.mean().idxmax()]
 
 
-def certify(records: pd.DataFrame | None = None) -> str:
+def certify(records: pd.DataFrame) -> str:
     """Certified accuracy by radius with the best sigma at each radius for each recipe; then what DiffAug gains.
 
     A recipe's error is over its seeds; a gain's is over images, each with the mean over its seeds.
     """
-    records = frame("certify") if records is None else records
     recipes = list(records.recipe.unique())
     best = {(name, r): best_sigma(records[records.recipe == name], r) for name in recipes for r in RADII}
     body = [[name, *(over_seeds(best[name, radius]) for radius in RADII)] for name in recipes]
@@ -37,19 +36,17 @@ def certify(records: pd.DataFrame | None = None) -> str:
     return _note(records) + markdown(["recipe, radius", *(f"{radius:g}" for radius in RADII)], body)
 
 
-def certify_sigmas(records: pd.DataFrame | None = None) -> str:
+def certify_sigmas(records: pd.DataFrame) -> str:
     """Certified accuracy from radius 0 on, and the share of images at which it abstains, for each sigma and recipe."""
-    records = frame("certify") if records is None else records
     records = records.sort_values("sigma", kind="stable").assign(sigma=lambda own: own.sigma.map("{:g}".format))
     parts = {f"{radius:g}": at_radius(records, radius) for radius in (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)}
     parts["abstained (%)"] = records.assign(value=100.0 * (records.prediction == -1))
     return table(columns(parts), ["sigma", "recipe"], "column")
 
 
-def certify_coverage(records: pd.DataFrame | None = None) -> str:
+def certify_coverage(records: pd.DataFrame) -> str:
     """How often simulated certificates fail, beside what they promise: the class's probabilities across."""
-    failed = frame("certify_coverage", metric="failed") if records is None else records[records.metric == "failed"]
-    failed = failed.sort_values(["failure_probability", "probability"])
+    failed = records[records.metric == "failed"].sort_values(["failure_probability", "probability"])
     (number,), (draws,) = failed.n.unique(), failed.draws.unique()
     largest = (failed.standard_error / failed.failure_probability).max()
     note = f"{number:,} certificates of {draws:,} draws each; a standard error is at most {100 * largest:.1f} % of the "
@@ -67,11 +64,15 @@ def _gain(without: pd.DataFrame, reached: pd.DataFrame) -> str:
 
 def _note(records: pd.DataFrame) -> str:
     (draws,), (level,) = records.draws.unique(), records.failure_probability.unique()
+    images, seeds = records.image.nunique(), records.seed.nunique()
     return (
-        f"Certified accuracy (%) at l2 radius .5 to 3 on [0, 1] pixels; {records.image.nunique()} test images, the same "
-        f"and with the same draws for all; {draws:,} draws, failure probability {level:g}, "
-        f"{records.seed.nunique()} seeds.\n\n"
+        f"Certified accuracy (%) at l2 radius .5 to 3 on [0, 1] pixels; {images} test images, the same and with the "
+        f"same draws for all; {draws:,} draws, failure probability {level:g}, {seeds} seeds.\n\n"
     )
 
 
-TABLES = {"certify": certify, "certify_sigmas": certify_sigmas, "certify_coverage": certify_coverage}
+TABLES = {
+    "certify": lambda: certify(frame("certify")),
+    "certify_sigmas": lambda: certify_sigmas(frame("certify")),
+    "certify_coverage": lambda: certify_coverage(frame("certify_coverage", metric="failed")),
+}

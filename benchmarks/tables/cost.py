@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..harness.tables import frame, markdown, rounded, table
+from ..harness.tables import frame, markdown, metrics_table, rounded, table
 
 
 def eps_mse() -> str:
@@ -21,47 +21,24 @@ def psnr() -> str:
 
 
 def throughput() -> str:
-    body = []
-    for r in frame("throughput").itertuples():
-        if r.metric == "time_ratio":
-            body.append([r.method, f"{r.value:.2f}", f"{r.size} px, batch {r.batch_size}, {r.dtype}"])
-        elif r.metric == "matmul_share":
-            body.append(["share of the matmul ceiling", f"{100 * r.value:.0f} %", f"{r.dtype}, {r.method}"])
-        elif r.metric == "import_seconds_over_torchvision":
-            body.append(["import, seconds over torchvision's", f"{r.value:.3f}", f"median of {r.n}"])
-    return markdown(["ratio of times", "value", "setting"], body)
+    lines = {
+        "time_ratio": lambda r: [r.method, f"{r.value:.2f}", f"{r.size} px, batch {r.batch_size}, {r.dtype}"],
+        "matmul_share": lambda r: ["share of the matmul ceiling", f"{100 * r.value:.0f} %", f"{r.dtype}, {r.method}"],
+        "import_seconds_over_torchvision": lambda r: [
+            "import, seconds over torchvision's",
+            f"{r.value:.3f}",
+            f"median of {r.n}",
+        ],
+    }
+    records = frame("throughput", metric=list(lines)).itertuples()
+    return markdown(["ratio of times", "value", "setting"], [lines[r.metric](r) for r in records])
 
 
 def training_step() -> str:
-    value = frame("training_step").pivot(index="method", columns="metric", values="value")
-    order = frame("training_step").method.unique()
-    body = [
-        [
-            r.Index,
-            f"{r.time_ratio:.1f}",
-            f"{r.memory_ratio:.2f}",
-            f"{r.seconds_per_step:.2f}",
-            f"{r.peak_bytes / 2**30:.2f}",
-        ]
-        for r in value.loc[order].itertuples()
-    ]
-    return markdown(["DiffAug", "time, ratio", "memory, ratio", "seconds a step", "peak GiB"], body)
-
-
-def imagenet_operations() -> str:
-    """What one image costs each part."""
-    return _values("flop_per_image", lambda r: [f"{r.value / 1e9:,.0f}"], "part", "GFLOP an image")
-
-
-def imagenet_memory() -> str:
-    return _values("bytes", lambda r: [f"{r.value / 2**30:.1f}"], "memory", "GiB")
-
-
-def imagenet_disk() -> str:
-    title = "one copy of the training set, 256 pixels"
-    return _values(
-        "disk_bytes", lambda r: [f"{r.bytes_a_pixel:g}", f"{r.value / 1e9:.0f}"], title, "bytes a pixel", "GB"
-    )
+    header = ["DiffAug", "time, ratio", "memory, ratio", "seconds a step", "peak GiB"]
+    formats = {"time_ratio": "{:.1f}".format, "memory_ratio": "{:.2f}".format, "seconds_per_step": "{:.2f}".format}
+    formats["peak_bytes"] = lambda value: f"{value / 2**30:.2f}"
+    return metrics_table(frame("training_step"), "method", header, formats)
 
 
 def imagenet_hours() -> str:
@@ -77,12 +54,8 @@ def imagenet_hours() -> str:
     return _assumed(records.iloc[0]) + table(records, ["method", "calls"], "gpus", hours, header=header)
 
 
-def _values(metric: str, cells: Any, *header: str) -> str:
-    return markdown(header, [[r.method, *cells(r)] for r in frame("imagenet_cost", metric=metric).itertuples()])
-
-
 def _assumed(r: Any) -> str:
-    unet, classifier = (r.peak_tflops * share for share in (r.utilisation, r.classifier_utilisation))
+    unet, classifier = r.peak_tflops * r.utilisation, r.peak_tflops * r.classifier_utilisation
     return (
         f"Computed for {r.gpu} of {r.peak_tflops:g} TFLOP/s peak, bfloat16; assumed to be reached: "
         f"{100 * r.utilisation:.0f} % of it by the U-Net ({unet:.0f} TFLOP/s), "
@@ -91,13 +64,25 @@ def _assumed(r: Any) -> str:
     )
 
 
+def imagenet_disk() -> str:
+    records = frame("imagenet_cost", metric="disk_bytes").itertuples()
+    body = [[r.method, f"{r.bytes_a_pixel:g}", f"{r.value / 1e9:.0f}"] for r in records]
+    return markdown(["one copy of the training set, 256 pixels", "bytes a pixel", "GB"], body)
+
+
+def _imagenet(metric: str, title: str, unit: str, text: Any) -> str:
+    return metrics_table(frame("imagenet_cost", metric=metric), "method", [title, unit], {metric: text})
+
+
 TABLES = {
     "eps_mse": eps_mse,
     "psnr": psnr,
     "throughput": throughput,
     "training_step": training_step,
     "imagenet_hours": imagenet_hours,
-    "imagenet_operations": imagenet_operations,
-    "imagenet_memory": imagenet_memory,
+    "imagenet_operations": lambda: _imagenet(
+        "flop_per_image", "part", "GFLOP an image", lambda value: f"{value / 1e9:,.0f}"
+    ),
+    "imagenet_memory": lambda: _imagenet("bytes", "memory", "GiB", lambda value: f"{value / 2**30:.1f}"),
     "imagenet_disk": imagenet_disk,
 }

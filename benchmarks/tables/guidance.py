@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ..harness.records import Record
-from ..harness.tables import difference, frame, in_order, is_gain, markdown, mean_and_error, table
+from ..harness.tables import difference, frame, in_order, mean_and_error, metrics_table, sign, table
 
 #: Metric to heading and digits. Lower is better for the first two, higher for the others.
 METRICS = {
@@ -35,23 +35,18 @@ def guidance(records: pd.DataFrame) -> str:
     samples["scale"] = ["" if r == "real images" else f"{s:g}" for r, s in zip(samples.recipe, samples.scale)]
     samples["accuracy"] = samples.recipe.map(accuracy).fillna("")
     samples["column"] = samples.metric.map({metric: heading for metric, (heading, _) in METRICS.items()})
+    rows, header = ["title", "scale", "accuracy"], ["guidance", "scale", "accuracy (%)"]
     digits = dict(METRICS.values())
-    cells = table(
-        samples,
-        ["title", "scale", "accuracy"],
-        "column",
-        lambda own: mean_and_error(own.value.tolist(), digits[own.column.iloc[0]]),
-        header=["guidance", "scale", "accuracy (%)"],
-        across=digits,
+    return _note(samples) + table(
+        samples, rows, "column", lambda own: _cell(own, digits[own.column.iloc[0]]), header, across=digits
     )
-    return _note(samples) + cells
 
 
 def guidance_accuracy(records: pd.DataFrame) -> str:
     """Accuracy in percent at one uniform random time for each image, and by quarter of the times."""
     own = records[records["mode"] == "diffused"].astype({"quarter": int})
-    by_recipe = {recipe: own[own.recipe == recipe] for recipe in ("noisy", "denoise-augmented")}
-    gain = difference(*by_recipe.values(), "seed", "quarter").assign(recipe="the latter's gain")
+    noisy, augmented = (own[own.recipe == recipe] for recipe in ("noisy", "denoise-augmented"))
+    gain = difference(noisy, augmented, "seed", "quarter").assign(recipe="the latter's gain")
     own = pd.concat([own, gain], ignore_index=True)
     own = in_order(own, recipe=own.recipe.unique(), quarter=QUARTERS).replace({"quarter": QUARTERS})
     return table(own, ["recipe"], "quarter", lambda c: _cell(c, 1), header=["classifier"])
@@ -60,8 +55,8 @@ def guidance_accuracy(records: pd.DataFrame) -> str:
 def guidance_alignment(records: pd.DataFrame) -> str:
     """Cosine of the gradients with the score network's own over t: a line for each classifier and derivative."""
     own = _titled(records[records.metric == "score_cosine"]).astype({"timestep": int})
-    total = own[(own.recipe == "denoise-augmented") & (own["mode"] == "total")]
-    gain = difference(own[own.recipe == "noisy"], total, "seed", "timestep").assign(title="total over noisy")
+    noisy, total = own[own.recipe == "noisy"], own[own.title == "denoise-augmented, total"]
+    gain = difference(noisy, total, "seed", "timestep").assign(title="total over noisy")
     own = pd.concat([own, gain], ignore_index=True)
     own = in_order(own, title=own.title.unique(), timestep=sorted(own.timestep.unique()))
     own["t"] = [f"t = {t}" for t in own.timestep]
@@ -70,19 +65,11 @@ def guidance_alignment(records: pd.DataFrame) -> str:
 
 def guidance_cost(records: pd.DataFrame) -> str:
     """What one gradient costs: time and memory as multiples of the partial derivative's, and in themselves."""
-    own = records[records["mode"] == "cost"]
-    value = own.pivot(index="recipe", columns="metric", values="value").loc[own.recipe.unique()]
-    body = [
-        [
-            r.Index,
-            f"{r.time_ratio:.2f}",
-            f"{r.memory_ratio:.2f}",
-            f"{1000 * r.seconds_per_image:.1f}",
-            f"{r.peak_bytes / 2**20:.1f}",
-        ]
-        for r in value.itertuples()
-    ]
-    return markdown(["gradient", "time, ratio", "memory, ratio", "ms an image", "MiB an image"], body)
+    header = ["gradient", "time, ratio", "memory, ratio", "ms an image", "MiB an image"]
+    formats = {"time_ratio": "{:.2f}".format, "memory_ratio": "{:.2f}".format}
+    formats["seconds_per_image"] = lambda value: f"{1000 * value:.1f}"
+    formats["peak_bytes"] = lambda value: f"{value / 2**20:.1f}"
+    return metrics_table(records[records["mode"] == "cost"], "recipe", header, formats)
 
 
 def _titled(records: pd.DataFrame) -> pd.DataFrame:
@@ -90,7 +77,7 @@ def _titled(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def _cell(records: pd.DataFrame, digits: int) -> str:
-    return mean_and_error(records.value.tolist(), digits, "+" if is_gain(records) else "")
+    return mean_and_error(records.value.tolist(), digits, sign(records))
 
 
 def _note(samples: pd.DataFrame) -> str:

@@ -15,9 +15,8 @@ METHODS = ("msp", "scale")
 PAIRED = ("model", "seed", "dataset", "method")
 
 
-def ood_near(records: pd.DataFrame | None = None) -> str:
+def ood_near(records: pd.DataFrame) -> str:
     """AUROC of each method on each near set."""
-    records = _records(records)
     near = records[(records.distance == "near") & (records.metric == "auroc")]
     near = with_gains(near, *PAIRED)
     near = in_order(near, dataset=_sets(records, "near"), recipe=near.recipe.unique())
@@ -25,9 +24,8 @@ def ood_near(records: pd.DataFrame | None = None) -> str:
     return _note("AUROC", records, "near") + cells
 
 
-def ood_sets(records: pd.DataFrame | None = None) -> str:
+def ood_sets(records: pd.DataFrame) -> str:
     """Accuracy of the classifiers that know all classes on the images in distribution, and methods' AUROC by set."""
-    records = _records(records)
     accuracy = records[(records.metric == "accuracy") & (records.classes == records.classes.max())]
     names = _sets(records, "near", "far")
     own = records[(records.metric == "auroc") & records.method.isin(METHODS) & records.dataset.isin(names)]
@@ -40,9 +38,8 @@ def ood_sets(records: pd.DataFrame | None = None) -> str:
     )
 
 
-def ood_degraded(records: pd.DataFrame | None = None) -> str:
+def ood_degraded(records: pd.DataFrame) -> str:
     """MSP's AUROC on sets as they are and degraded."""
-    records = frame("ood_degraded") if records is None else records
     across, names = records.degradation.unique(), records.dataset.unique()
     every = with_gains(records, "model", "seed", "dataset", "degradation")
     every = in_order(every, dataset=names, recipe=every.recipe.unique())
@@ -52,10 +49,6 @@ def ood_degraded(records: pd.DataFrame | None = None) -> str:
 def all_tables(records: pd.DataFrame) -> str:
     titles = {"near OOD": ood_near, "each set": ood_sets}
     return "\n".join(f"**{title}**\n\n{make(records)}" for title, make in titles.items())
-
-
-def _records(records: pd.DataFrame | None) -> pd.DataFrame:
-    return frame("ood") if records is None else records
 
 
 def _sets(records: pd.DataFrame, *distances: str) -> list[str]:
@@ -76,7 +69,7 @@ def _numbers(values: Iterable[int]) -> str:
 
 
 TABLES = {
-    "ood_near": ood_near,
-    "ood_sets": ood_sets,
-    "ood_degraded": ood_degraded,
+    "ood_near": lambda: ood_near(frame("ood")),
+    "ood_sets": lambda: ood_sets(frame("ood")),
+    "ood_degraded": lambda: ood_degraded(frame("ood_degraded")),
 }

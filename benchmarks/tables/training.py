@@ -45,11 +45,11 @@ def headline() -> str:
 def budget(records: pd.DataFrame) -> str:
     """What every recipe had: model, images, and the seconds that training took beside other work."""
     start, later = records[records.recipe == "start"], records[records.recipe != "start"]
-    (first,), (second,) = start.images_seen.unique(), later.images_seen.unique()
+    (first,), (second,), (model,) = start.images_seen.unique(), later.images_seen.unique(), records.model.unique()
     return (
-        f"Model {start.model.iloc[0]}. The start: {first:,} images ({first / 50_000:.1f} passes over the training set), "
-        f"{mean(start.seconds.tolist()):.0f} s. Every recipe from there on: {second:,} images "
-        f"({second / 50_000:.1f} passes), all views of each, {later.seconds.min():.0f} to {later.seconds.max():.0f} s.\n\n"
+        f"Model {model}. The start: {first:,} images ({first / 50_000:.1f} passes over the training set), "
+        f"{mean(start.seconds.tolist()):.0f} s. Every recipe from there on: {second:,} images ({second / 50_000:.1f} "
+        f"passes), all views of each, {later.seconds.min():.0f} to {later.seconds.max():.0f} s.\n\n"
     )
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from ood_inputs import Images
 from torch import Tensor
 from torchvision.utils import make_grid
 
 from diffaug_transforms.robustness import auroc
+
+from ..harness.pictures import new_figure, save_figure
+from .sets import ImageSet
 
 #: By method: of images in distribution, and of those out of it.
 Scores = dict[str, tuple[Tensor, Tensor]]
@@ -22,49 +23,40 @@ METHODS = {"msp": "MSP", "scale": "SCALE"}
 RECIPES = ("baseline", "diffaug")
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What a classifier said of a set."""
+class Judged(NamedTuple):
+    """A classifier's scores of a set."""
 
     recipe: str
     seed: int
-    known: Images
-    images: Images
+    known: ImageSet
+    images: ImageSet
     scores: Scores
 
 
 def draw_sets(judged: Sequence[Judged], path: Path) -> None:
     """A row for each set: eight images, then a panel for each of METHODS and RECIPES, of the first seed there is."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    first = {j.images.name: j.images for j in reversed(judged)}
+    sets = {j.images.name: j.images for j in reversed(judged)}
     names = dict.fromkeys(j.images.name for j in judged)
-    near_first = sorted((first[name] for name in names), key=lambda images: images.distance == "far")
-    rows = [judged[0].known, *near_first]
+    rows = [judged[0].known, *sorted((sets[name] for name in names), key=lambda images: images.distance == "far")]
     columns = list(product(METHODS, RECIPES))
-    figure, panels = plt.subplots(
-        len(rows), 1 + len(columns), figsize=(15, 1.1 * len(rows)), width_ratios=(8, *[2] * 4), layout="constrained"
+    figure, panels = new_figure(
+        len(rows), 1 + len(columns), (15, 1.1 * len(rows)), width_ratios=(8, *[2] * len(columns))
     )
     for images, (examples, *densities) in zip(rows, panels):
         draw_examples(examples, images)
         for panel, (method, recipe) in zip(densities, columns):
-            of_panel = [j for j in judged if (j.images.name, j.recipe) == (images.name, recipe)]
-            draw_densities(panel, sorted(of_panel, key=lambda j: j.seed)[:1], method)
+            own = [j for j in judged if (j.images.name, j.recipe) == (images.name, recipe)]
+            draw_densities(panel, sorted(own, key=lambda j: j.seed)[:1], method)
     for panel, (method, recipe) in zip(panels[0, 1:], columns):
         panel.set_title(f"{METHODS[method]}, {recipe}", y=0.3, fontsize=11)
     handles, labels = panels[1, 1].get_legend_handles_labels()
-    legend = panels[0, 1].legend(handles, labels, loc=(0, 0), fontsize=9, frameon=False, ncols=2)
-    legend.set_in_layout(False)
+    panels[0, 1].legend(handles, labels, loc=(0, 0), fontsize=9, frameon=False, ncols=2).set_in_layout(False)
     note = "score: higher to the right; number: AUROC in percent"
     panels[0, 3].text(0, 0.1, note, fontsize=9, transform=panels[0, 3].transAxes).set_in_layout(False)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    save_figure(figure, path, dpi=100)
 
 
-def draw_examples(panel: Any, images: Images) -> None:
+def draw_examples(panel: Any, images: ImageSet) -> None:
     grid = make_grid(images.pixels[:EXAMPLES], nrow=EXAMPLES, padding=1, pad_value=255)
     panel.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
     panel.set(xticks=[], yticks=[])
