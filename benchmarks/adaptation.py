@@ -5,10 +5,9 @@
 
 speed: seconds per image under Default, DE, anytime DE and DDA, interleaved in one run, and their network calls.
 
-guide: how far clean training images are moved by DDA, over guidance scale and downscale. The reference's 6 and 4 are for
-256 pixels: its step has the same length at any size, and its low-pass averages over the same number of pixels. The
-setting that moves a clean image least while it is sampled anew keeps its content best. No corrupted and no test image is
-looked at.
+guide: how far DDA moves clean training images, over guidance scale and downscale. The reference's 6 and 4 are for 256
+pixels: its step has the same length at any size, and its low-pass averages over the same number of pixels. The setting
+that moves a clean image least while it is sampled anew keeps its content best. No corrupted or test image is looked at.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from .harness.classifiers import open_classifier
 from .harness.data import HubImages, draw_noise, open_set, read_images
 from .harness.options import default_device, script_parser
 from .harness.records import RESULTS, Record, summary, write_results
-from .harness.timing import count_calls, ratio, time_interleaved
+from .harness.timing import Methods, count_calls, ratio, time_interleaved
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -62,7 +61,7 @@ def speed(args: argparse.Namespace) -> list[Record]:
     sets = [random_subset(open_set(args.dataset, args.data, corruption, 5), number) for corruption in CORRUPTIONS]
     batch = torch.stack([sets[i % len(sets)][i][0] for i in range(number)]).to(device) / 255
     modes = make_modes(classifier.to(device), Denoiser(args.network), Denoiser(args.network, differentiable=True))
-    methods = {name: partial(model, batch) for name, (model, _) in modes.items()}
+    methods: Methods = {name: partial(model, batch) for name, (model, _) in modes.items()}
     with torch.inference_mode():
         calls = {name: count_calls(modes[name][1].ready(device).unet, run) for name, run in methods.items()}
         times = time_interleaved(methods, args.rounds, device)

@@ -7,9 +7,9 @@
 Every classifier votes on the same denoised draws; each image's votes are kept under --work, so a stopped run resumes.
 Writes every certificate as a record, and beside them the curve of certified accuracy over the radius.
 
-coverage: how often a certificate is wrong. CERTIFY runs on simulated votes, whose probabilities are known. A certificate
-fails if its radius exceeds sigma * Phi^-1(p), p the true probability of its class; with p below 1/2 every radius does.
-It may fail with probability of at most failure_probability, over the draws of both steps.
+coverage: how often a certificate is wrong. CERTIFY runs on simulated votes, whose probabilities are known. It fails if
+its radius exceeds sigma * Phi^-1(p), p the true probability of its class; with p below 1/2 every radius does. It may
+fail with probability of at most failure_probability, over the draws of both steps.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
         --network imagenet256 --classifier resnet50 timm/deit3_base_patch16_224 resnet50@diffaug.pth
 
 All classifiers see the same views of the same images, whatever the batch size and the number of processes. Finished
-(corruption, severity) pairs and DDA's images are kept under --work: the same command resumes. Writes the records, prints
-the table, and plots entropy and accuracy over t.
+(corruption, severity) pairs and DDA's images are kept under --work: the same command resumes. Writes the records, plots
+entropy and accuracy over t, and prints the table.
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ def plot_over_time(records: Sequence[Record], path: Path) -> None:
     for panel, (metric, title) in zip(panels[0], {"accuracy": "accuracy (%)", "entropy": "entropy (nats)"}.items()):
         for i, (model, recipe) in enumerate(names):
             for clean, style in ((False, "-"), (True, "--")):
-                own = views.query("model == @model and recipe == @recipe and metric == @metric")
+                own = views[(views.model == model) & (views.recipe == recipe) & (views.metric == metric)]
                 curve = own[(own.corruption == "clean") == clean].groupby("timestep").value.mean()
                 label = None if clean else (model if recipe == "baseline" and len(names) == 1 else recipe)
                 panel.plot(curve.index, curve, style, color=f"C{i}", marker=".", label=label)

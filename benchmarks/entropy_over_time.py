@@ -2,8 +2,8 @@
 
     python -m benchmarks.entropy_over_time --classifier runs/cifar10_recipes/{baseline,diffaug}-{0,1,2}
 
-The larger t is, the less is left of the image. A classifier that knows what it sees should then come near the entropy of
-the uniform distribution, log K. All classifiers see the same views. Writes the records and a plot beside them.
+The larger t is, the less is left of the image. A classifier that knows what it sees should then come near the entropy
+of the uniform distribution, log K. All classifiers see the same views. Writes the records and a plot beside them.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     python -m benchmarks.pictures views      # docs/views.png: the views of the recipe deepaugment+augmix+diffaug
     python -m benchmarks.pictures journey --classifier runs/cifar10_recipes/diffaug-0 --index 37
 
-journey: docs/journey.png, one test image under Default, DE and DDA, with the classifier's probabilities under each view.
+journey: docs/journey.png, one test image under Default, DE and DDA, with the classifier's probabilities for each view.
 """
 
 from __future__ import annotations
@@ -169,7 +169,12 @@ def draw_image(panel: Any, image: Tensor, x: float, y: float, title: str, below:
 def draw_box(panel: Any, x: float, y: float, width: float, height: float, folder: str, text: str) -> None:
     from matplotlib.patches import FancyBboxPatch
 
-    options = {"boxstyle": "round,pad=0,rounding_size=0.12", "facecolor": COLOURS[folder], "linewidth": 0, "zorder": 1}
+    options: dict[str, Any] = {
+        "boxstyle": "round,pad=0,rounding_size=0.12",
+        "facecolor": COLOURS[folder],
+        "linewidth": 0,
+        "zorder": 1,
+    }
     panel.add_patch(FancyBboxPatch((x, y), width, height, **options))
     write(panel, x + width / 2, y + height / 2, text, DARK)
 

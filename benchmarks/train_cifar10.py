@@ -193,7 +193,7 @@ def evaluate(args: argparse.Namespace, name: str, seed: int) -> list[Record]:
     def add(corruption: str, mode: str, log_p: Tensor, labels: Tensor) -> None:
         value = 100 * (log_p.argmax(dim=1).cpu() == labels).float().mean().item()
         is_clean = corruption == "clean"
-        here = {"dataset": "cifar10" if is_clean else "cifar10-c", "corruption": corruption}
+        here: Record = {"dataset": "cifar10" if is_clean else "cifar10-c", "corruption": corruption}
         here |= {"severity": 0 if is_clean else 5, "mode": mode, "value": round(value, 3), "n": len(labels)}
         records.append({**common, **here})
 

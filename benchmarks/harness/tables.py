@@ -11,6 +11,8 @@ import pandas as pd
 from .records import Record, read_records
 
 Cell = Callable[[pd.DataFrame], str]
+#: From a metric's name to how its value is written.
+Formats = dict[str, Callable[[float], str]]
 
 
 def frame(records: str | Iterable[Record], **wanted: Any) -> pd.DataFrame:
@@ -51,9 +53,7 @@ def table(
     )
 
 
-def metrics_table(
-    records: pd.DataFrame, row: str, header: Sequence[str], formats: dict[str, Callable[[float], str]]
-) -> str:
+def metrics_table(records: pd.DataFrame, row: str, header: Sequence[str], formats: Formats) -> str:
     """A Markdown table with a line for each value of the field ``row``, and a column for each metric in ``formats``."""
     body = []
     for name, own in records.groupby(row, sort=False):

@@ -8,8 +8,8 @@ UFO: Alien Invasion, here without its normal, gloss, specular and roughness maps
     unzip -q "$(find debian -name 0textures.pk3)" 'textures/tex_buildings/*' 'textures/tex_material/*' \\
         'textures/tex_nature/*' 'textures/tex_streets/*' 'textures/tex_terrain/*' \\
         -x '*_nm.*' '*_gm.*' '*_sm.*' '*_rm.*' -d runs/ood
-    mkdir -p runs/ood/fashion
-    gunzip -c debian/usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz > runs/ood/fashion/t10k-images-idx3-ubyte
+    mkdir -p runs/ood/fashion && cp debian/usr/share/datasets/fashion-mnist/t10k-images* runs/ood/fashion
+    gunzip runs/ood/fashion/*.gz
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from diffaug_transforms.robustness.datasets import load_image_folder, random_subset
 from torch import Tensor
-from torch.utils.data import Subset
+from torch.utils.data import Subset, TensorDataset
 from torchvision.datasets.mnist import read_image_file
 from torchvision.transforms.v2 import functional as F
 
@@ -97,7 +97,7 @@ def known_classes(spec: str, names: Sequence[str]) -> tuple[str, ...]:
 def read_sets(args: argparse.Namespace) -> list[ImageSet]:
     """All OOD sets for classifiers that know all classes."""
     resize = args.resize or args.size
-    sets: list[tuple[str, str, Images]] = []
+    sets: list[tuple[str, str, Images | TensorDataset]] = []
     for filter in args.filters if args.photos else ():
         name = "photos" if filter == "bilinear" else f"photos ({filter})"
         sets.append((name, "near", read_photos(args.photos, args.size, resize, filter)))
@@ -116,7 +116,7 @@ def parse_named(item: str) -> tuple[str, str]:
     return name, data
 
 
-def load(name: str, distance: str, data: Images, limit: int | None = None) -> ImageSet:
+def load(name: str, distance: str, data: Images | TensorDataset, limit: int | None = None) -> ImageSet:
     """In memory: the first ``limit`` images of a random order, or all in theirs. ValueError if there are none."""
     if not len(data):  # type: ignore[arg-type]
         raise ValueError(f"a set must hold at least one image. Got none in {name}")
@@ -125,7 +125,7 @@ def load(name: str, distance: str, data: Images, limit: int | None = None) -> Im
 
 
 def read_photos(data: str, size: int, resize: int, filter: str = "bilinear") -> Images:
-    """ImageNet's photos of classes that CIFAR-10 lacks. Filters other than bilinear leave them sharper than CIFAR-10."""
+    """ImageNet's photos of classes that CIFAR-10 lacks. Other filters leave them sharper than CIFAR-10."""
     photos, overlap = HubImages(data, transform=center_crop(size, resize, filter)), overlapping_classes()
     return Subset(photos, [i for i, label in enumerate(photos.targets) if label not in overlap])
 
@@ -143,11 +143,11 @@ def read_set(data: str, size: int, resize: int) -> Images:
     return HubImages(data, transform=center_crop(size, resize))
 
 
-def read_fashion(folder: Path, size: int) -> Images:
+def read_fashion(folder: Path, size: int) -> Images | TensorDataset:
     """Fashion-MNIST's test images, 28x28 and grey, resized (bilinear) and as RGB."""
     grey = read_image_file(str(folder / FASHION_FILE))
     enlarged = F.resize(grey[:, None], [size, size], antialias=True).expand(-1, 3, -1, -1)
-    return torch.utils.data.TensorDataset(enlarged, torch.full((len(grey),), -1))
+    return TensorDataset(enlarged, torch.full((len(grey),), -1))
 
 
 def noise_sets(number: int, size: int, seed: int = 0) -> list[ImageSet]:

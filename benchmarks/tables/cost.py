@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..harness.tables import frame, markdown, metrics_table, rounded, table
+from ..harness.tables import Formats, frame, markdown, metrics_table, rounded, table
 
 
 def eps_mse() -> str:
@@ -36,7 +36,8 @@ def throughput() -> str:
 
 def training_step() -> str:
     header = ["DiffAug", "time, ratio", "memory, ratio", "seconds a step", "peak GiB"]
-    formats = {"time_ratio": "{:.1f}".format, "memory_ratio": "{:.2f}".format, "seconds_per_step": "{:.2f}".format}
+    formats: Formats = {"time_ratio": "{:.1f}".format, "memory_ratio": "{:.2f}".format}
+    formats["seconds_per_step"] = "{:.2f}".format
     formats["peak_bytes"] = lambda value: f"{value / 2**30:.2f}"
     return metrics_table(frame("training_step"), "method", header, formats)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ..harness.records import Record
-from ..harness.tables import difference, frame, in_order, mean_and_error, metrics_table, sign, table
+from ..harness.tables import Formats, difference, frame, in_order, mean_and_error, metrics_table, sign, table
 
 #: Metric to heading and digits. Lower is better for the first two, higher for the others.
 METRICS = {
@@ -66,7 +66,7 @@ def guidance_alignment(records: pd.DataFrame) -> str:
 def guidance_cost(records: pd.DataFrame) -> str:
     """What one gradient costs: time and memory as multiples of the partial derivative's, and in themselves."""
     header = ["gradient", "time, ratio", "memory, ratio", "ms an image", "MiB an image"]
-    formats = {"time_ratio": "{:.2f}".format, "memory_ratio": "{:.2f}".format}
+    formats: Formats = {"time_ratio": "{:.2f}".format, "memory_ratio": "{:.2f}".format}
     formats["seconds_per_image"] = lambda value: f"{1000 * value:.1f}"
     formats["peak_bytes"] = lambda value: f"{value / 2**20:.1f}"
     return metrics_table(records[records["mode"] == "cost"], "recipe", header, formats)
