@@ -7,8 +7,8 @@ An unconditional network, or a conditional one without its labels, is guided by 
 total derivative; at `--partial-scales` by the denoise-augmented one's partial derivative too. Scale 0: no guidance.
 `--cfg-scales` adds classifier-free guidance (Ho and Salimans 2022) for a network with a null class; its scale is the
 same factor on the gradient of log p(label | x_t). Samples are kept under --work: a stopped run resumes, one with more
-samples adds to them. Several processes share the work if each is given `--share I N` too: it draws every N-th batch from
-the I-th on, nothing else. A run without it then takes what they kept.
+samples adds to them. Several processes share the work if each is given `--share I N` too: it draws every N-th batch
+from the I-th on, nothing else. A run without it then takes what they kept.
 
 Samples are judged by features of `--extractor`: "inception", "inception@FILE", or a classifier's folder. Records and
 tables name it, because numbers from two extractors cannot be compared. "real images" are those of the other split: a
