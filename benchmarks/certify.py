@@ -28,9 +28,9 @@ from diffaug_transforms.robustness.datasets import random_subset
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from diffaug_transforms import Denoiser
 from diffaug_transforms.robustness import ABSTAIN, DenoisedSmoothing
 from diffaug_transforms.robustness.smoothing import certify_votes
+from diffaug_transforms.score import Denoiser
 
 from .harness.classifiers import open_classifiers
 from .harness.data import open_set, places_in_full

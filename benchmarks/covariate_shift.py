@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 from tqdm.auto import tqdm
 
-from diffaug_transforms import Denoiser
 from diffaug_transforms.robustness import CORRUPTIONS, DDA
 from diffaug_transforms.robustness.adaptation import START_TIMESTEP
+from diffaug_transforms.score import Denoiser
 from diffaug_transforms.score.schedule import ENSEMBLE_TIMESTEPS
 from diffaug_transforms.transforms.ensemble import denoised_views, log_mean_probabilities
 

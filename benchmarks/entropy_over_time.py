@@ -18,7 +18,7 @@ from diffaug_transforms.robustness.datasets import random_subset
 from diffaug_transforms.robustness.evaluate import correct
 from tqdm.auto import tqdm
 
-from diffaug_transforms import Denoiser
+from diffaug_transforms.score import Denoiser
 
 from .harness.classifiers import entropy, log_probabilities, open_classifiers
 from .harness.data import open_set, read_images

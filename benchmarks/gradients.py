@@ -36,9 +36,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 from tqdm.auto import tqdm
 
-from diffaug_transforms import Denoiser, ScoreNetwork
+from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.robustness import gradient_alignment, input_gradient
-from diffaug_transforms.score import diffuse, to_signed
+from diffaug_transforms.score import Denoiser, diffuse, to_signed
 
 from .harness.classifiers import open_classifiers
 from .harness.data import HubImages, draw_noise, read_images

@@ -18,11 +18,11 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from diffaug_transforms import AugMix, DeepAugment, Denoiser, DiffAug, DiffAugEnsemble, compose_with
+from diffaug_transforms import AugMix, DeepAugment, DiffAug, DiffAugEnsemble, compose_with
 from diffaug_transforms.classifiers import load_classifier
 from diffaug_transforms.images import sample_images
 from diffaug_transforms.robustness import CORRUPTIONS, DDA
-from diffaug_transforms.score import views_over_time
+from diffaug_transforms.score import Denoiser, views_over_time
 
 from .harness.classifiers import open_classifier
 from .harness.data import CIFAR10_CLASSES, open_set

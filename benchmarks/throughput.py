@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms.v2 import functional as F
 
-from diffaug_transforms import Denoiser, DiffAug, ScoreNetwork, load_score_network
-from diffaug_transforms.score import NoiseSchedule
+from diffaug_transforms import DiffAug, ScoreNetwork, load_score_network
+from diffaug_transforms.score import Denoiser, NoiseSchedule
 from diffaug_transforms.transforms.ensemble import denoised_views
 
 from .harness.options import default_device, script_parser

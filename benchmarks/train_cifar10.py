@@ -29,10 +29,10 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 from tqdm.auto import tqdm
 
-from diffaug_transforms import Denoiser, ScoreNetwork
+from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.classifiers import load_classifier
 from diffaug_transforms.robustness import CORRUPTIONS, corrupt
-from diffaug_transforms.score import to_unit
+from diffaug_transforms.score import Denoiser, to_unit
 from diffaug_transforms.score.sampling import sample
 from diffaug_transforms.transforms.ensemble import denoised_views, log_mean_probabilities
 from diffaug_transforms.transforms.recipes import RECIPES

@@ -27,7 +27,8 @@ import torch
 from diffaug_transforms.robustness.datasets import random_subset
 from torch import Tensor
 
-from diffaug_transforms import Denoiser, ScoreNetwork, load_score_network
+from diffaug_transforms import ScoreNetwork, load_score_network
+from diffaug_transforms.score import Denoiser
 from diffaug_transforms.score.sampling import METHODS
 
 from ..harness.data import HubImages, center_crop
