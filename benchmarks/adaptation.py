@@ -36,6 +36,9 @@ from .harness.options import default_device, script_parser
 from .harness.records import RESULTS, Record, summary, write_results
 from .harness.timing import Methods, count_calls, ratio, time_interleaved
 
+#: The first training image of guide.
+FIRST = 20_000
+
 
 def parse_arguments() -> argparse.Namespace:
     parser = script_parser(__doc__, data="uoft-cs/cifar10", network="cifar10", rounds=5)
@@ -97,7 +100,7 @@ def make_modes(
 
 def guide(args: argparse.Namespace) -> list[Record]:
     number = args.images or 60
-    images, _ = read_images(HubImages(args.data, "train"), range(20_000, 20_000 + number))
+    images, _ = read_images(HubImages(args.data, "train"), range(FIRST, FIRST + number))
     denoiser = Denoiser(args.network, differentiable=True)
     records: list[Record] = []
     for downscale, scale in tqdm(list(product(args.downscales, args.scales))):

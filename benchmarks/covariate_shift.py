@@ -105,6 +105,10 @@ def run(args: argparse.Namespace, accelerator: Any) -> list[Record]:
         ) -> list[Record]:
             images = open_set(args.dataset, args.data, corruption, severity)
             images = random_subset(images, args.limit) if args.limit else images
+            if accelerator.is_main_process:
+                for old in folder.glob("views-*.pt"):  # perhaps of more processes
+                    old.unlink()
+            accelerator.wait_for_everyone()
             mine = evaluate(images, methods, classifiers, accelerator, args, folder)
             sums: Sums = {}
             for key, tally in gather_object(list(mine.items())):

@@ -82,7 +82,7 @@ def of_random(network: ScoreNetwork, x_0: Tensor, t: int, noise: Tensor, args: a
         skew += squared_norm(forward - vector_jacobian_product(network, x_t, timesteps, v))
         size += squared_norm(forward)
         trace += (v * forward).sum((1, 2, 3)) / args.vectors
-    signal, spread = (scale[0].item() for scale in network.schedule.scales(timesteps[:1]))
+    signal, spread = network.schedule.signal_scale[t].item(), network.schedule.noise_scale[t].item()
     with torch.no_grad():
         mse = (network.pred_x0(x_t, timesteps, clip=False) - x_0).square().mean((1, 2, 3))
     predicted = spread**2 / signal * trace / x_0[0].numel()

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from ..harness.options import script_parser
 from . import adaptation, certificates, cost, gradients, guidance, ood, training
 
 ROOT = Path(__file__).parent.parent.parent
@@ -28,10 +29,14 @@ def pages() -> list[Path]:
     return [ROOT / "README.md", CARD, *own]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments() -> argparse.Namespace:
+    parser = script_parser(__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a table is stale")
-    check = parser.parse_args().check
+    return parser.parse_args()
+
+
+def main() -> int:
+    check = parse_arguments().check
     stale = []
     for page in pages():
         text = page.read_text()

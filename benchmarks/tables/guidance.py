@@ -81,7 +81,7 @@ def _cell(records: pd.DataFrame, digits: int) -> str:
 
 
 def _note(samples: pd.DataFrame) -> str:
-    own = samples[samples.recipe != "real images"].astype({"n_reference": int})
+    own = samples[samples.recipe != "real images"].astype({"n": int, "n_reference": int})
     (extractor,), (reference,) = samples.extractor.unique(), samples.reference.unique()
     (sampler,), (number,), (against,) = own.sampler.unique(), own.n.unique(), own.n_reference.unique()
     (layer,) = samples[samples.metric == "sfid"].layer.unique()
