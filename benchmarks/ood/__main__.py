@@ -9,8 +9,8 @@
 
 Near sets: `--photos`, ImageNet's photos of classes that CIFAR-10 lacks. Resized by the bilinear filter they are about
 as sharp as CIFAR-10; `--filters bilinear lanczos` shows what sharpness does. A classifier that knows some of the
-classes gets only the others, `unknown classes`, and no other set. Far sets: Fashion-MNIST, textures (see sets.py), noise.
-Further sets are a folder of images of any size, a Hub id, or a folder in the Hub's layout:
+classes gets only the others, `unknown classes`, and no other set. Far sets: Fashion-MNIST and textures (see sets.py),
+and noise. Further sets are a folder of images of any size, a Hub id, or a folder in the Hub's layout:
 `--near cifar100=uoft-cs/cifar100 tin=data/tiny-imagenet/test`, `--far svhn=data/svhn`; for ImageNet's classifiers
 `--size 224 --resize 256 --data imagenet-1k --near ssb_hard=data/ssb_hard ninco=data/ninco --far textures=data/dtd`.
 Writes the records, and a picture of the sets and of their scores; prints the tables.

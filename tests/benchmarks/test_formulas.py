@@ -236,7 +236,7 @@ def test_gradients_of_each_mode(schedule):
 
 
 def test_alignments_by_hand():
-    """x = (1, 0) has mean 0.5, so x less it is (0.5, -0.5): cosine 0.6 with (3, 4), 0.1 / sqrt(0.5) without the mean."""
+    """x = (1, 0) has mean 0.5, so x less it is (0.5, -0.5): cosine 0.6 with (3, 4), 0.1 / sqrt(0.5) without it."""
     x, g = torch.tensor([1.0, 0.0]).reshape(1, 1, 1, 2), torch.tensor([3.0, 4.0]).reshape(1, 1, 1, 2)
     values = {name: value.item() for name, value in gradients.alignments(x, g).items()}
     assert values == pytest.approx({"alignment": 0.6, "cosine": 0.6, "centred_cosine": 0.1 / 0.5**0.5})

@@ -153,7 +153,7 @@ def test_adaptation(run, cifar10, classifiers, network_folder):
     options: list[object] = ["--data", cifar10, "--network", network_folder, "--classifier", classifiers[0]]
     records = run(adaptation, "speed", *options, "--images", 1, "--rounds", 1)
     calls = values(records, "method", metric="network_calls")
-    assert (calls["default"], calls["de"], calls["dda-se"]) == (0, 9, 50)
+    assert (calls["default"], calls["de"], calls["dda-se"]) == (0, 8, 50)  # at 16 pixels two of ten timesteps are 0
     assert values(records, "method", metric="backward_calls")["dda-se"] == 50
     assert values(records, "method", metric="ratio_to_de")["de"] == 1
 
