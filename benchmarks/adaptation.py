@@ -20,13 +20,13 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from diffaug_transforms.robustness.datasets import random_subset
 from torch import nn
 from tqdm.auto import tqdm
 
 from diffaug_transforms import DiffAugEnsemble
 from diffaug_transforms.robustness import CORRUPTIONS, DDA
 from diffaug_transforms.robustness.adaptation import START_TIMESTEP
+from diffaug_transforms.robustness.datasets import random_subset
 from diffaug_transforms.score import Denoiser
 from diffaug_transforms.transforms import AnytimeEnsemble, SelfEnsemble
 

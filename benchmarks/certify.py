@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffaug_transforms.robustness.datasets import random_subset
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from diffaug_transforms.robustness import ABSTAIN, DenoisedSmoothing
+from diffaug_transforms.robustness.datasets import random_subset
 from diffaug_transforms.robustness.smoothing import certify_votes
 from diffaug_transforms.score import Denoiser
 

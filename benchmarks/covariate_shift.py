@@ -22,14 +22,14 @@ from typing import Any
 
 import PIL.Image
 import torch
-from diffaug_transforms.robustness.datasets import candidate_classes, random_subset
-from diffaug_transforms.robustness.evaluate import correct
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 from tqdm.auto import tqdm
 
 from diffaug_transforms.robustness import CORRUPTIONS, DDA
 from diffaug_transforms.robustness.adaptation import START_TIMESTEP
+from diffaug_transforms.robustness.datasets import candidate_classes, random_subset
+from diffaug_transforms.robustness.evaluate import correct
 from diffaug_transforms.score import Denoiser
 from diffaug_transforms.score.schedule import ENSEMBLE_TIMESTEPS
 from diffaug_transforms.transforms.ensemble import denoised_views, log_mean_probabilities

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from diffaug_transforms.robustness.datasets import random_subset
-from diffaug_transforms.robustness.evaluate import correct
 from tqdm.auto import tqdm
 
+from diffaug_transforms.robustness.datasets import random_subset
+from diffaug_transforms.robustness.evaluate import correct
 from diffaug_transforms.score import Denoiser
 
 from .harness.classifiers import entropy, log_probabilities, open_classifiers

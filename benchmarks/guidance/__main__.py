@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffaug_transforms.robustness.datasets import random_subset
 from torch import Tensor
 
 from diffaug_transforms import ScoreNetwork, load_score_network
+from diffaug_transforms.robustness.datasets import random_subset
 from diffaug_transforms.score import Denoiser
 from diffaug_transforms.score.sampling import METHODS
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import PIL.Image
 import torch
-from diffaug_transforms.robustness.datasets import Corrupted, load_cifar10_c, load_imagenet_set
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from diffaug_transforms.robustness import CORRUPTIONS, IMAGENET_SETS
+from diffaug_transforms.robustness.datasets import Corrupted, load_cifar10_c, load_imagenet_set
 
 from .options import default_device
 

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from diffaug_transforms.robustness.datasets import load_image_folder, random_subset
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 from torchvision.datasets.mnist import read_image_file
 from torchvision.transforms.v2 import functional as F
+
+from diffaug_transforms.robustness.datasets import load_image_folder, random_subset
 
 from ..harness.classifiers import classifier_folder
 from ..harness.data import HubImages, Images, center_crop
