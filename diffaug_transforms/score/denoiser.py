@@ -225,7 +225,7 @@ class Denoiser(nn.Module):
     def warn_of_size(self, images: Tensor, stacklevel: int = 1) -> None:
         """One warning, the first time that images are more than twice as large or small as the network's."""
         height, width = images.shape[-2:]
-        native = self._loaded["network"].image_size
+        native = self.network.image_size
         if max(height, width, native) <= 2 * min(height, width, native):
             return
         self._warned = True
