@@ -34,8 +34,8 @@ from diffaug_transforms.classifiers import load_classifier
 from diffaug_transforms.robustness import CORRUPTIONS, corrupt
 from diffaug_transforms.score import Denoiser, to_unit
 from diffaug_transforms.score.sampling import sample
+from diffaug_transforms.transforms import RECIPES
 from diffaug_transforms.transforms.ensemble import denoised_views, log_mean_probabilities
-from diffaug_transforms.transforms.recipes import RECIPES
 
 from .harness.classifiers import log_probabilities
 from .harness.data import CIFAR10_CLASSES, HubImages

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import sys
 
-import pandas as pd
-import pytest
-
 from benchmarks.harness.tables import frame, gains, in_order, over_seeds, table, with_gains
 from benchmarks.tables import __main__ as tables
-from benchmarks.tables import adaptation, certificates, gradients, guidance, ood
-from diffaug_transforms.robustness import CORRUPTIONS, OOD_METHODS
+from benchmarks.tables import adaptation, certificates
+from diffaug_transforms.robustness import CORRUPTIONS
 
 
 def test_every_table_is_what_the_results_say(monkeypatch, capsys):
@@ -112,78 +109,3 @@ def test_wrong_and_abstaining_certificates_never_count():
     records = [certificate("baseline", 0, 1, 0.5, 9.0, prediction=2), certificate("baseline", 0, 2, 0.5, 0.0, -1)]
     expected = "| 0.5 | baseline | 0.0 | 0.0 | 0.0 | 0.0 | 0.0 | 0.0 | 50.0 |"
     assert expected in certificates.certify_sigmas(frame(records))
-
-
-def ood_records(values: dict[tuple[str, int], float], dataset: str, distance: str) -> list[dict[str, object]]:
-    common = {"model": "m", "dataset": dataset, "distance": distance, "n": 7, "n_id": 9, "classes": 10}
-    metrics = [("", "accuracy")] if distance == "id" else [(method, "auroc") for method in OOD_METHODS]
-    return [r for method, metric in metrics for r in seeded(values, **common, method=method, metric=metric)]
-
-
-def test_the_ood_tables_by_hand():
-    values = {("baseline", 0): 70.0, ("baseline", 1): 80.0, ("diffaug", 0): 73.0, ("diffaug", 1): 85.0}
-    records = ood_records(values, "photos", "near") + ood_records(values, "cifar10", "id")
-    records += ood_records({key: 2 * value - 70 for key, value in values.items()}, "textures", "far")
-    lines = ood.ood_near(frame(records)).splitlines()
-    expected = "AUROC in percent; mean ± standard error over 2 seeds. Images out of distribution / in it: photos 7 / 9."
-    assert lines[0] == expected
-    assert lines[4] == "| photos | baseline |" + " 75.0 ± 5.0 |" * 6
-    assert lines[6] == "| photos | baseline to diffaug |" + " +4.0 ± 1.0 |" * 6  # 3 and 5
-    sets = ood.ood_sets(frame(records)).splitlines()
-    assert sets[2] == "| method | classifier | accuracy | photos | textures |"
-    assert sets[6] == "| msp | baseline to diffaug | +4.0 ± 1.0 | +4.0 ± 1.0 | +8.0 ± 2.0 |"
-
-
-def test_the_gradient_tables_by_hand():
-    values = {("baseline", 0): 0.10, ("baseline", 1): 0.12, ("random gradient", 0): 0.004}
-    records = frame(seeded(values, metric="score_cosine", timestep=96, mode="total"))
-    lines = gradients.gradient_table(records, "score_cosine").splitlines()
-    assert lines[0] == "| classifier | gradient | t = 96 |"
-    assert lines[2:] == ["| baseline | total | 11.0 ± 1.0 |", "| random gradient | total | 0.4 |"]
-    value = {"value": 0.25, "standard_error": 0.125, "timestep": 50}
-    kinds = [("random", m) for m in ("asymmetry", "predicted_mse", "mse", "mse_ratio")] + [("leading", "asymmetry")]
-    found = gradients.jacobian(frame([{**value, "mode": mode, "metric": metric} for mode, metric in kinds]))
-    assert found.splitlines()[2].startswith("| 50 | 0.250 ± 0.125 | 0.250 ± 0.125 | 0.2500 ± 0.1250 |")
-
-
-@pytest.fixture
-def guided() -> pd.DataFrame:
-    common = {"extractor": "mine", "reference": "test", "n": 9, "n_reference": 8, "sampler": "ddim-25", "layer": "3"}
-    kinds = [("real images", "", 0.0, 0, 1.0), ("noisy", "total", 2.0, 0, 10.0), ("noisy", "total", 2.0, 1, 12.0)]
-    kinds.append(("denoise-augmented", "partial", 1.0, 0, 9.0))
-    samples = [
-        {**common, "recipe": recipe, "mode": mode, "scale": scale, "seed": seed, "metric": metric, "value": value}
-        for recipe, mode, scale, seed, fid in kinds
-        for metric, value in (("fid", fid), ("sfid", 20.0), ("precision", 0.5))
-    ]
-    judged = [
-        {"recipe": recipe, "mode": "diffused", "seed": seed, "metric": "accuracy", "quarter": quarter}
-        | {"value": 50.0 + quarter + 2 * seed + more * (1 + seed)}
-        for recipe, more in (("noisy", 0), ("denoise-augmented", 1))
-        for seed in (0, 1)
-        for quarter in (0, 1, 4)
-    ]
-    return frame(samples + judged)
-
-
-def test_the_guidance_tables_by_hand(guided):
-    lines = guidance.guidance(guided).splitlines()
-    assert lines[0].startswith("Features: mine, sFID's from its layer `3`. 9 samples in each line, ddim-25, all with")
-    assert lines[4].startswith("| real images |  |  | 1.00 | 20.00 |  | 0.500 |")
-    assert lines[5].startswith("| noisy | 2 | 51.0 ± 1.0 | 11.00 ± 1.00 | 20.00 ± 0.00 |")
-    assert lines[6].startswith("| denoise-augmented, partial | 1 | 52.5 ± 1.5 | 9.00 |")
-    found = guidance.guidance_accuracy(guided)
-    assert "| noisy | 51.0 ± 1.0 | 52.0 ± 1.0 | 55.0 ± 1.0 |" in found
-    assert "| the latter's gain | +1.5 ± 0.5 | +1.5 ± 0.5 | +1.5 ± 0.5 |" in found
-
-
-def test_the_tables_of_guidance_gradients_by_hand():
-    common = {"mode": "total", "seed": 0, "metric": "score_cosine"}
-    cosines = [{**common, "recipe": "noisy", "timestep": t, "value": t / 1000} for t in (9, 50)]
-    cosines += [{**r, "recipe": "denoise-augmented", "value": 0.1} for r in cosines]
-    lines = guidance.guidance_alignment(frame(cosines)).splitlines()
-    assert lines[2] == "| noisy | 0.009 | 0.050 |"
-    assert lines[-1] == "| total over noisy | +0.091 | +0.050 |"
-    values = {"time_ratio": 2.5, "memory_ratio": 6.0, "seconds_per_image": 0.02, "peak_bytes": 3 * 2**20}
-    costs = [{"recipe": "network call", "mode": "cost", "metric": m, "value": value} for m, value in values.items()]
-    assert guidance.guidance_cost(frame(costs)).splitlines()[2] == "| network call | 2.50 | 6.00 | 20.0 | 3.0 |"
