@@ -1,1 +1,1 @@
-"""One script per claim; every result is a JSON file under results/, every table is made from those by tables.py."""
+"""One script per claim over one small harness. See README.md for the claims and commands."""

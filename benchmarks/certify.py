@@ -1,60 +1,126 @@
 """Certified accuracy by denoised smoothing: the paper's table, for classifiers with and without DiffAug.
 
-    python benchmarks/certify.py --classifier runs/cifar10_recipes/{baseline,diffaug}-{0,1,2} --images 100
-    python benchmarks/certify.py --classifier runs/cifar10_recipes/{baseline,diffaug}-{0,1,2} --images 200   # adds 100
+    python -m benchmarks.certify --classifier runs/cifar10_recipes/{baseline,diffaug}-{0,1,2} --images 100
+    python -m benchmarks.certify --classifier runs/cifar10_recipes/{baseline,diffaug}-{0,1,2} --images 200   # adds 100
+    python -m benchmarks.certify coverage
 
 Every classifier votes on the same denoised draws; each image's votes are kept under --work, so a stopped run resumes.
-Writes every certificate as a record, and beside the JSON the curve of certified accuracy over the radius.
+Writes every certificate as a record, and beside them the curve of certified accuracy over the radius.
+
+coverage: how often a certificate is wrong. CERTIFY runs on simulated votes, whose probabilities are known. It fails if
+its radius exceeds sigma * Phi^-1(p), p the true probability of its class; with p below 1/2 every radius does. It may
+fail with probability of at most failure_probability, over the draws of both steps.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
+import numpy as np
 import torch
-from certify_plot import plot_curves
-from records import RESULTS, Record, write_results
-from shift_inputs import open_classifiers, open_set
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from diffaug_transforms import ScoreNetwork, load_score_network
-from diffaug_transforms.robustness import DenoisedSmoothing
-from diffaug_transforms.robustness.certificates import certify_votes
-from diffaug_transforms.transforms.lazy import fast_dtype
+from diffaug_transforms.robustness import ABSTAIN, DenoisedSmoothing
+from diffaug_transforms.robustness.datasets import random_subset
+from diffaug_transforms.robustness.smoothing import certify_votes
+from diffaug_transforms.score import Denoiser
+
+from .harness.classifiers import open_classifiers
+from .harness.data import open_set, places_in_full
+from .harness.options import default_device, script_parser
+from .harness.pictures import new_figure, save_figure
+from .harness.records import RESULTS, Record, kept, write_results
+from .harness.tables import frame
+from .tables.certificates import at_radius
 
 #: Classifier's name to votes of the choosing draws and of the bounding draws, each (K,).
 Votes = dict[str, tuple[list[int], list[int]]]
-Classifiers = dict[str, nn.Module]
+#: In coverage: of the most probable class. The others share the rest equally.
+PROBABILITIES = (0.5, 0.52, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.995)
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--classifier", nargs="+", required=True, help="as covariate_shift.py's")
+    work = Path("runs/certify")
+    parser = script_parser(__doc__, data="uoft-cs/cifar10", network="cifar10", images=100, seed=0, work=work)
+    parser.add_argument("what", nargs="?", choices=("certificates", "coverage"), default="certificates")
+    parser.add_argument("--classifier", nargs="+", help="as benchmarks.covariate_shift takes them")
     parser.add_argument("--dataset", choices=("cifar10", "imagenet"), default="cifar10")
-    parser.add_argument("--data", default="uoft-cs/cifar10", help="the test set: Hub id or folder")
-    parser.add_argument("--network", default="cifar10", help="as load_score_network takes it")
     parser.add_argument("--sigmas", nargs="+", type=float, default=[0.25, 0.5, 1.0], help="on [0, 1] pixels")
-    parser.add_argument("--images", type=int, default=100, help="the first N of a random order")
     parser.add_argument("--n0", type=int, default=100, help="draws that choose the class")
-    parser.add_argument("--n", type=int, default=10_000, help="draws that bound its probability")
-    parser.add_argument("--failure-probability", type=float, default=0.001)
+    parser.add_argument("--n", type=int, help="draws that bound its probability; default: 10,000, coverage 1000")
+    parser.add_argument("--failure-probability", nargs="+", type=float, help="default: 0.001; coverage 0.001 0.05")
     parser.add_argument("--max-batch", type=int, default=100, help="largest batch of draws on the device")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws")
-    parser.add_argument("--work", type=Path, default=Path("runs/certify"))
-    parser.add_argument("--output", type=Path, help="default: benchmarks/results/certify.json")
+    parser.add_argument("--simulations", type=int, default=1_000_000, help="certificates for each probability")
+    parser.add_argument("--classes", type=int, default=10, help="of simulated votes")
+    parser.add_argument("--output", type=Path, help="default: certify.json or certify_coverage.json in results/")
     return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    if args.what == "coverage":
+        args.n = args.n or 1000
+        levels = args.failure_probability or [0.001, 0.05]
+        records = [r for level in levels for p in PROBABILITIES for r in simulate(p, level, args)]
+        write_results("certify", records, args.output or RESULTS / "certify_coverage.json")
+        return
+    args.n = args.n or 10_000
+    (args.failure_probability,) = args.failure_probability or [0.001]
+    records = run(args)
+    path = args.output or RESULTS / "certify.json"
+    write_results("certify", records, path)
+    plot_curves(records, path.with_suffix(".png"))
+
+
+def run(args: argparse.Namespace) -> list[Record]:
+    classifiers, fields = open_classifiers(args.classifier or (), default_device())
+    denoiser = Denoiser(args.network, max_batch=args.max_batch)
+    images = random_subset(open_set(args.dataset, args.data), args.images)
+    common = {"benchmark": "certify", "dataset": args.dataset, "network": args.network, "mode": "smoothed"}
+    common |= {"metric": "certified_radius", "draws": args.n, "failure_probability": args.failure_probability}
+    records: list[Record] = []
+    # Image by image, so that a run that is stopped has all sigmas of those it has.
+    for i, sigma in tqdm(list(product(range(len(images)), args.sigmas)), unit="certificate"):
+        image, label = images[i]
+        place = places_in_full(images)[i]
+        votes = votes_on(image, place, sigma, denoiser, classifiers, args)
+        for spec, certificate in certificates(votes, sigma, int(label), args).items():
+            records.append({**common, **fields[spec], "sigma": sigma, "image": place, **certificate})
+    return records
+
+
+def votes_on(
+    image: Tensor, place: int, sigma: float, denoiser: Denoiser, classifiers: dict[str, nn.Module], args: Any
+) -> Votes:
+    """The votes on one image, uint8 (C, H, W), from its file under --work if it is there.
+
+    ``place``, the image's in the full test set, seeds its draws, which all sigmas share.
+    """
+
+    def make() -> Votes:
+        generator = torch.Generator().manual_seed(hash((args.seed, place)) % 2**63)
+        smoothed = DenoisedSmoothing(nn.Identity(), denoiser, sigma, generator=generator)
+        pixels = image.to(default_device()).float() / 255
+        first, second = (
+            count_votes(smoothed, classifiers, pixels, smoothed.draw_noise(pixels, n)) for n in (args.n0, args.n)
+        )
+        return {name: (first[name], second[name]) for name in classifiers}
+
+    settings = {"network": args.network, "n0": args.n0, "n": args.n, "seed": args.seed, "classifiers": args.classifier}
+    votes: Votes = kept(args.work / args.dataset / f"sigma-{sigma:g}" / f"{place}.pt", settings, make)
+    return votes
 
 
 @torch.inference_mode()
 def count_votes(
-    smoothed: DenoisedSmoothing, classifiers: Classifiers, image: Tensor, noise: Iterable[Tensor]
+    smoothed: DenoisedSmoothing, classifiers: dict[str, nn.Module], image: Tensor, noise: Iterable[Tensor]
 ) -> dict[str, list[int]]:
     """Each classifier's votes (K,) over draws of one image, float32 (C, H, W). ``noise`` is ``draw_noise``'s."""
     votes: dict[str, Tensor] = {}
@@ -65,32 +131,6 @@ def count_votes(
             counts = torch.bincount(logits.argmax(1), minlength=logits.shape[1]).cpu()
             votes[name] = votes.get(name, torch.zeros_like(counts)) + counts
     return {name: counts.tolist() for name, counts in votes.items()}
-
-
-def votes_on(
-    image: Tensor, index: int, sigma: float, network: ScoreNetwork, classifiers: Classifiers, args: argparse.Namespace
-) -> Votes:
-    """The votes on one image, uint8 (C, H, W), from its file under --work if it is there.
-
-    ``index``, the image's place in the full test set, seeds its draws, which all sigmas share.
-    """
-    path = args.work / args.dataset / f"sigma-{sigma:g}" / f"{index}.json"
-    settings = {"network": args.network, "n0": args.n0, "n": args.n, "seed": args.seed, "classifiers": args.classifier}
-    kept = json.loads(path.read_text()) if path.exists() else {}
-    if kept.get("settings") != settings:
-        generator = torch.Generator().manual_seed(hash((args.seed, index)) % 2**63)
-        smoothed = DenoisedSmoothing(nn.Identity(), network, sigma, max_batch=args.max_batch, generator=generator)
-        pixels = image.to(network.device).float() / 255
-        first, second = (
-            count_votes(smoothed, classifiers, pixels, smoothed.draw_noise(pixels, n)) for n in (args.n0, args.n)
-        )
-        kept = {"settings": settings, "votes": {name: (first[name], second[name]) for name in classifiers}}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".part")
-        unfinished.write_text(json.dumps(kept) + "\n")
-        unfinished.rename(path)
-    votes: Votes = kept["votes"]
-    return votes
 
 
 def certificates(votes: Votes, sigma: float, label: int, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -104,28 +144,48 @@ def certificates(votes: Votes, sigma: float, label: int, args: argparse.Namespac
     return made
 
 
-def run(args: argparse.Namespace) -> list[Record]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    classifiers, fields = open_classifiers(args.classifier, device)
-    network = load_score_network(args.network).to(device, fast_dtype(device))
-    images = open_set(args.dataset, args.data, "clean", 0).subset(args.images)
-    common = {"benchmark": "certify", "dataset": args.dataset, "network": args.network, "mode": "smoothed"}
-    common |= {"metric": "certified_radius", "draws": args.n, "failure_probability": args.failure_probability}
-    records: list[Record] = []
-    # Image by image, so that a run that is stopped has all sigmas of those it has.
-    for place, sigma in tqdm(list(product(range(len(images)), args.sigmas)), unit="certificate"):
-        index = images.full_index(place)
-        votes = votes_on(images[place], index, sigma, network, classifiers, args)
-        for spec, certificate in certificates(votes, sigma, images.labels[place][0], args).items():
-            records.append({**common, **fields[spec], "sigma": sigma, "image": index, **certificate})
+def plot_curves(records: Sequence[Record], path: Path) -> None:
+    """A panel for each sigma, a curve for each recipe over all its seeds' certificates together."""
+    every = frame(records)
+    sigmas = sorted(every.sigma.unique())
+    figure, panels = new_figure(1, len(sigmas), (10, 3.4), sharey=True)
+    for panel, sigma in zip(panels[0], sigmas):
+        here = every[every.sigma == sigma]
+        radii = np.linspace(0, 1.02 * here.value.max(), 200)
+        for i, recipe in enumerate(here.recipe.unique()):
+            curve = [at_radius(here[here.recipe == recipe], radius).value.mean() for radius in radii]
+            panel.plot(radii, curve, "-" if "diffaug" in recipe else "--", color=f"C{i}", label=recipe)
+        panel.set(xlabel="l2 radius (pixels in [0, 1])", title=f"sigma {sigma:g}", ylim=(0, None))
+    panels[0, 0].set_ylabel("certified accuracy (%)")
+    panels[0, -1].legend(fontsize=8)
+    save_figure(figure, path)
+
+
+def simulate(probability: float, failure_probability: float, args: argparse.Namespace) -> list[Record]:
+    """Shares of certificates that fail, that abstain, and the mean radius of the others over the true one (sigma 1)."""
+    chosen, counts = draw_votes(probability, args)
+    of_count = [certify_votes(0, count, args.n, 1.0, failure_probability) for count in range(args.n + 1)]
+    certified = np.array([certificate.prediction != ABSTAIN for certificate in of_count])[counts]
+    radii = np.array([certificate.radius for certificate in of_count])[counts]
+    phi_inverse = NormalDist().inv_cdf
+    true_radii = np.where(chosen == 0, phi_inverse(probability), phi_inverse((1 - probability) / (args.classes - 1)))
+    fails = certified & ((radii > true_radii) | (true_radii < 0))
+    common = {"benchmark": "certify_coverage", "probability": probability, "failure_probability": failure_probability}
+    common |= {"n0": args.n0, "draws": args.n, "seed": args.seed, "n": args.simulations}
+    values = {"failed": fails.mean(), "abstained": 1 - certified.mean()}
+    if certified.any() and probability > 0.5:
+        values["radius_ratio"] = radii[certified].mean() / phi_inverse(probability)
+    records = [{**common, "metric": metric, "value": round(float(value), 6)} for metric, value in values.items()]
+    records[0]["standard_error"] = round(float(fails.std()) / len(fails) ** 0.5, 7)
     return records
 
 
-def main() -> None:
-    args = parse_arguments()
-    records = run(args)
-    path = write_results(__file__, records, args.output or RESULTS / "certify.json")
-    plot_curves(records, path.with_suffix(".png"))
+def draw_votes(probability: float, args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """The chosen class of each certificate, and how many of the bounding draws it won. Class 0 is the probable one."""
+    rng = np.random.default_rng(args.seed)
+    p = [probability, *[(1 - probability) / (args.classes - 1)] * (args.classes - 1)]
+    chosen = rng.multinomial(args.n0, p, args.simulations).argmax(1)
+    return chosen, rng.multinomial(args.n, p, args.simulations)[np.arange(args.simulations), chosen]
 
 
 if __name__ == "__main__":

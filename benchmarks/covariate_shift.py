@@ -1,52 +1,60 @@
 """The paper's covariate-shift tables: classifiers under Default, DDA, DDA-SE and DE on corrupted or shifted images.
 
-    python benchmarks/covariate_shift.py --dataset cifar10-c --data uoft-cs/cifar10 --limit 200 \\
-        --classifier runs/cifar10_recipes/baseline-0 --classifier runs/cifar10_recipes/diffaug-0 \\
-        --timesteps network paper
-    accelerate launch benchmarks/covariate_shift.py --dataset imagenet-c --data data/imagenet-c --network imagenet256 \\
-        --classifier resnet50 --classifier timm/deit3_base_patch16_224 --classifier resnet50@diffaug.pth
+    python -m benchmarks.covariate_shift --dataset cifar10-c --data uoft-cs/cifar10 --limit 200 \\
+        --classifier runs/cifar10_recipes/{baseline,diffaug}-0 --timesteps network paper
+    accelerate launch -m benchmarks.covariate_shift --dataset imagenet-c --data data/imagenet-c \\
+        --network imagenet256 --classifier resnet50 timm/deit3_base_patch16_224 resnet50@diffaug.pth
 
 All classifiers see the same views of the same images, whatever the batch size and the number of processes. Finished
-(corruption, severity) pairs and DDA's images are kept under --work: the same command resumes. Writes the records as
-JSON, the table as Markdown beside it, and a plot of entropy and accuracy over t.
+(corruption, severity) pairs and DDA's images are kept under --work: the same command resumes. Writes the records, plots
+entropy and accuracy over t, and prints the table.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
-from records import RESULTS, Record, write_results
-from shift_inputs import SETS, device_batches, holds_corruptions, open_classifiers, open_set
-from shift_methods import Method, log_probabilities, make_methods, mode_answers
-from shift_plot import plot_over_time
-from shift_tables import shift_table
 from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as F
 from tqdm.auto import tqdm
 
-from diffaug_transforms.robustness import CORRUPTIONS, ShiftSet
-from diffaug_transforms.transforms.self_ensemble import entropy
+from diffaug_transforms.robustness import CORRUPTIONS, DDA
+from diffaug_transforms.robustness.adaptation import START_TIMESTEP
+from diffaug_transforms.robustness.datasets import candidate_classes, random_subset
+from diffaug_transforms.robustness.evaluate import correct
+from diffaug_transforms.score import Denoiser
+from diffaug_transforms.score.schedule import ENSEMBLE_TIMESTEPS
+from diffaug_transforms.transforms.ensemble import denoised_views, log_mean_probabilities
+
+from .harness.classifiers import entropy, log_probabilities, open_classifiers
+from .harness.data import SETS, Images, batches, draw_noise, holds_corruptions, open_set
+from .harness.options import script_parser
+from .harness.pictures import new_figure, save_figure
+from .harness.records import RESULTS, Record, kept, write_results
+from .harness.tables import frame
+from .tables.adaptation import shift_table
 
 MODES = ("default", "de", "dda", "dda-se")
 #: Arguments that change no part's records.
 FREE = ("corruptions", "severities", "work", "output", "mce_baseline", "batch_size")
-#: A classifier's name, and the fields of one measurement: mode, timesteps, timestep.
+#: Classifier, mode, timesteps, timestep.
 Key = tuple[str, str, str, int]
+Sums = dict[Key, Counter[str]]
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    work = Path("runs/covariate_shift")
+    parser = script_parser(__doc__, classifier=(), network="cifar10", batch_size=50, seed=0, work=work)
     parser.add_argument("--dataset", choices=SETS, required=True)
     parser.add_argument("--data", required=True, help="published files, or the clean set (folder or Hub id)")
-    parser.add_argument("--classifier", action="append", required=True, help="folder, NAME, timm/NAME or NAME@FILE")
-    parser.add_argument("--network", default="cifar10", help="as load_score_network takes it")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--timesteps", nargs="+", choices=("network", "paper"), default=["network"])
     parser.add_argument("--dda-scale", type=float, default=6.0, help="of DDA with the network's timesteps")
@@ -56,13 +64,60 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--mce-baseline", default="alexnet", help="alexnet or a recipe's Default; needs 5 severities")
     parser.add_argument("--severities", nargs="+", type=int, choices=range(1, 6), default=[5])
     parser.add_argument("--limit", type=int, help="only the first N images of a random order")
-    parser.add_argument("--batch-size", type=int, default=50, help="largest batch of images or views on a device")
     parser.add_argument("--checkpointing", action="store_true", help="DDA in less memory and more time")
-    parser.add_argument("--seed", type=int, default=0, help="of corruptions and noise")
-    parser.add_argument("--work", type=Path, default=Path("runs/covariate_shift"))
-    parser.add_argument("--keep-probabilities", action="store_true", help="DE's, of every view, for ensemble_rules.py")
-    parser.add_argument("--output", type=Path, help="default: benchmarks/results/covariate_shift_DATASET.json")
+    parser.add_argument("--keep-probabilities", action="store_true", help="DE's, for benchmarks.ensemble_rules")
+    parser.add_argument("--output", type=Path, help="default: covariate_shift_NAME.json in results/")
     return parser.parse_args()
+
+
+def main() -> None:
+    from accelerate import Accelerator
+
+    args = parse_arguments()
+    on_cpu = not torch.accelerator.is_available()  # said, so that torchrun's processes on CPUs find each other
+    accelerator = Accelerator(cpu=on_cpu)
+    records = run(args, accelerator)
+    if accelerator.is_main_process:
+        path = args.output or RESULTS / f"covariate_shift_{args.name or args.dataset}.json"
+        write_results("covariate_shift", records, path)
+        plot_over_time(records, path.with_suffix(".png"))
+        print(shift_table(frame(records), args.mce_baseline))
+    # A process that leaves while others still talk to it may abort.
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def run(args: argparse.Namespace, accelerator: Any) -> list[Record]:
+    from accelerate.utils import gather_object
+
+    classifiers, fields = open_classifiers(args.classifier, accelerator.device)
+    methods = make_methods(args)
+    name = args.name or args.dataset
+    settings = {key: str(value) for key, value in sorted(vars(args).items()) if key not in FREE}
+    records: list[Record] = []
+    for corruption, severity in tqdm(pairs(args), desc=args.dataset, disable=not accelerator.is_main_process):
+        folder = args.work / name / (corruption if corruption == "clean" else f"{corruption}-{severity}")
+        common = {"benchmark": "covariate_shift", "dataset": name, "corruption": corruption, "severity": severity}
+        common["network"] = args.network
+
+        def make(
+            corruption: str = corruption, severity: int = severity, folder: Path = folder, common: Record = common
+        ) -> list[Record]:
+            images = open_set(args.dataset, args.data, corruption, severity)
+            images = random_subset(images, args.limit) if args.limit else images
+            if accelerator.is_main_process:
+                for old in folder.glob("views-*.pt"):  # perhaps of more processes
+                    old.unlink()
+            accelerator.wait_for_everyone()
+            mine = evaluate(images, methods, classifiers, accelerator, args, folder)
+            sums: Sums = {}
+            for key, tally in gather_object(list(mine.items())):
+                sums.setdefault(key, Counter()).update(tally)
+            return to_records(sums, common, fields)
+
+        accelerator.wait_for_everyone()
+        records += kept(folder / "records.pt", settings, make, write=accelerator.is_main_process)
+    return records
 
 
 def pairs(args: argparse.Namespace) -> list[tuple[str, int]]:
@@ -71,49 +126,123 @@ def pairs(args: argparse.Namespace) -> list[tuple[str, int]]:
     return corrupted if holds_corruptions(Path(args.data)) else [("clean", 0), *corrupted]
 
 
+@dataclass(frozen=True)
+class Method:
+    """How images become views.
+
+    Args:
+        mode: "de" or "dda".
+        timesteps: names a row of the table: the network's own, or the paper's.
+        steps: the views' timesteps.
+        views: from (images uint8 (B, C, H, W), their places in the full set, the folder of their part) to views
+            (V, B, C, H, W) in [0, 1].
+    """
+
+    mode: str
+    timesteps: str
+    steps: tuple[int, ...]
+    views: Callable[[Tensor, Sequence[int], Path], Tensor]
+
+
+def make_methods(args: argparse.Namespace) -> list[Method]:
+    """DE and DDA, as far as ``args.modes`` needs them, each for every one of ``args.timesteps``."""
+    denoiser = Denoiser(args.network, max_batch=args.batch_size)
+    makers = {"de": ensemble_method, "dda": dda_method}
+    wanted = [mode for mode in makers if {mode, f"{mode}-se"} & set(args.modes)]
+    return [makers[mode](denoiser, timesteps, args) for timesteps in args.timesteps for mode in wanted]
+
+
+def ensemble_method(denoiser: Denoiser, timesteps: str, args: argparse.Namespace) -> Method:
+    steps = tuple(ENSEMBLE_TIMESTEPS) if timesteps == "paper" else denoiser.ensemble_timesteps
+
+    def views(images: Tensor, places: Sequence[int], folder: Path) -> Tensor:
+        noise = draw_noise(places, sum(t > 0 for t in steps), images.shape[1:], args.seed)
+        return denoised_views(denoiser, images.float() / 255, steps, noise.to(images.device))
+
+    return Method("de", timesteps, steps, views)
+
+
+def dda_method(denoiser: Denoiser, timesteps: str, args: argparse.Namespace) -> Method:
+    """The reference's DDA for the paper's timesteps; else with the network's start and the options' guide."""
+    reference: dict[str, Any] = {"start_timestep": START_TIMESTEP}
+    own: dict[str, Any] = {"guidance_scale": args.dda_scale, "downscale": args.dda_downscale}
+    chosen = reference if timesteps == "paper" else own
+    dda = DDA(denoiser.network, checkpointing=args.checkpointing, **chosen)
+    name = f"{Path(args.network).stem}-dda-{dda.timesteps[-1]}-{dda.guidance_scale:g}-{dda.downscale}"
+
+    def views(images: Tensor, places: Sequence[int], folder: Path) -> Tensor:
+        return adapted_images(dda, images, places, folder / name, args.seed)[None]
+
+    return Method("dda", timesteps, dda.timesteps[-1:], views)
+
+
+def adapted_images(dda: DDA, images: Tensor, places: Sequence[int], folder: Path, seed: int) -> Tensor:
+    """DDA's images in [0, 1], for images uint8 (B, C, H, W): read from PNG files in ``folder``, or made and kept there.
+
+    They cost a hundred network calls each, and serve every classifier and later run.
+    """
+    paths = [folder / f"{place:05d}.png" for place in places]
+    missing = [i for i, path in enumerate(paths) if not path.exists()]
+    if missing:
+        folder.mkdir(parents=True, exist_ok=True)
+        stride, (height, width) = dda.network.stride, images.shape[-2:]
+        padded = (images.shape[1], -(-height // stride) * stride, -(-width // stride) * stride)
+        noise = draw_noise([places[i] for i in missing], len(dda.timesteps) - 1, padded, seed)
+        adapted = dda.adapt(images[missing].float() / 255, noise.to(images.device))
+        for i, image in zip(missing, (adapted * 255).round().to(torch.uint8).cpu()):
+            unfinished = paths[i].with_suffix(".part")
+            F.to_pil_image(image).save(unfinished, "PNG")
+            unfinished.replace(paths[i])
+    return torch.stack([F.pil_to_tensor(PIL.Image.open(path)) for path in paths]).to(images.device) / 255
+
+
 def evaluate(
-    images: ShiftSet,
+    data: Images,
     methods: list[Method],
     classifiers: dict[str, nn.Module],
-    accelerator: Accelerator,
+    accelerator: Any,
     args: argparse.Namespace,
     folder: Path,
-) -> dict[Key, Counter[str]]:
+) -> Sums:
     """Sums over this process's images: how many are right, their entropy, and how many they are."""
-    sums: dict[Key, Counter[str]] = {}
-    kept: dict[str, list[Tensor]] = {}
+    candidates = candidate_classes(args.dataset)
+    sums: Sums = {}
+    labels: list[Tensor] = []
+    probabilities: dict[str, list[Tensor]] = {}
 
-    def add(classifier: str, mode: str, timesteps: str, t: int, log_p: Tensor, places: list[int]) -> None:
-        right = images.correct(log_p, places).sum().item()
-        tally = {"right": right, "entropy": entropy(log_p).sum().item(), "n": len(places)}
+    def add(classifier: str, mode: str, timesteps: str, t: int, log_p: Tensor, targets: Tensor) -> None:
+        right = int(correct(log_p, targets, candidates).sum())
+        tally = {"right": right, "entropy": entropy(log_p).sum().item(), "n": len(log_p)}
         sums.setdefault((classifier, mode, timesteps, t), Counter()).update(tally)
 
-    batches = device_batches(len(images), args.batch_size, accelerator.process_index, accelerator.num_processes)
-    for places in tqdm(batches, desc=folder.name, leave=False, disable=not accelerator.is_main_process):
-        batch = torch.stack([images[place] for place in places]).to(accelerator.device)
-        indices = [images.full_index(place) for place in places]
-        raw = {name: log_probabilities(c, batch[None] / 255)[0] for name, c in classifiers.items()}
+    share = batches(data, args.batch_size, accelerator.process_index, accelerator.num_processes)
+    for images, targets, places in tqdm(share, desc=folder.name, leave=False, disable=not accelerator.is_main_process):
+        images, targets = images.to(accelerator.device), targets.to(accelerator.device)
+        labels.append(targets.cpu())
+        raw = {name: log_probabilities(classifier, images / 255) for name, classifier in classifiers.items()}
         for name, log_p in raw.items():
-            add(name, "default", "", 0, log_p, places)
+            add(name, "default", "", 0, log_p, targets)
         for method in methods:
-            views = method.views(batch, indices, folder)
+            views = method.views(images, places, folder)
             for name, classifier in classifiers.items():
                 log_p = log_probabilities(classifier, views)
-                for mode, answer in mode_answers(raw[name], method, log_p).items():
+                mean_p = log_mean_probabilities(log_p)
+                both = log_mean_probabilities(torch.stack([raw[name], mean_p]))
+                for mode, answer in {method.mode: mean_p, f"{method.mode}-se": both}.items():
                     if mode in args.modes:
-                        add(name, mode, method.timesteps, -1, answer, places)
+                        add(name, mode, method.timesteps, -1, answer, targets)
                 if method.mode == "de":
                     for t, of_view in dict(zip(method.steps, log_p)).items():  # timesteps may repeat
-                        add(name, "view", method.timesteps, t, of_view, places)
-                    kept.setdefault(f"{name} {method.timesteps}", []).append(log_p.half().cpu())
+                        add(name, "view", method.timesteps, t, of_view, targets)
+                    probabilities.setdefault(f"{name} {method.timesteps}", []).append(log_p.half().cpu())
     if args.keep_probabilities:
-        labels = torch.tensor([images.labels[place][0] for part in batches for place in part])
-        views_of = {name: torch.cat(parts, dim=1) for name, parts in kept.items()}
-        torch.save({"labels": labels, **views_of}, folder / f"views-{accelerator.process_index}.pt")
+        views_of = {name: torch.cat(parts, dim=1) for name, parts in probabilities.items()}
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save({"labels": torch.cat(labels), **views_of}, folder / f"views-{accelerator.process_index}.pt")
     return sums
 
 
-def to_records(sums: dict[Key, Counter[str]], common: Record, fields: dict[str, dict[str, Any]]) -> list[Record]:
+def to_records(sums: Sums, common: Record, fields: dict[str, dict[str, Any]]) -> list[Record]:
     """Accuracy in percent of every mode, and of every view by its timestep; the views' entropy in nats."""
     records: list[Record] = []
     for (name, mode, timesteps, t), tally in sums.items():
@@ -125,49 +254,23 @@ def to_records(sums: dict[Key, Counter[str]], common: Record, fields: dict[str, 
     return records
 
 
-def run(args: argparse.Namespace, accelerator: Accelerator) -> list[Record]:
-    classifiers, fields = open_classifiers(args.classifier, accelerator.device)
-    methods = make_methods(args, accelerator.device)
-    name = args.name or args.dataset
-    settings = {key: str(value) for key, value in sorted(vars(args).items()) if key not in FREE}
-    records: list[Record] = []
-    for corruption, severity in tqdm(pairs(args), desc=args.dataset, disable=not accelerator.is_main_process):
-        folder = args.work / name / (corruption if corruption == "clean" else f"{corruption}-{severity}")
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / "records.json"
-        done = json.loads(part.read_text()) if part.exists() else {}
-        accelerator.wait_for_everyone()
-        if done.get("settings") != settings:
-            images = open_set(args.dataset, args.data, corruption, severity)
-            images = images.subset(args.limit) if args.limit else images
-            mine = evaluate(images, methods, classifiers, accelerator, args, folder)
-            sums: dict[Key, Counter[str]] = {}
-            for key, tally in gather_object(list(mine.items())):
-                sums.setdefault(key, Counter()).update(tally)
-            common = {"benchmark": "covariate_shift", "dataset": name, "corruption": corruption}
-            common |= {"severity": severity, "network": args.network}
-            done = {"settings": settings, "records": to_records(sums, common, fields)}
-            if accelerator.is_main_process:
-                part.write_text(json.dumps(done, indent=1) + "\n")
-        records += done["records"]
-    return records
-
-
-def main() -> None:
-    args = parse_arguments()
-    on_cpu = not torch.accelerator.is_available()  # said, so that torchrun's processes on CPUs find each other
-    accelerator = Accelerator(cpu=on_cpu)
-    records = run(args, accelerator)
-    if accelerator.is_main_process:
-        default = RESULTS / f"covariate_shift_{args.name or args.dataset}.json"
-        path = write_results(__file__, records, args.output or default)
-        table = shift_table(records, args.mce_baseline)
-        path.with_suffix(".md").write_text(table)
-        plot_over_time(records, path.with_suffix(".png"))
-        print(table)
-    # A process that leaves while others still talk to it may abort.
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+def plot_over_time(records: Sequence[Record], path: Path) -> None:
+    """A panel for the accuracy and one for the entropy of DE's single views, shifted (full) and clean (dashed)."""
+    views = frame(records, mode="view")
+    if not len(views):
+        return
+    figure, panels = new_figure(1, 2, (10, 3.8))
+    names = list(dict.fromkeys(zip(views.model, views.recipe)))
+    for panel, (metric, title) in zip(panels[0], {"accuracy": "accuracy (%)", "entropy": "entropy (nats)"}.items()):
+        for i, (model, recipe) in enumerate(names):
+            for clean, style in ((False, "-"), (True, "--")):
+                own = views[(views.model == model) & (views.recipe == recipe) & (views.metric == metric)]
+                curve = own[(own.corruption == "clean") == clean].groupby("timestep").value.mean()
+                label = None if clean else (model if recipe == "baseline" and len(names) == 1 else recipe)
+                panel.plot(curve.index, curve, style, color=f"C{i}", marker=".", label=label)
+        panel.set(xlabel="t of the view", ylabel=title)
+    panels[0, 0].legend(title="corrupted (full), clean (dashed)", fontsize=8, title_fontsize=8)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

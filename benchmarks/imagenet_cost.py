@@ -1,7 +1,7 @@
 """What the paper's ImageNet runs take in time, memory and disk: computed, not measured.
 
-    python benchmarks/imagenet_cost.py                                        # an A100 at the shares below
-    python benchmarks/imagenet_cost.py --gpu "H100 SXM" --peak-tflops 989 --utilisation 0.35
+    python -m benchmarks.imagenet_cost                                        # an A100 at the shares below
+    python -m benchmarks.imagenet_cost --gpu "H100 SXM" --peak-tflops 989 --utilisation 0.35
 
 Operations are counted by torch's FlopCounterMode on the meta device, where no number is ever computed; two for each
 multiplication with its addition. Hours are operations over an ASSUMED rate: the GPU's peak times the share of it that
@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from records import Record, write_results
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,6 +24,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet50
 
 from diffaug_transforms.score.openai import parse_flags, released_flags, unet_config
+
+from .harness.options import script_parser
+from .harness.records import RESULTS, Record, write_results
 
 SIZE = 224  # the paper's, for classifier and network: Resize 256, CenterCrop 224
 PREPARED_SIZE = 256  # of prepared copies, which training crops to 224
@@ -84,17 +85,16 @@ class LiveBytes(TorchDispatchMode):
 
 def main() -> None:
     args = parse_arguments()
-    write_results(__file__, records(args), args.output)
+    write_results("imagenet_cost", records(args), args.output)
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__, output=RESULTS / "imagenet_cost.json")
     parser.add_argument("--gpu", default="A100 SXM", help="a name for the tables")
     parser.add_argument("--peak-tflops", type=float, default=312, help="of dense bfloat16 products, the maker's number")
     parser.add_argument("--utilisation", type=float, default=0.4, help="share of it that the U-Net is assumed to reach")
     parser.add_argument("--classifier-utilisation", type=float, default=0.2, help="the same of the classifier")
     parser.add_argument("--jpeg-bytes", type=float, default=0.7, help="of a prepared copy, a pixel, assumed")
-    parser.add_argument("--output", type=Path, help="default: benchmarks/results/imagenet_cost.json")
     return parser.parse_args()
 
 
@@ -116,7 +116,7 @@ def images(number: int, size: int, requires_grad: bool = False) -> Tensor:
     return torch.empty(number, 3, size, size, device="meta", dtype=torch.bfloat16, requires_grad=requires_grad)
 
 
-def denoise(unet: nn.Module, number: int, size: int, gradient: bool = False) -> None:
+def denoise(unet: nn.Module, number: int, size: int = SIZE, gradient: bool = False) -> None:
     """One call for each image; with its gradient by the noisy images, as DDA needs it."""
     with torch.set_grad_enabled(gradient):
         timesteps = torch.zeros(number, dtype=torch.int64, device="meta")
@@ -134,13 +134,13 @@ def classify(classifier: nn.Module, number: int) -> None:
         classifier(images(number, SIZE))
 
 
-def count_operations(run: Callable[[], None]) -> int:
+def count_operations(run: Callable[[], Any]) -> int:
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()
 
 
-def count_peak_bytes(run: Callable[[], None]) -> int:
+def count_peak_bytes(run: Callable[[], Any]) -> int:
     with LiveBytes() as counter:
         run()
     return counter.peak
@@ -149,9 +149,9 @@ def count_peak_bytes(run: Callable[[], None]) -> int:
 def operations_per_image(unet: nn.Module, classifier: nn.Module) -> dict[str, float]:
     """By part, of one image; the classifier's batch norms want two images in training."""
     return {
-        "U-Net, 224 pixels": count_operations(lambda: denoise(unet, 1, SIZE)),
+        "U-Net, 224 pixels": count_operations(lambda: denoise(unet, 1)),
         "U-Net, 256 pixels": count_operations(lambda: denoise(unet, 1, PREPARED_SIZE)),
-        "U-Net with its gradient, 224 pixels": count_operations(lambda: denoise(unet, 1, SIZE, gradient=True)),
+        "U-Net with its gradient, 224 pixels": count_operations(lambda: denoise(unet, 1, gradient=True)),
         "ResNet-50, 224 pixels": count_operations(lambda: classify(classifier, 2)) / 2,
         "ResNet-50 training, 224 pixels": count_operations(lambda: train_step(classifier, 2)) / 2,
     }
@@ -163,9 +163,9 @@ def memory(unet: nn.Module, classifier: nn.Module) -> dict[str, float]:
     return {
         "U-Net's weights, float32": 4 * unet_weights,
         "U-Net's weights, bfloat16": 2 * unet_weights,
-        "U-Net's tensors, 32 images": count_peak_bytes(lambda: denoise(unet, 32, SIZE)),
-        "U-Net's tensors, 64 images": count_peak_bytes(lambda: denoise(unet, 64, SIZE)),
-        "U-Net's tensors with its gradient, 8 images": count_peak_bytes(lambda: denoise(unet, 8, SIZE, gradient=True)),
+        "U-Net's tensors, 32 images": count_peak_bytes(lambda: denoise(unet, 32)),
+        "U-Net's tensors, 64 images": count_peak_bytes(lambda: denoise(unet, 64)),
+        "U-Net's tensors with its gradient, 8 images": count_peak_bytes(lambda: denoise(unet, 8, gradient=True)),
         "ResNet-50's weights in training": 14 * weights,
         "ResNet-50's tensors, 32 images, 2 views": count_peak_bytes(lambda: train_step(classifier, 64)),
         "ResNet-50's tensors, 32 images, 4 views": count_peak_bytes(lambda: train_step(classifier, 128)),

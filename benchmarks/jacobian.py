@@ -1,10 +1,10 @@
 """Theorem 1 on a score network: is the denoiser's Jacobian a posterior covariance, and which changes does it pass on?
 
-    python benchmarks/jacobian.py --data FOLDER_OR_HUB_ID
+    python -m benchmarks.jacobian --data FOLDER_OR_HUB_ID
 
 For exact scores J = d pred_x0 / d x_t is sqrt(abar) / (1 - abar) Cov[x_0 | x_t] (Sastry et al., NeurIPS 2024, Theorem
 1): symmetric, and its trace is the denoiser's own error. Test images, one noise for each, no labels, float32. Metrics:
-    asymmetry       ||J - J^T|| / ||J||, Frobenius: 0 where symmetric, sqrt(2) for independent entries. Mean over
+    asymmetry       ||J - J^T|| / ||J||, Frobenius: 0 if symmetric, sqrt(2) for independent entries. Mean over
                     images. Mode "random": from random signs v, as E ||M v||^2 = ||M||^2 (Hutchinson 1990); mode
                     "leading": of J V and J^T V alone, V its leading right singular vectors.
     predicted_mse   (1 - abar) / sqrt(abar) tr J / d, the trace from the same v: what Theorem 1 says of the mean squared
@@ -19,15 +19,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
-from adapted_images import draw_noise
-from gradient_modes import read_images
-from gradient_pictures import draw_panels, stretch
-from records import RESULTS, Record, write_results
-from shift_inputs import open_set
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -40,39 +34,40 @@ from diffaug_transforms.robustness import (
 )
 from diffaug_transforms.score import diffuse, to_signed, to_unit
 
+from .harness.data import HubImages, draw_noise, read_images
+from .harness.options import default_device, script_parser
+from .harness.pictures import draw_rows, stretch
+from .harness.records import RESULTS, Record, summary, write_results
+
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="uoft-cs/cifar10", help="Hub id or local folder of CIFAR-10")
-    parser.add_argument("--network", default="cifar10")
-    parser.add_argument("--timesteps", type=int, nargs="+", default=[25, 50, 100, 200, 400])
+    common: dict[str, Any] = {"data": "uoft-cs/cifar10", "network": "cifar10", "timesteps": [25, 50, 100, 200, 400]}
+    common |= {"seed": 0, "pictures": [15, 34, 1], "output": RESULTS / "jacobian.json"}
+    parser = script_parser(__doc__, **common)
     parser.add_argument("--images", type=int, default=40, help="the first test images")
     parser.add_argument("--vectors", type=int, default=6, help="random v for each image and t")
     parser.add_argument("--leading-images", type=int, default=8, help="of them, for the leading directions")
     parser.add_argument("--iterations", type=int, default=5, help="of leading_directions")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=int, nargs="*", default=[15, 34, 1], help="test images to draw")
     parser.add_argument("--picture-timesteps", type=int, nargs="+", default=[100, 300])
     parser.add_argument("--move", type=float, default=0.15, help="along a direction, as a share of the noise's length")
-    parser.add_argument("--output", type=Path, default=RESULTS / "jacobian.json", help="the picture is beside it")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_arguments()
-    network = load_score_network(args.network).to("cuda" if torch.cuda.is_available() else "cpu", torch.float32)
-    data = open_set("cifar10", args.data, "clean", 0)
+    network = load_score_network(args.network).to(default_device(), torch.float32)
+    data = HubImages(args.data)
     if args.pictures:
         draw(network, data, args)
     places = range(min(args.images, len(data)))
     x_0 = to_signed(read_images(data, places)[0])
     noise = draw_noise(places, len(args.timesteps), x_0.shape[1:], args.seed).to(x_0.device)
+    common = {"benchmark": "jacobian", "dataset": "cifar10", "network": args.network}
     records: list[Record] = []
     for t, drawn in zip(tqdm(args.timesteps), noise):
-        for r in [*of_random(network, x_0, t, drawn, args), *of_leading(network, x_0, t, drawn, args)]:
-            common = {"benchmark": "jacobian", "dataset": "cifar10", "network": args.network, "timestep": t}
-            records.append({**common, **r, "seed": args.seed})
-    write_results(__file__, records, args.output)
+        for r in (*of_random(network, x_0, t, drawn, args), *of_leading(network, x_0, t, drawn, args)):
+            records.append({**common, "timestep": t, **r, "seed": args.seed})
+    write_results("jacobian", records, args.output)
 
 
 def of_random(network: ScoreNetwork, x_0: Tensor, t: int, noise: Tensor, args: argparse.Namespace) -> Iterator[Record]:
@@ -87,17 +82,16 @@ def of_random(network: ScoreNetwork, x_0: Tensor, t: int, noise: Tensor, args: a
         skew += squared_norm(forward - vector_jacobian_product(network, x_t, timesteps, v))
         size += squared_norm(forward)
         trace += (v * forward).sum((1, 2, 3)) / args.vectors
-    signal, spread = (scale[0].item() for scale in network.schedule.scales(timesteps[:1]))
+    signal, spread = network.schedule.signal_scale[t].item(), network.schedule.noise_scale[t].item()
     with torch.no_grad():
         mse = (network.pred_x0(x_t, timesteps, clip=False) - x_0).square().mean((1, 2, 3))
     predicted = spread**2 / signal * trace / x_0[0].numel()
     ratio = predicted.mean() / mse.mean()
     # The error of a ratio of means, to first order.
     ratio_error = (predicted - ratio * mse).std() / mse.mean() / len(mse) ** 0.5
-    yield {"mode": "random", "metric": "asymmetry", **summary((skew / size).sqrt())}
-    yield {"mode": "random", "metric": "predicted_mse", **summary(predicted)}
-    yield {"mode": "random", "metric": "mse", **summary(mse)}
     ratio_value = {"value": round(ratio.item(), 5), "standard_error": round(ratio_error.item(), 5), "n": len(mse)}
+    values = {"asymmetry": (skew / size).sqrt(), "predicted_mse": predicted, "mse": mse}
+    yield from ({"mode": "random", "metric": metric, **summary(value)} for metric, value in values.items())
     yield {"mode": "random", "metric": "mse_ratio", **ratio_value}
 
 
@@ -108,11 +102,8 @@ def of_leading(network: ScoreNetwork, x_0: Tensor, t: int, noise: Tensor, args: 
     for image, drawn in zip(x_0[chosen], noise[chosen]):
         x_t = diffuse(image[None], timestep, drawn[None], network.schedule)
         values, directions = find_directions(network, x_t[0], t, args)
-        every, timesteps = x_t.expand_as(directions), timestep.expand(len(directions))
-        forward, backward = (
-            product(network, every, timesteps, directions)
-            for product in (jacobian_vector_product, vector_jacobian_product)
-        )
+        arguments = network, x_t.expand_as(directions), timestep.expand(len(directions)), directions
+        forward, backward = jacobian_vector_product(*arguments), vector_jacobian_product(*arguments)
         asymmetries.append((squared_norm(forward - backward).sum() / squared_norm(forward).sum()).sqrt())
         spectra.append(values)
     yield {"mode": "leading", "metric": "asymmetry", **summary(torch.stack(asymmetries))}
@@ -129,24 +120,18 @@ def squared_norm(vectors: Tensor) -> Tensor:
     return vectors.square().sum((1, 2, 3))
 
 
-def summary(values: Tensor) -> dict[str, Any]:
-    """Mean and standard error over images, (B,)."""
-    error = values.std().item() / len(values) ** 0.5
-    return {"value": round(values.mean().item(), 5), "standard_error": round(error, 5), "n": len(values)}
-
-
-def draw(network: ScoreNetwork, data: Any, args: argparse.Namespace) -> None:
+def draw(network: ScoreNetwork, data: HubImages, args: argparse.Namespace) -> None:
     """Images and what their leading directions do: pred_x0 of x_t moved along them, either way."""
     x_0 = to_signed(read_images(data, args.pictures)[0])
     noise = draw_noise(args.pictures, len(args.picture_timesteps), x_0.shape[1:], args.seed).to(x_0.device)
     rows = {
-        f"t = {t}" + " " * place: row(network, image, t, drawn, args)
+        f"image {place}, t = {t}": row(network, image, t, drawn, args)
         for t, drawn_at in zip(args.picture_timesteps, noise)
-        for place, (image, drawn) in enumerate(zip(x_0, drawn_at))
+        for place, image, drawn in zip(args.pictures, x_0, drawn_at)
     }
-    titles = ["image", "$x_t$", "denoised", *(f"$v_{i}$" for i in range(1, 6)), "random"]
-    titles += ["$-v_1$", "$+v_1$", "$-v_2$", "$+v_2$", "$-$random", "+random"]
-    draw_panels(rows, titles, args.output.with_suffix(".png"), left=0.7)
+    titles = ["image", "x_t", "denoised", *(f"v{i}" for i in range(1, 6)), "random"]
+    titles += ["-v1", "+v1", "-v2", "+v2", "-random", "+random"]
+    draw_rows(rows, titles, args.output.with_suffix(".png"))
 
 
 def row(network: ScoreNetwork, x_0: Tensor, t: int, noise: Tensor, args: argparse.Namespace) -> list[Tensor]:

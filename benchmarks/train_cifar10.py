@@ -1,11 +1,15 @@
 """The paper's training recipes on CIFAR-10 at one equal budget: clean and corrupted accuracy, Default and DE.
 
-    python benchmarks/train_cifar10.py --parallel 2                   # on CPUs, with prepared DiffAug views
-    python benchmarks/train_cifar10.py --in-loop --start-steps 40000 --steps 8000 --workers 12 --model cifar_resnet-128
+    python -m benchmarks.train_cifar10 --parallel 2                   # on CPUs, with prepared DiffAug views
+    python -m benchmarks.train_cifar10 --in-loop --start-steps 40000 --steps 8000 --workers 12 --model cifar_resnet-128
+    python -m benchmarks.train_cifar10 --known 6                      # afterwards: classifiers for benchmarks.ood
 
-For each seed one classifier is trained as usual (the start), and from it every recipe trains on for the same number
-of steps and images, as the paper trains from published checkpoints. `+synth` adds synthetic images of the embedded
-network to the training set. Everything is kept under --work: a stopped run resumes, finished parts are not repeated.
+For each seed one classifier is trained as usual (the start). From it every recipe trains on for the same number of
+steps and images, as the paper trains from published checkpoints. `+synth` adds synthetic images from the embedded
+network to the training set. Everything is kept under --work: a stopped run resumes.
+
+`--known 6` trains classifiers that see only six classes, for each seed another six, and judges none: benchmarks.ood
+asks how well they tell the four unknown classes, over random splits (Neal et al., ECCV 2018).
 """
 
 from __future__ import annotations
@@ -15,32 +19,41 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import torch
-from cifar10_sets import SETS, augment_images, ensemble_views, export_images, load_test_images, write_synthetic
-from records import Record, write_results
-from torch import Tensor, nn
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+from tqdm.auto import tqdm
 
+from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.classifiers import load_classifier
-from diffaug_transforms.transforms.ensemble import log_mean_probabilities
-from diffaug_transforms.transforms.recipes import RECIPES
+from diffaug_transforms.robustness import CORRUPTIONS, corrupt
+from diffaug_transforms.score import Denoiser, to_unit
+from diffaug_transforms.score.sampling import sample
+from diffaug_transforms.transforms import RECIPES
+from diffaug_transforms.transforms.ensemble import denoised_views, log_mean_probabilities
+
+from .harness.classifiers import log_probabilities
+from .harness.data import CIFAR10_CLASSES, HubImages
+from .harness.options import default_device, script_parser
+from .harness.records import RESULTS, Record, kept, write_results
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "train_classifier.py"
-SEVERAL_SEEDS = ("baseline", "diffaug", "augmix", "augmix+diffaug", "baseline+synth", "diffaug+synth")
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+MAIN_RECIPES = ("baseline", "diffaug", "augmix", "augmix+diffaug")
+SEVERAL_SEEDS = (*MAIN_RECIPES, "baseline+synth", "diffaug+synth")
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="uoft-cs/cifar10", help="Hub id or local folder of CIFAR-10 (img, label)")
-    parser.add_argument("--work", type=Path, default=Path("runs/cifar10_recipes"), help="where everything is kept")
-    parser.add_argument("--seeds", type=int, default=3, help="of the recipes of the main comparison; the others have 1")
+    work, output = Path("runs/cifar10_recipes"), RESULTS / "train_cifar10.json"
+    parser = script_parser(__doc__, data="uoft-cs/cifar10", work=work, batch_size=128, output=output)
+    parser.add_argument("--seeds", type=int, default=3, help="of the main recipes; the others have one")
     parser.add_argument("--model", default="cifar_resnet-32")
-    parser.add_argument("--start-steps", type=int, default=4000)
+    parser.add_argument("--start-steps", type=int, help="default: 4000, and 2000 with --known")
     parser.add_argument("--steps", type=int, default=600, help="of every recipe, from the start on")
-    parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--in-loop", action="store_true", help="DiffAug while training, not prepared beforehand")
     parser.add_argument("--copies", type=int, default=2, help="prepared DiffAug views of each training image")
     parser.add_argument("--synthetic", type=int, default=250, help="synthetic images of each class")
@@ -48,95 +61,183 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--clean-images", type=int, default=1000, help="clean test images of the DE column")
     parser.add_argument("--parallel", type=int, default=1, help="classifiers trained at a time, with equal CPU threads")
     parser.add_argument("--workers", type=int, default=0, help="DataLoader processes of each training")
-    parser.add_argument("--output", type=Path, help="default: benchmarks/results/train_cifar10.json")
+    parser.add_argument("--known", type=int, help="train on that many random classes, in the folders that a run made")
     return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    runs = [("start", seed) for seed in range(args.seeds)], plan(args)
+    if args.known is None:
+        prepare(args)
+    else:
+        for seed in range(args.seeds):
+            link_known_classes(args.work, args.known, seed)
+    for stage in runs:
+        with ThreadPoolExecutor(args.parallel) as pool:
+            list(pool.map(lambda run: train(args, *run), stage))
+    if args.known is None:
+        records = [record for stage in runs for run in stage for record in evaluate(args, *run)]
+        write_results("train_cifar10", records, args.output)
+
+
+def plan(args: argparse.Namespace) -> list[tuple[str, int]]:
+    """(recipe, seed) of all runs: the first seed of every recipe, then the further seeds of the main ones."""
+    if args.known is not None:
+        return [(name, seed) for seed in range(args.seeds) for name in MAIN_RECIPES]
+    names = [*RECIPES, "baseline+synth", "diffaug+synth"]
+    return [(name, seed) for seed in range(args.seeds) for name in names if seed == 0 or name in SEVERAL_SEEDS]
 
 
 def prepare(args: argparse.Namespace) -> None:
     """Folders of real and synthetic images, and of their DiffAug views."""
-    for name, make in {
-        "images": lambda folder: export_images(args.data, folder),
-        "synth": lambda folder: write_synthetic(folder, CLASSES, args.synthetic, steps=20),
-    }.items():
-        if not (args.work / name / "done").exists():
-            make(args.work / name)
-            (args.work / name / "done").touch()
+    for name in ("images", "synth"):
+        folder = args.work / name
+        if not (folder / "done").exists():
+            export_images(args.data, folder) if name == "images" else write_synthetic(folder, args.synthetic)
+            (folder / "done").touch()
         if not args.in_loop:
-            augment_images(args.work / name / "train", args.work / f"{name}_diffaug", args.copies)
+            command = [sys.executable, "-m", "diffaug_transforms.cli", "augment", folder / "train"]
+            command += [f"{folder}_diffaug", "--copies", args.copies]
+            subprocess.run([str(part) for part in command], check=True)
+
+
+def export_images(data: str, folder: Path) -> None:
+    """CIFAR-10 as folder/train/class/00000.png and folder/test/class/00000.png."""
+    for split in ("train", "test"):
+        images = HubImages(data, split)
+        for i in tqdm(range(len(images)), desc=f"export {split}"):
+            pixels, label = images[i]
+            save_image(pixels, folder / split / images.classes[label] / f"{i:05d}.png")
+
+
+def save_image(pixels: Tensor, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    F.to_pil_image(pixels).save(path)
+
+
+def write_synthetic(folder: Path, per_class: int, classes: Sequence[str] = CIFAR10_CLASSES) -> None:
+    """folder/train/class/00000.png, in batches with ten images of each class; a stopped run resumes at a batch."""
+    network = Denoiser("cifar10").ready(default_device())
+    labels = torch.arange(len(classes)).repeat(10)
+    for batch in tqdm(range(-(-per_class // 10)), desc="synthesize"):
+        names = [f"{classes[k]}/{10 * batch + i // len(classes):05d}.png" for i, k in enumerate(labels)]
+        if not all((folder / "train" / name).exists() for name in names):
+            generator = torch.Generator().manual_seed(batch)
+            for pixels, name in zip(synthesize(network, labels, steps=20, generator=generator), names):
+                save_image(pixels, folder / "train" / name)
+
+
+@torch.inference_mode()
+def synthesize(network: ScoreNetwork, labels: Tensor, steps: int, generator: torch.Generator) -> Tensor:
+    """Class-conditional samples, uint8 (B, 3, H, W): deterministic DDIM (Song et al. 2021), evenly spaced steps."""
+    size = (len(labels), network.in_channels, network.image_size, network.image_size)
+    x_t = torch.randn(size, generator=generator).to(network.device)
+    stride = network.num_timesteps // steps
+    timesteps = range(stride - 1, network.num_timesteps, stride)
+    x_0 = sample(network, x_t, timesteps, method="ddim", labels=labels.to(network.device))
+    return (to_unit(x_0).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
 
 def train(args: argparse.Namespace, name: str, seed: int) -> None:
     """Train one classifier by examples/train_classifier.py, unless it is there. "start" is the recipes' start."""
-    output = args.work / f"{name}-{seed}"
+    work = args.work if args.known is None else args.work / f"known_classes-{seed}"
+    output = work / f"{name}-{seed}"
     if (output / "classifier.json").exists():
         return
     recipe = "baseline" if name == "start" else name.removesuffix("+synth")
     options = ["--recipe", recipe, "--model", args.model, "--batch-size", args.batch_size, "--seed", seed]
     if name == "start":
-        options += ["--steps", args.start_steps, "--lr", 0.2]
+        options += ["--steps", args.start_steps or (4000 if args.known is None else 2000), "--lr", 0.2]
     else:
-        options += ["--steps", args.steps, "--lr", 0.05, "--init", args.work / f"start-{seed}"]
-    options += ["--data", args.work / "images", "--output", output, "--workers", args.workers]
-    folders = [args.work / "images_diffaug"]
+        options += ["--steps", args.steps, "--lr", 0.05, "--init", work / f"start-{seed}"]
+    options += ["--data", work / "images", "--output", output, "--workers", args.workers]
+    folders = [work / "images_diffaug"]
     if "+synth" in name:
-        options += ["--extra-data", args.work / "synth"]
-        folders += [args.work / "synth_diffaug"]
+        options += ["--extra-data", work / "synth"]
+        folders += [work / "synth_diffaug"]
     if not args.in_loop:
         options += ["--diffaug-data", *folders]
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.parallel))}
-    with (args.work / f"{name}-{seed}.log").open("a") as log:
+    with (work / f"{name}-{seed}.log").open("a") as log:
         subprocess.run([sys.executable, str(SCRIPT), *map(str, options)], check=True, stderr=log, env=environment)
 
 
-def plan(args: argparse.Namespace) -> list[tuple[str, int]]:
-    """(name, seed) of all runs: a first seed of everything before the further seeds of the main comparison."""
-    names = [*RECIPES, "baseline+synth", "diffaug+synth"]
-    return [(name, seed) for seed in range(args.seeds) for name in names if seed == 0 or name in SEVERAL_SEEDS]
+def known_classes(number: int, seed: int) -> list[str]:
+    """The classes that the seed's classifiers are trained on, in their order."""
+    order = torch.randperm(len(CIFAR10_CLASSES), generator=torch.Generator().manual_seed(seed))
+    return [CIFAR10_CLASSES[k] for k in sorted(order[:number].tolist())]
 
 
-@torch.inference_mode()
-def logits_of(classifier: nn.Module, images: Tensor) -> Tensor:
-    """float32 logits on the CPU of images in [0, 1], in batches."""
-    device = next(classifier.parameters()).device
-    return torch.cat([classifier(part.to(device).float()).float().cpu() for part in images.split(500)])
+def link_known_classes(work: Path, number: int, seed: int) -> Path:
+    """A folder with links to the known classes' images and prepared views."""
+    folder = work / f"known_classes-{seed}"
+    for part in ("images/train", "images/test", "images_diffaug"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        for name in known_classes(number, seed):
+            link = folder / part / name
+            if not link.is_symlink():
+                link.symlink_to(os.path.relpath((work / part / name).resolve(), link.parent.resolve()))
+    return folder
 
 
 def evaluate(args: argparse.Namespace, name: str, seed: int) -> list[Record]:
     """Accuracy of one classifier, clean and under each corruption, by itself and as a DiffAugEnsemble."""
     folder = args.work / f"{name}-{seed}"
-    classifier = load_classifier(folder).to("cuda" if torch.cuda.is_available() else "cpu")
-    facts = json.loads((folder / "classifier.json").read_text())
+    classifier = load_classifier(folder).to(default_device())
+    config = json.loads((folder / "classifier.json").read_text())
     common = {"benchmark": "train_cifar10", "model": args.model, "recipe": name, "seed": seed, "metric": "accuracy"}
-    common |= {"images_seen": facts["images"], "seconds": facts["seconds"], "steps": facts["arguments"]["steps"]}
+    common |= {"images_seen": config["images"], "seconds": config["seconds"], "steps": config["arguments"]["steps"]}
     records: list[Record] = []
 
-    def add(dataset: str, corruption: str, mode: str, logits: Tensor, labels: Tensor) -> None:
-        value = 100 * (logits.argmax(dim=1) == labels).float().mean().item()
-        here = {"dataset": dataset, "corruption": corruption, "severity": 5 if corruption != "clean" else 0}
-        records.append({**common, **here, "mode": mode, "value": round(value, 3), "n": len(labels)})
+    def add(corruption: str, mode: str, log_p: Tensor, labels: Tensor) -> None:
+        value = 100 * (log_p.argmax(dim=1).cpu() == labels).float().mean().item()
+        is_clean = corruption == "clean"
+        here: Record = {"dataset": "cifar10" if is_clean else "cifar10-c", "corruption": corruption}
+        here |= {"severity": 0 if is_clean else 5, "mode": mode, "value": round(value, 3), "n": len(labels)}
+        records.append({**common, **here})
 
-    images, labels = load_test_images(args.data, 10000)
-    add("cifar10", "clean", "default", logits_of(classifier, images / 255), labels)
-    for corruption in SETS:
+    images, labels = load_test_images(args.data)
+    add("clean", "default", log_probabilities(classifier, images.to(default_device()) / 255), labels)
+    for corruption in ("clean", *CORRUPTIONS):
         number = args.clean_images if corruption == "clean" else args.images
-        dataset = "cifar10" if corruption == "clean" else "cifar10-c"
-        views = ensemble_views(corruption, args.data, number, args.work / "views")
-        logits = torch.stack([logits_of(classifier, view) for view in views])
+        views = ensemble_views(corruption, args.data, number, args.work / "views").to(default_device())
+        log_p = log_probabilities(classifier, views)
         if corruption != "clean":
-            add(dataset, corruption, "default", logits[0], labels[:number])
-        add(dataset, corruption, "de", log_mean_probabilities(logits), labels[:number])
+            add(corruption, "default", log_p[0], labels[:number])
+        add(corruption, "de", log_mean_probabilities(log_p), labels[:number])
     return records
 
 
-def main() -> None:
-    args = parse_arguments()
-    prepare(args)
-    with ThreadPoolExecutor(args.parallel) as pool:
-        list(pool.map(lambda seed: train(args, "start", seed), range(args.seeds)))
-        runs = plan(args)
-        list(pool.map(lambda run: train(args, *run), runs))
-    starts = [("start", seed) for seed in range(args.seeds)]
-    write_results(__file__, [record for run in starts + runs for record in evaluate(args, *run)], args.output)
+@cache
+def load_test_images(data: str) -> tuple[Tensor, Tensor]:
+    """All test images, uint8 (N, 3, 32, 32), and their labels."""
+    images = HubImages(data)
+    return torch.stack([images[i][0] for i in range(len(images))]), torch.tensor(images.targets)
+
+
+@torch.inference_mode()
+def ensemble_views(corruption: str, data: str, number: int, folder: Path) -> Tensor:
+    """DiffAugEnsemble's views (|S|, N, 3, 32, 32) in [0, 1] of the first test images, at severity 5 if corrupted.
+
+    The first view is the image itself (t = 0). Every classifier is judged on the same views, so they are kept.
+    """
+
+    def make() -> Tensor:
+        images, _ = load_test_images(data)
+        images = images[:number]
+        if corruption != "clean":
+            images = corrupt(images, corruption, 5, corruption_set="cifar10-c", seed=0)
+        torch.manual_seed(("clean", *CORRUPTIONS).index(corruption))
+        denoiser = Denoiser("cifar10")
+        steps = denoiser.ensemble_timesteps
+        views = []
+        for part in tqdm(images.to(default_device()).split(50), desc=corruption):
+            noise = torch.randn(sum(t > 0 for t in steps), *part.shape, device=part.device)
+            views.append(denoised_views(denoiser, part.float() / 255, steps, noise).half().cpu())
+        return torch.cat(views, dim=1)
+
+    return kept(folder / f"{corruption}-{number}.pt", {}, make)
 
 
 if __name__ == "__main__":

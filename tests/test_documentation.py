@@ -17,13 +17,12 @@ import pytest
 from diffaug_transforms import guidance, robustness, score, transforms
 from diffaug_transforms.classifiers import NormalizedClassifier, build_model, save_classifier
 from diffaug_transforms.cli import build_parser
-from diffaug_transforms.figures import sample_images
+from diffaug_transforms.images import sample_images
 
-from . import benchmark_runs  # noqa: F401  # puts benchmarks/ on the path
+for module in ("datasets", "pandas"):
+    pytest.importorskip(module)
 
-pytest.importorskip("datasets")
-
-import tables
+from benchmarks.tables import __main__ as tables  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -95,14 +94,15 @@ def load_script(path: Path) -> ModuleType:
 
 
 def check_script(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The script is there and its own parser takes the arguments."""
-    assert (ROOT / words[0]).is_file()
-    module = load_script(ROOT / words[0])
-    monkeypatch.setattr(sys, "argv", words)
-    if hasattr(module, "parse_arguments"):
-        module.parse_arguments()
+    """The script or module is there and its own parser takes the arguments."""
+    if words[0] == "-m":
+        words = words[1:]
+        folder = ROOT / words[0].replace(".", "/")
+        module = importlib.import_module(f"{words[0]}.__main__" if folder.is_dir() else words[0])
     else:
-        assert set(words[1:]) <= {"--check"}
+        module = load_script(ROOT / words[0])
+    monkeypatch.setattr(sys, "argv", words)
+    module.parse_arguments()
 
 
 def check_pip(words: list[str]) -> None:

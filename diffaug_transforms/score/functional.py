@@ -15,7 +15,6 @@ from torch import Tensor
 
 from .schedule import NoiseSchedule
 
-
 Factors = Callable[[Tensor, Tensor], tuple[Tensor | float, Tensor | float, Tensor | float]]
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .adapters import DUPLICATE_KEYS, make_picklable, to_diffusers
@@ -241,6 +240,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     OSError for damaged files and for anything that is not a plain state dict.
     """
+    from safetensors.torch import load_file
+
     try:
         safe = path.suffix == ".safetensors"
         state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)

@@ -1,0 +1,1 @@
+"""Classifier guidance: a noisy classifier beside a denoise-augmented one."""

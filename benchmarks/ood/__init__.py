@@ -1,0 +1,1 @@
+"""Does DiffAug help a classifier to tell images of other classes from its own?"""

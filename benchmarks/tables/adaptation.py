@@ -1,0 +1,142 @@
+"""Tables of covariate_shift, ensemble_rules and adaptation: classifiers under shift, alone and adapted."""
+
+from __future__ import annotations
+
+from itertools import product
+from statistics import mean
+
+import pandas as pd
+
+from diffaug_transforms.robustness import CORRUPTIONS, mean_corruption_error
+
+from ..harness.tables import columns, frame, in_order, markdown, over_seeds, rounded, table, with_error
+from .training import FAMILIES, FAMILY
+
+MODES = {"default": "Default", "dda": "DDA", "dda-se": "DDA-SE", "de": "DE"}
+
+
+def shift_table(records: pd.DataFrame, baseline: str = "alexnet") -> str:
+    """Every mode on shifted, then on clean images: one line per classifier and choice of timesteps.
+
+    With all five severities of all 15 corruptions there is mCE too, over ``baseline``'s errors: "alexnet", or a
+    recipe's Default.
+    """
+    accuracy = labelled(records)
+    is_clean = accuracy.corruption == "clean"
+    shifted, clean = (accuracy, accuracy[:0]) if is_clean.all() else (accuracy[~is_clean], accuracy[is_clean])
+    titles = [title for title in MODES.values() if title in set(accuracy["mode"])]
+    parts = {title: shifted[shifted["mode"] == title] for title in titles}
+    parts |= {f"clean, {title}": clean[clean["mode"] == title] for title in titles if len(clean)}
+    corruptions = set(zip(shifted.corruption, shifted.severity))
+    if corruptions == set(product(CORRUPTIONS, range(1, 6))):
+        parts |= {f"mCE, {title}": parts[title] for title in titles}
+    own = shifted[(shifted.recipe == baseline) & (shifted["mode"] == "Default")]
+
+    def cell(records: pd.DataFrame) -> str:
+        if not records.column.iloc[0].startswith("mCE"):
+            return over_seeds(records)
+        return f"{mean_corruption_error(_errors(records), _errors(own) if len(own) else baseline):.1f}"
+
+    numbers = " or ".join(map(str, sorted(shifted.n.unique())))
+    note = f"{numbers} images of each of {len(corruptions)} parts, the same in every column.\n\n"
+    return note + table(columns(parts), ["classifier", "seeds", "timesteps"], "column", cell, across=parts)
+
+
+def labelled(records: pd.DataFrame) -> pd.DataFrame:
+    """Each mode's accuracies with the table's first fields. Default has no timesteps: it is on each line."""
+    accuracy = in_order(records[records.metric == "accuracy"], mode=MODES)
+    models, recipes = accuracy.model.nunique() > 1, accuracy.recipe.nunique() > 1
+    names = accuracy.model + ", " + accuracy.recipe if models else accuracy.recipe if recipes else accuracy.model
+    accuracy = accuracy.assign(classifier=names, mode=accuracy["mode"].map(MODES))
+    accuracy["seeds"] = accuracy.groupby("classifier").seed.transform("nunique")
+    default, others = accuracy[accuracy["mode"] == "Default"], accuracy[accuracy["mode"] != "Default"]
+    choices = list(others.timesteps.unique()) or [""]
+    every = pd.concat([*(default.assign(timesteps=choice) for choice in choices), others], ignore_index=True)
+    return in_order(every, classifier=names.unique(), timesteps=choices)
+
+
+def _errors(records: pd.DataFrame) -> dict[str, float]:
+    """Mean error in [0, 1] of each corruption, over severities and seeds."""
+    return {c: mean(1 - value / 100 for value in records[records.corruption == c].value) for c in CORRUPTIONS}
+
+
+def shift_families() -> str:
+    """Accuracy by kind of corruption, per classifier and mode."""
+    records = labelled(frame("covariate_shift_cifar10-c"))
+    records = records.assign(family=records.corruption.map(FAMILY))[records.timesteps == "network"]
+    return table(records, ["classifier", "mode"], "family", across=FAMILIES)
+
+
+def photos() -> pd.DataFrame:
+    """Both runs on photos; Default is in both, and the raw image is a view of both."""
+    more = frame("covariate_shift_imagenet-sample-c_paper")
+    new = more[(more["mode"] == "de") | ((more["mode"] == "view") & (more.timestep != 0))]
+    return pd.concat([frame("covariate_shift_imagenet-sample-c"), new], ignore_index=True)
+
+
+def photo_views() -> str:
+    """Accuracy of single views by their timestep, clean and corrupted."""
+    views = photos().query("mode == 'view' and metric == 'accuracy'").astype({"timestep": int})
+    return table(_parted(views).sort_values("timestep"), ["part"], "timestep", rounded(1), header=["view at t ="])
+
+
+def _parted(records: pd.DataFrame) -> pd.DataFrame:
+    return records.assign(part=records.corruption.where(records.corruption == "clean", "corrupted"))
+
+
+def anytime() -> str:
+    """Network calls, share of the full ensemble's answers and accuracy of each stopping rule, over all classifiers."""
+    records = _parted(frame("ensemble_rules"))
+    full = records[records.method == "weights, mean"].assign(method="anytime, all views")
+    whole = [full.assign(metric="network_calls", value=9.0), full.assign(metric="same_answers", value=100.0), full]
+    stops = pd.concat([*whole, records[records.method.str.startswith("anytime")]]).sort_values(
+        "timesteps", kind="stable"
+    )
+    titles = {"network_calls": "calls", "same_answers": "same answers (%)", "accuracy": "accuracy (%)"}
+    stops = stops.assign(
+        method=stops.method.str.removeprefix("anytime, "), column=stops.metric.map(titles) + ", " + stops.part
+    )
+    across = [f"{title}, {part}" for title in titles.values() for part in ("clean", "corrupted")]
+    return table(stops, ["timesteps", "method"], "column", rounded(1), header=["S", "stops"], across=across)
+
+
+def view_weights() -> str:
+    """Accuracy of each weighting of the views, clean / corrupted, per classifier and choice of timesteps."""
+    records = _parted(frame("ensemble_rules")).sort_values("timesteps", kind="stable")
+    records = records[records.method.str.startswith("weights")]
+    records = records.assign(method=records.method.str.removeprefix("weights, "))
+
+    def both(own: pd.DataFrame) -> str:
+        return " / ".join(rounded(1)(own[own.part == part]) for part in ("clean", "corrupted"))
+
+    return table(records, ["timesteps", "recipe"], "method", both, header=["S", "classifier"])
+
+
+def adaptation_speed() -> str:
+    body = []
+    for method, own in frame("adaptation_speed").groupby("method", sort=False):
+        value = dict(zip(own.metric, own.value))
+        calls = f"{value['network_calls']:.1f} + {value['backward_calls']:.0f}"
+        ratio = f"{value['ratio_to_de']:.3g} ± {own.standard_error.max():.2g}"
+        body.append([method, f"{1000 * value['seconds_per_image']:.3g}", ratio, calls])
+    return markdown(["mode", "ms an image", "time, ratio to DE", "network calls, forward + backward"], body)
+
+
+def dda_guide() -> str:
+    """RMS distance, on [0, 1] pixels, of DDA's result from a clean image: downscales down, scales across."""
+    records = frame("dda_guide").sort_values(["downscale", "guidance_scale"])
+    return table(records, ["downscale"], "guidance_scale", with_error(3), header=["downscale, scale"])
+
+
+TABLES = {
+    "covariate_shift": lambda: shift_table(frame("covariate_shift_cifar10-c")),
+    # The reference's guide at 32 pixels, with the network's start and with its own.
+    "reference_dda": lambda: shift_table(frame("covariate_shift_reference_dda", mode=["default", "dda", "dda-se"])),
+    "shift_families": shift_families,
+    "imagenet_sample": lambda: shift_table(photos()),
+    "photo_views": photo_views,
+    "anytime": anytime,
+    "view_weights": view_weights,
+    "adaptation_speed": adaptation_speed,
+    "dda_guide": dda_guide,
+}

@@ -1,0 +1,89 @@
+"""Tables of denoising, throughput and imagenet_cost: how well the network denoises, and what it costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from ..harness.tables import Formats, frame, markdown, metrics_table, rounded, table
+
+
+def eps_mse() -> str:
+    records = frame("denoising", metric="eps_mse").itertuples()
+    body = [[r.mode, f"{r.value:.4f} ± {r.standard_error:.4f}", r.n] for r in records]
+    return markdown(["branch", "eps-MSE, t uniform over 0…999 (mean ± standard error)", "images"], body)
+
+
+def psnr() -> str:
+    records = frame("denoising", metric="psnr").replace({"mode": {"unconditional": "denoised"}})
+    return table(records, ["mode"], "timestep", rounded(1), header=["PSNR (dB) at t ="])
+
+
+def throughput() -> str:
+    lines = {
+        "time_ratio": lambda r: [r.method, f"{r.value:.2f}", f"{r.size} px, batch {r.batch_size}, {r.dtype}"],
+        "matmul_share": lambda r: ["share of the matmul ceiling", f"{100 * r.value:.0f} %", f"{r.dtype}, {r.method}"],
+        "import_seconds_over_torchvision": lambda r: [
+            "import, seconds over torchvision's",
+            f"{r.value:.3f}",
+            f"median of {r.n}",
+        ],
+    }
+    records = frame("throughput", metric=list(lines)).itertuples()
+    return markdown(["ratio of times", "value", "setting"], [lines[r.metric](r) for r in records])
+
+
+def training_step() -> str:
+    header = ["DiffAug", "time, ratio", "memory, ratio", "seconds a step", "peak GiB"]
+    formats: Formats = {"time_ratio": "{:.1f}".format, "memory_ratio": "{:.2f}".format}
+    formats["seconds_per_step"] = "{:.2f}".format
+    formats["peak_bytes"] = lambda value: f"{value / 2**30:.2f}"
+    return metrics_table(frame("training_step"), "method", header, formats)
+
+
+def imagenet_hours() -> str:
+    """Every run's network calls and hours, with the assumed rate above."""
+    records = frame("imagenet_cost", metric="hours")
+    records["calls"] = records.network_calls.map(lambda calls: f"{calls / 1e6:.1f}")
+    records["gpus"] = records.gpus.map({1: "hours, one GPU", 8: "hours, eight GPUs"})
+
+    def hours(one: pd.DataFrame) -> str:
+        return f"{one.value.item():,.{1 if one.value.item() < 100 else 0}f}"
+
+    header = ["run", "network calls, million"]
+    return _assumed(records.iloc[0]) + table(records, ["method", "calls"], "gpus", hours, header=header)
+
+
+def _assumed(r: Any) -> str:
+    unet, classifier = r.peak_tflops * r.utilisation, r.peak_tflops * r.classifier_utilisation
+    return (
+        f"Computed for {r.gpu} of {r.peak_tflops:g} TFLOP/s peak, bfloat16; assumed to be reached: "
+        f"{100 * r.utilisation:.0f} % of it by the U-Net ({unet:.0f} TFLOP/s), "
+        f"{100 * r.classifier_utilisation:.0f} % by the classifier ({classifier:.0f} TFLOP/s). "
+        "Eight GPUs: an eighth of the time.\n\n"
+    )
+
+
+def imagenet_disk() -> str:
+    records = frame("imagenet_cost", metric="disk_bytes").itertuples()
+    body = [[r.method, f"{r.bytes_a_pixel:g}", f"{r.value / 1e9:.0f}"] for r in records]
+    return markdown(["one copy of the training set, 256 pixels", "bytes a pixel", "GB"], body)
+
+
+def _imagenet(metric: str, title: str, unit: str, text: Any) -> str:
+    return metrics_table(frame("imagenet_cost", metric=metric), "method", [title, unit], {metric: text})
+
+
+TABLES = {
+    "eps_mse": eps_mse,
+    "psnr": psnr,
+    "throughput": throughput,
+    "training_step": training_step,
+    "imagenet_hours": imagenet_hours,
+    "imagenet_operations": lambda: _imagenet(
+        "flop_per_image", "part", "GFLOP an image", lambda value: f"{value / 1e9:,.0f}"
+    ),
+    "imagenet_memory": lambda: _imagenet("bytes", "memory", "GiB", lambda value: f"{value / 2**30:.1f}"),
+    "imagenet_disk": imagenet_disk,
+}

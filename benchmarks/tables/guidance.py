@@ -1,0 +1,101 @@
+"""Tables of guidance: samples, accuracy over time, alignment and cost of gradients."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from ..harness.records import Record
+from ..harness.tables import Formats, difference, frame, in_order, mean_and_error, metrics_table, sign, table
+
+#: Metric to heading and digits. Lower is better for the first two, higher for the others.
+METRICS = {
+    "fid": ("FID", 2),
+    "sfid": ("sFID", 2),
+    "inception_score": ("IS", 2),
+    "precision": ("precision", 3),
+    "recall": ("recall", 3),
+    "density": ("density", 3),
+    "coverage": ("coverage", 3),
+    "label_accuracy": ("of its class (%)", 1),
+}
+QUARTERS = {0: "all t", 1: "first quarter", 2: "second", 3: "third", 4: "last"}
+
+
+def title(fields: Record) -> str:
+    """The name of a kind of guidance: its recipe, and the derivative if it has two."""
+    recipe: str = fields["recipe"]
+    return f"{recipe}, {fields['mode']}" if recipe == "denoise-augmented" else recipe
+
+
+def guidance(records: pd.DataFrame) -> str:
+    """The paper's table: a line for each kind and scale of guidance, mean ± standard error over classifiers' seeds."""
+    samples = _titled(records[records.metric.isin(list(METRICS))])
+    judged = records[(records.metric == "accuracy") & (records["mode"] == "diffused") & (records.quarter == 0)]
+    accuracy = {recipe: mean_and_error(own.value.tolist()) for recipe, own in judged.groupby("recipe")}
+    samples["scale"] = ["" if r == "real images" else f"{s:g}" for r, s in zip(samples.recipe, samples.scale)]
+    samples["accuracy"] = samples.recipe.map(accuracy).fillna("")
+    samples["column"] = samples.metric.map({metric: heading for metric, (heading, _) in METRICS.items()})
+    rows, header = ["title", "scale", "accuracy"], ["guidance", "scale", "accuracy (%)"]
+    digits = dict(METRICS.values())
+    return _note(samples) + table(
+        samples, rows, "column", lambda own: _cell(own, digits[own.column.iloc[0]]), header, across=digits
+    )
+
+
+def guidance_accuracy(records: pd.DataFrame) -> str:
+    """Accuracy in percent at one uniform random time for each image, and by quarter of the times."""
+    own = records[records["mode"] == "diffused"].astype({"quarter": int})
+    noisy, augmented = (own[own.recipe == recipe] for recipe in ("noisy", "denoise-augmented"))
+    gain = difference(noisy, augmented, "seed", "quarter").assign(recipe="the latter's gain")
+    own = pd.concat([own, gain], ignore_index=True)
+    own = in_order(own, recipe=own.recipe.unique(), quarter=QUARTERS).replace({"quarter": QUARTERS})
+    return table(own, ["recipe"], "quarter", lambda c: _cell(c, 1), header=["classifier"])
+
+
+def guidance_alignment(records: pd.DataFrame) -> str:
+    """Cosine of the gradients with the score network's own over t: a line for each classifier and derivative."""
+    own = _titled(records[records.metric == "score_cosine"]).astype({"timestep": int})
+    noisy, total = own[own.recipe == "noisy"], own[own.title == "denoise-augmented, total"]
+    gain = difference(noisy, total, "seed", "timestep").assign(title="total over noisy")
+    own = pd.concat([own, gain], ignore_index=True)
+    own = in_order(own, title=own.title.unique(), timestep=sorted(own.timestep.unique()))
+    own["t"] = [f"t = {t}" for t in own.timestep]
+    return table(own, ["title"], "t", lambda c: _cell(c, 3), header=["gradient"])
+
+
+def guidance_cost(records: pd.DataFrame) -> str:
+    """What one gradient costs: time and memory as multiples of the partial derivative's, and in themselves."""
+    header = ["gradient", "time, ratio", "memory, ratio", "ms an image", "MiB an image"]
+    formats: Formats = {"time_ratio": "{:.2f}".format, "memory_ratio": "{:.2f}".format}
+    formats["seconds_per_image"] = lambda value: f"{1000 * value:.1f}"
+    formats["peak_bytes"] = lambda value: f"{value / 2**20:.1f}"
+    return metrics_table(records[records["mode"] == "cost"], "recipe", header, formats)
+
+
+def _titled(records: pd.DataFrame) -> pd.DataFrame:
+    return records.assign(title=[title(r) for r in records[["recipe", "mode"]].to_dict("records")])
+
+
+def _cell(records: pd.DataFrame, digits: int) -> str:
+    return mean_and_error(records.value.tolist(), digits, sign(records))
+
+
+def _note(samples: pd.DataFrame) -> str:
+    own = samples[samples.recipe != "real images"].astype({"n": int, "n_reference": int})
+    (extractor,), (reference,) = samples.extractor.unique(), samples.reference.unique()
+    (sampler,), (number,), (against,) = own.sampler.unique(), own.n.unique(), own.n_reference.unique()
+    (layer,) = samples[samples.metric == "sfid"].layer.unique()
+    return (
+        f"Features: {extractor}, sFID's from its layer `{layer}`. {number:,} samples in each line, {sampler}, all with "
+        f"the same noise, against {against:,} {reference} images.\n\n"
+    )
+
+
+TABLES = {
+    "guidance": lambda: guidance(frame("guidance")),
+    "guidance_accuracy": lambda: guidance_accuracy(frame("guidance")),
+    "guidance_scratch": lambda: guidance_accuracy(frame("guidance_from_scratch")),
+    "guidance_scratch_alignment": lambda: guidance_alignment(frame("guidance_from_scratch")),
+    "guidance_alignment": lambda: guidance_alignment(frame("guidance")),
+    "guidance_cost": lambda: guidance_cost(frame("guidance")),
+}

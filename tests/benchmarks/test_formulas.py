@@ -1,0 +1,283 @@
+"""The benchmarks' own arithmetic: by hand, and on oracles whose answers are known."""
+
+from __future__ import annotations
+
+import argparse
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks import certify, denoising, ensemble_rules, gradients, imagenet_cost, jacobian, throughput, train_cifar10
+from benchmarks.covariate_shift import adapted_images
+from benchmarks.harness.data import draw_noise
+from diffaug_transforms import DiffAugEnsemble, ScoreNetwork
+from diffaug_transforms.robustness import DDA, DenoisedSmoothing
+from diffaug_transforms.score import Denoiser, NoiseSchedule
+from diffaug_transforms.transforms import AnytimeEnsemble
+from tests.conftest import GaussianOracle, tiny_unet
+from tests.mixture_oracle import MixtureOracle
+
+from .conftest import CLASSES
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def linear_classifier(size: int = 8, classes: int = 5) -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, classes)).eval()
+
+
+def test_psnr_by_hand():
+    # A mean squared error of 0.04 on the [-1, 1] scale, peak 2: 10 log10(4 / 0.04) = 20 dB.
+    truth = torch.zeros(1, 3, 4, 4)
+    assert denoising.psnr(truth + 0.2, truth).item() == pytest.approx(20, abs=1e-4)
+
+
+def test_operations_and_peak_bytes_by_hand():
+    class OneConvolution(nn.Conv2d):
+        def eps(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
+            return self(x_t)
+
+    # 2 * 3 * 3 * 3 * 8 operations for each of 16 * 16 pixels.
+    layer = OneConvolution(3, 8, 3, padding=1)
+    assert throughput.unet_flops(layer, torch.rand(1, 3, 16, 16)) == 2 * 27 * 8 * 256  # type: ignore[arg-type]
+    assert imagenet_cost.count_operations(lambda: layer(torch.rand(1, 3, 16, 16))) == 2 * 27 * 8 * 256
+
+    def run() -> None:
+        first = torch.empty(1000, device="meta")  # 4000 bytes
+        second = first + 1  # 8000 together
+        del first
+        third = second.view(10, 100) * 2  # the view costs nothing: 8000 again
+        del second, third
+
+    assert imagenet_cost.count_peak_bytes(run) == 8000
+
+
+def test_the_cost_of_a_step_is_a_ratio_to_the_one_without_diffaug():
+    runs = {
+        "no DiffAug": [{"seconds_per_step": s, "peak_bytes": 100} for s in (1.0, 2.0, 9.0)],
+        "in the loop": [{"seconds_per_step": s, "peak_bytes": 150} for s in (7.0, 8.0, 9.0)],
+    }
+    args = argparse.Namespace(model="m", size=None, network="n", batch_size=None, rounds=3, steps=1)
+    values = {(r["method"], r["metric"]): r["value"] for r in throughput.step_records(args, runs)}
+    assert values["in the loop", "time_ratio"] == 4
+    assert values["in the loop", "memory_ratio"] == 1.5
+
+
+@pytest.mark.parametrize(
+    "work", [{"unet": 180_000}, {"unet_prepared": 90_000}, {"unet_gradient": 60_000}, {"classifier": 90_000_000}]
+)
+def test_hours_by_hand(work):
+    # 50 TFLOP/s for the network: 180,000 calls of 1 TFLOP in 3600 s; 25 TFLOP/s for the classifier.
+    names = ("U-Net, 224 pixels", "U-Net, 256 pixels", "U-Net with its gradient, 224 pixels", "ResNet-50, 224 pixels")
+    operations = {**dict(zip(names, (1e12, 2e12, 3e12, 1e9))), "ResNet-50 training, 224 pixels": 3e9}
+    args = argparse.Namespace(peak_tflops=100.0, utilisation=0.5, classifier_utilisation=0.25)
+    assert imagenet_cost.hours(imagenet_cost.Work(**work), operations, args) == pytest.approx(1)
+
+
+def test_samples_are_of_the_labels_asked_for(null_conditional):
+    def synthesize(labels: Tensor) -> Tensor:
+        return train_cifar10.synthesize(null_conditional, labels, 3, torch.Generator().manual_seed(0))
+
+    labels = torch.tensor([0, 1, 0])
+    first = synthesize(labels)
+    assert (first.shape, first.dtype) == ((3, 3, 16, 16), torch.uint8)
+    assert torch.equal(first, synthesize(labels))
+    assert not torch.equal(first, synthesize(labels + 1))
+
+
+def test_known_classes_are_six_and_linked(tmp_path):
+    for part in ("images/train", "images/test", "images_diffaug"):
+        for name in CLASSES:
+            (tmp_path / part / name).mkdir(parents=True)
+            (tmp_path / part / name / "0.png").touch()
+    folder = train_cifar10.link_known_classes(tmp_path, 6, seed=1)
+    known = train_cifar10.known_classes(6, seed=1)
+    assert len(known) == 6
+    assert known != train_cifar10.known_classes(6, seed=0)
+    assert sorted(path.parent.name for path in folder.glob("images/train/*/0.png")) == known
+    assert train_cifar10.link_known_classes(tmp_path, 6, seed=1) == folder
+
+
+def test_adapted_images_are_kept(tmp_path, oracle, schedule):
+    dda = DDA(ScoreNetwork(oracle, schedule), start_timestep=50)
+    images = torch.randint(256, (3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    first = adapted_images(dda, images[:2], [4, 9], tmp_path, seed=0)
+    expected = dda.adapt(images[:2] / 255, draw_noise([4, 9], len(dda.timesteps) - 1, (3, 8, 8), 0))
+    assert torch.allclose(first, expected, atol=0.51 / 255)
+    dda.guidance_scale = 0  # what is kept is not made again
+    assert torch.equal(adapted_images(dda, images, [4, 9, 5], tmp_path, seed=0)[:2], first)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00004.png", "00005.png", "00009.png"]
+
+
+def test_the_replay_is_the_anytime_ensemble(oracle, schedule):
+    classifier = linear_classifier()
+    classifier[1].weight.data *= 8
+    steps = (0, 10, 10, 40, 80, 160)
+    ensemble = DiffAugEnsemble(classifier, ScoreNetwork(oracle, schedule), timesteps=steps, dtype=torch.float32)
+    images = torch.rand(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    noise = draw(5, 64, 3, 8, 8)
+    log_p = ensemble.classify(ensemble.views(images, noise)).detach().log_softmax(dim=-1)
+    for confidence, min_views in ((None, 2), (0.9, 2), (0.7, 3)):
+        prediction = AnytimeEnsemble(ensemble, confidence=confidence, min_views=min_views).predict(images, noise)
+        answers, calls = ensemble_rules.replay(log_p, steps, confidence, min_views)
+        assert torch.equal(prediction.log_probabilities.argmax(dim=1), answers)
+        assert torch.equal(prediction.network_calls, calls)
+        assert 0 < calls.float().mean() < 5
+
+
+def test_weights_by_hand():
+    def accuracies(*views: tuple[float, float]) -> dict[str, float]:
+        log_p = torch.tensor(views)[:, None].log()
+        records = ensemble_rules.judge(log_p, torch.tensor([0]), tuple(range(len(views))))
+        return {r["method"].removeprefix("weights, "): r["value"] for r in records if r["metric"] == "accuracy"}
+
+    assert accuracies((0.9, 0.1), (0.4, 0.6), (0.4, 0.6))["mean"] == 100  # 1.7 against 1.3
+    found = accuracies((0.9, 0.1), *[(0.3, 0.7)] * 4)
+    assert found["mean"] == 0  # 2.1 against 2.9
+    assert found["1 / entropy"] == 0  # 1 / .325 and 1 / .611: 4.73 against 4.89
+    assert found["exp(-3 entropy)"] == 100  # .377 and .160: .531 against .486
+
+
+def test_votes_are_those_of_the_library():
+    classifier, image = linear_classifier(32, 10).requires_grad_(False), torch.rand(3, 32, 32)
+    noise = draw(5, 3, 32, 32)
+    smoothed = DenoisedSmoothing(classifier, "cifar10", 0.5)
+    votes = certify.count_votes(smoothed, {"mine": classifier}, image, [noise[:3], noise[3:]])
+    assert votes == {"mine": smoothed.counts(image, [noise]).tolist()}
+
+
+def test_simulated_certificates_fail_no_more_than_promised():
+    args = argparse.Namespace(n0=20, n=100, classes=10, seed=0, simulations=20_000)
+    records = [r for p in (0.5, 0.6, 0.9) for r in certify.simulate(p, 0.05, args)]
+    failed = [r for r in records if r["metric"] == "failed"]
+    assert all(0.01 < r["value"] <= 0.05 + 4 * r["standard_error"] for r in failed)
+
+
+class TwoClasses(nn.Module):
+    """The exact noise prediction if class k is N(means[k], variance), per pixel; the last label is no class.
+
+    With the classes equally likely, log p_t(k | x_t) is a logistic regression of x_t.
+    """
+
+    def __init__(self, schedule: NoiseSchedule, variance: float = 0.04) -> None:
+        super().__init__()
+        self.schedule, self.variance = schedule, variance
+        self.means = 0.5 * draw(2, 3, 4, 4, seed=3)
+        self.config = SimpleNamespace(in_channels=3, sample_size=4, num_class_embeds=3)
+
+    def class_scores(self, x_t: Tensor, t: int) -> Tensor:
+        """(B, 2, C, H, W)."""
+        a, b = self.schedule.signal_scale[t], self.schedule.noise_scale[t]
+        return -(x_t[:, None] - a * self.means) / (a**2 * self.variance + b**2)
+
+    def log_probabilities(self, x_t: Tensor, t: int) -> Tensor:
+        a, b = self.schedule.signal_scale[t], self.schedule.noise_scale[t]
+        distance = (x_t[:, None] - a * self.means).square().sum((2, 3, 4))
+        return (-distance / (2 * (a**2 * self.variance + b**2))).log_softmax(dim=1)
+
+    def forward(self, x_t: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
+        t = int(timesteps[0])
+        shares = self.log_probabilities(x_t, t).exp()
+        chosen = nn.functional.one_hot(labels, 3)[:, :2].float()
+        weights = torch.where(labels[:, None] == 2, shares, chosen)
+        scores = (weights[..., None, None, None] * self.class_scores(x_t, t)).sum(1)
+        return -self.schedule.noise_scale[t] * scores
+
+
+@pytest.mark.parametrize("t", [300, 600])
+def test_the_networks_own_gradient_is_the_exact_classifiers(schedule, t):
+    """s(x_t, y) - s(x_t) is the gradient of log p_t(y | x_t): a noise-aware exact classifier has score cosine 1."""
+    exact = TwoClasses(schedule)
+    network = ScoreNetwork(exact, schedule, null_class=2)
+    images, noise, labels = 0.3 + 0.4 * torch.rand(4, 3, 4, 4), draw(4, 3, 4, 4), torch.tensor([0, 1, 1, 0])
+    x_t, timesteps = gradients.noisy_images(network, images, t, noise)
+    x_t.requires_grad_()
+    log_p = exact.log_probabilities(x_t, t).gather(1, labels[:, None]).sum()
+    (expected,) = torch.autograd.grad(log_p, x_t)
+    found = gradients.label_gradient(network, x_t, timesteps, labels)
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+    def classifier(seen: Tensor) -> Tensor:  # of the noisy image, on [0, 1] and not shrunk
+        return exact.log_probabilities((2 * seen - 1) * schedule.signal_scale[t], t)
+
+    noisy = gradients.open_modes(Denoiser(network, differentiable=True), images, t, noise)["noisy"]
+    _, of_log_probability = gradients.gradients_of(classifier, noisy, labels)  # type: ignore[arg-type]
+    cosines = gradients.score_cosine(of_log_probability, found)["score_cosine"]
+    assert torch.allclose(cosines, torch.ones(4), atol=1e-4)
+
+
+def test_gradients_of_each_mode(schedule):
+    """Of a linear classifier on a Gaussian, whose denoiser scales every change by one known factor."""
+    t, network = 100, ScoreNetwork(GaussianOracle(schedule), schedule)
+    denoiser = Denoiser(network, differentiable=True, dtype=torch.float32)
+    classifier, images, noise = linear_classifier(), 0.3 + 0.4 * torch.rand(3, 3, 8, 8), draw(3, 3, 8, 8)
+    modes = gradients.open_modes(denoiser, images, t, noise)
+    abar = float(schedule.alphas_cumprod.double()[t])
+    assert torch.allclose(modes["noisy"].seen, images + ((1 - abar) / abar) ** 0.5 / 2 * noise, atol=1e-5)
+    assert torch.equal(modes["partial"].images, modes["total"].seen)
+    labels = torch.tensor([0, 1, 2])
+    found = {name: gradients.gradients_of(classifier, mode, labels) for name, mode in modes.items()}
+    rows = classifier[1].weight[classifier(modes["partial"].seen).argmax(dim=1)].reshape(3, 3, 8, 8)
+    assert torch.allclose(found["partial"][0], rows, atol=1e-6)
+    factor = abar * 0.04 / (abar * 0.04 + 1 - abar)  # d pred_x0 / d x_0; no value here is clipped
+    assert torch.allclose(found["total"][0], factor * rows, atol=1e-5)
+    assert torch.allclose(gradients.vjp(rows, modes["total"]), found["total"][0], atol=1e-6)
+
+
+def test_alignments_by_hand():
+    """x = (1, 0) has mean 0.5, so x less it is (0.5, -0.5): cosine 0.6 with (3, 4), 0.1 / sqrt(0.5) without it."""
+    x, g = torch.tensor([1.0, 0.0]).reshape(1, 1, 1, 2), torch.tensor([3.0, 4.0]).reshape(1, 1, 1, 2)
+    values = {name: value.item() for name, value in gradients.alignments(x, g).items()}
+    assert values == pytest.approx({"alignment": 0.6, "cosine": 0.6, "centred_cosine": 0.1 / 0.5**0.5})
+    assert gradients.score_cosine(-g, x)["score_cosine"].item() == pytest.approx(-0.6)
+
+
+OPTIONS = argparse.Namespace(vectors=4, seed=0, leading_images=2, iterations=4)
+
+
+def test_theorem_1_on_a_mixture_of_gaussians(schedule):
+    """Its posterior has more than one variance, and differs from image to image."""
+    oracle = MixtureOracle(schedule)
+    drawn = torch.multinomial(oracle.weights, 4000, replacement=True, generator=torch.Generator().manual_seed(0))
+    x_0 = oracle.means[drawn] + oracle.variances[drawn].sqrt()[:, None] * draw(4000, 12).double()
+    network, noise = ScoreNetwork(oracle, schedule), draw(4000, 3, 2, 2, seed=1)
+    arguments = network, x_0.float().reshape(-1, 3, 2, 2), 250, noise, OPTIONS
+    found = {r["metric"]: r for r in jacobian.of_random(*arguments)}
+    assert found["asymmetry"]["value"] < 1e-4
+    assert abs(found["mse_ratio"]["value"] - 1) < 4 * found["mse_ratio"]["standard_error"] < 0.15
+    leading = {(r["metric"], r.get("rank")): r for r in jacobian.of_leading(*arguments)}
+    assert leading["asymmetry", None]["value"] < 1e-4
+    assert leading["singular_value", 1]["value"] > leading["singular_value", 5]["value"] > 0
+
+
+@pytest.mark.parametrize(
+    ("matrix", "asymmetry"), [(((0, 1), (0, 0)), 2**0.5), (((0, 1), (-1, 0)), 2), (((0, 1), (1, 0)), 0)]
+)
+def test_asymmetry_by_hand(schedule, matrix, asymmetry):
+    """pred_x0 = M x_t on one-pixel images of two channels."""
+
+    class Matrix(nn.Module):
+        config = SimpleNamespace(in_channels=2, sample_size=1)
+
+        def forward(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
+            return torch.einsum("ij,bjhw->bihw", torch.tensor(matrix, dtype=torch.float32), x_t)
+
+    network = ScoreNetwork(Matrix(), schedule, prediction_type="sample")
+    found, *_ = jacobian.of_random(network, draw(3, 2, 1, 1), 100, draw(3, 2, 1, 1, seed=1), OPTIONS)
+    assert found["value"] == pytest.approx(asymmetry, abs=1e-5)
+
+
+def test_imagenet_costs_of_small_networks(monkeypatch):
+    small = nn.Sequential(nn.Conv2d(3, 4, 7, 32), nn.Flatten(), nn.LazyLinear(5))
+    small(torch.rand(1, 3, 224, 224))
+    monkeypatch.setattr(imagenet_cost, "build_classifier", lambda: small.to("meta", torch.bfloat16))
+    monkeypatch.setattr(imagenet_cost, "build_unet", lambda: tiny_unet().to("meta", torch.bfloat16))
+    args = {"gpu": "X", "peak_tflops": 100.0, "utilisation": 0.5, "classifier_utilisation": 0.25, "jpeg_bytes": 1.0}
+    records = imagenet_cost.records(argparse.Namespace(**args))
+    assert {r["metric"] for r in records} == {"flop_per_image", "hours", "bytes", "disk_bytes"}
+    assert all(r["value"] > 0 for r in records)

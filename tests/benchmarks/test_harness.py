@@ -1,0 +1,171 @@
+"""What the benchmarks share: kept results, data sets, classifiers, timing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from benchmarks.harness.classifiers import entropy, log_probabilities, open_classifier
+from benchmarks.harness.data import HubImages, batches, center_crop, draw_noise, open_set, places_in_full
+from benchmarks.harness.options import script_parser
+from benchmarks.harness.pictures import draw_rows, stretch
+from benchmarks.harness.records import kept, read_records, summary
+from benchmarks.harness.timing import count_calls, peak_bytes, ratio, time_interleaved
+from diffaug_transforms import DiffAugEnsemble, ScoreNetwork
+from diffaug_transforms.images import sample_images
+from diffaug_transforms.robustness import DDA, candidate_classes, corrupt, random_subset
+from diffaug_transforms.score import Denoiser
+
+from .conftest import CLASSES, write_classifier
+
+CPU = torch.device("cpu")
+
+
+def test_committed_results_are_tidy():
+    for path in Path("benchmarks/results").glob("*.json"):
+        records = read_records(path.stem)
+        assert len(path.read_text().splitlines()) == len(records) + 8
+        assert all({"benchmark", "metric", "value"} <= set(r) for r in records)
+
+
+def test_results_are_kept_by_their_settings(tmp_path):
+    made = []
+
+    def make() -> int:
+        made.append(1)
+        return len(made)
+
+    path = tmp_path / "folder" / "a.pt"
+    assert kept(path, {"seed": 0}, make, write=False) == 1
+    assert [kept(path, {"seed": 0}, make), kept(path, {"seed": 0}, make)] == [2, 2]
+    assert [kept(path, {"seed": 1}, make), kept(path, {"seed": 0}, make)] == [3, 4]
+
+
+def test_summaries_by_hand():
+    assert summary(torch.tensor([1.0, 2.0, 3.0])) == {"value": 2.0, "standard_error": 0.57735, "n": 3}
+    assert summary(torch.tensor([5.0]))["standard_error"] is None
+
+
+def test_options_have_their_defaults_types(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["", "--timesteps", "3", "4", "--classifier", "a", "--classifier", "b"])
+    args = script_parser("doc", timesteps=[1], classifier=(), seed=0, work=Path("runs")).parse_args()
+    assert (args.timesteps, args.classifier, args.seed, args.work) == ([3, 4], ["a", "b"], 0, Path("runs"))
+
+
+def test_sets_are_published_files_or_made_on_the_fly(tmp_path, cifar10, samples):
+    made, clean = open_set("cifar10-c", str(cifar10), "fog", 5), open_set("cifar10-c", str(cifar10))
+    pixels = torch.stack([made[i][0] for i in range(8)])
+    assert torch.equal(pixels, corrupt(samples, "fog", 5, corruption_set="cifar10-c", seed=0))
+    assert made[3][1] == CLASSES.index("cat")
+    assert torch.equal(clean[3][0], samples[3])
+    np.save(tmp_path / "fog.npy", np.full((5, 32, 32, 3), 7, np.uint8))
+    np.save(tmp_path / "labels.npy", np.arange(5))
+    published = open_set("cifar10-c", str(tmp_path), "fog", 5)
+    assert (len(published), published[0][1], int(published[0][0].max())) == (1, 4, 7)
+
+
+def test_a_test_split_without_labels_gives_way_to_validation(tmp_path):
+    import datasets
+
+    for split, label in (("test", -1), ("validation", 3)):
+        rows = datasets.Dataset.from_dict({"image": [sample_images()["cat"]], "label": [label]})
+        rows.cast_column("image", datasets.Image()).to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
+    assert open_set("imagenet", str(tmp_path))[0][1] == 3
+    assert HubImages(str(tmp_path), transform=center_crop(20))[0][0].shape == (3, 20, 20)
+    with pytest.raises(ValueError, match="must have a train split. Got"):
+        HubImages(str(tmp_path), "train")
+
+
+def test_imagenet_sets_from_folders(tmp_path):
+    for folder in ("val/n01440764", "c/fog/5/n01440764", "r/n01443537"):
+        (tmp_path / folder).mkdir(parents=True)
+        sample_images()["cat"].resize((300, 300)).save(tmp_path / folder / "a.JPEG")
+    val, made = (open_set("imagenet-c", str(tmp_path / "val"), name, 5) for name in ("clean", "contrast"))
+    assert (val[0][1], val[0][0].shape) == (0, (3, 224, 224))
+    assert made[0][0].float().std() < 0.3 * val[0][0].float().std()
+    assert len(open_set("imagenet-c", str(tmp_path / "c"), "fog", 5)) == 1
+    assert open_set("imagenet-r", str(tmp_path / "r"))[0][1] in candidate_classes("imagenet-r")
+
+
+def test_every_image_is_in_one_batch_of_one_process():
+    data = TensorDataset(torch.arange(30)[:, None], torch.arange(30))
+    subset = random_subset(data, 11)
+    parts = [batch for rank in range(3) for batch in batches(subset, 2, rank, 3)]
+    assert sorted(place for *_, places in parts for place in places) == sorted(places_in_full(subset))
+    assert all(images[:, 0].tolist() == targets.tolist() == places for images, targets, places in parts)
+    assert max(len(places) for *_, places in parts) == 2
+
+
+def test_noise_depends_on_the_image_alone():
+    together = draw_noise([3, 7], 2, (3, 4, 4), seed=0)
+    assert together.shape == (2, 2, 3, 4, 4)
+    assert torch.equal(draw_noise([7], 2, (3, 4, 4), seed=0), together[:, 1:])
+    assert not torch.equal(draw_noise([7], 2, (3, 4, 4), seed=1), together[:, 1:])
+
+
+def test_classifiers_from_folders_and_files(tmp_path):
+    from torchvision.models import mobilenet_v3_small
+
+    _, fields = open_classifier(str(write_classifier(tmp_path / "a", "augmix", 2)))
+    assert fields == {"model": "cifar_resnet-8", "recipe": "augmix", "seed": 2}
+    config = json.loads((tmp_path / "a" / "classifier.json").read_text())
+    config["arguments"]["extra_data"] = "synth"
+    (tmp_path / "a" / "classifier.json").write_text(json.dumps(config))
+    assert open_classifier(str(tmp_path / "a"))[1]["recipe"] == "augmix+synth"
+    assert open_classifier("cifar10-diffaug")[1] == {"model": "cifar_resnet-32", "recipe": "diffaug", "seed": 0}
+    model = mobilenet_v3_small()
+    torch.save(model.state_dict(), tmp_path / "mine.pth")
+    classifier, fields = open_classifier(f"mobilenet_v3_small@{tmp_path / 'mine.pth'}")
+    assert fields == {"model": "mobilenet_v3_small", "recipe": "mine", "seed": 0}
+    assert torch.equal(classifier.model.classifier[3].weight, model.classifier[3].weight)
+
+
+def test_log_probabilities_and_their_entropy():
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+    views = torch.rand(2, 5, 3, 2, 2)
+    found = log_probabilities(classifier, views, batch_size=3)
+    assert torch.allclose(found[1], classifier(views[1]).log_softmax(1), atol=1e-6)
+    assert entropy(torch.tensor([0.5, 0.5, 0.0]).log()).item() == pytest.approx(torch.tensor(2.0).log().item())
+
+
+def test_methods_take_turns():
+    calls: list[str] = []
+    methods = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    assert {len(times) for times in time_interleaved(methods, 3, CPU).values()} == {3}
+    assert "".join(calls) == "ab" * 5
+    assert ratio([2.0, 6.0, 4.0], [1.0, 1.0, 1.0]) == (4.0, pytest.approx(2 / 3**0.5))
+
+
+def test_peak_memory_by_hand():
+    def add() -> Tensor:
+        first = torch.ones(250_000)
+        second = first + 1
+        del first
+        return second + 1
+
+    assert peak_bytes(add, CPU) == pytest.approx(2e6, rel=0.01)
+
+
+def test_calls_are_counted(oracle, schedule):
+    network = ScoreNetwork(oracle, schedule)
+    classifier, images = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5)), torch.rand(2, 3, 8, 8)
+    denoiser = Denoiser(network, differentiable=True)
+    unet = denoiser.ready("cpu").unet
+    ensemble = DiffAugEnsemble(classifier, denoiser, timesteps=range(0, 451, 50))
+    assert count_calls(unet, lambda: ensemble(images)) == (18, 0)
+    assert count_calls(unet, lambda: DDA(denoiser, start_timestep=505)(images)) == (100, 100)
+    assert count_calls(unet, lambda: classifier(images)) == (0, 0)
+
+
+def test_pictures(tmp_path):
+    ramp = torch.linspace(-5, 5, 101).reshape(1, 1, 1, 101)
+    shown = stretch(torch.cat([ramp, 1e-6 * ramp]))
+    assert shown[0, 0, 0, [0, 1, 50, 99, 100]].tolist() == pytest.approx([0, 0, 0.5, 1, 1], abs=1e-5)
+    draw_rows({"a": [torch.rand(3, 8, 8), None], "b": list(torch.rand(2, 3, 8, 8))}, ["x", "y"], tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000
