@@ -17,7 +17,7 @@ import pytest
 from diffaug_transforms import guidance, robustness, score, transforms
 from diffaug_transforms.classifiers import NormalizedClassifier, build_model, save_classifier
 from diffaug_transforms.cli import build_parser
-from diffaug_transforms.figures import sample_images
+from diffaug_transforms.images import sample_images
 
 from . import benchmark_runs  # noqa: F401  # puts benchmarks/ on the path
 
