@@ -31,7 +31,7 @@ __all__ = [
     "list_score_networks",
     "load_score_network",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _SCORE = ("ScoreNetwork", "list_score_networks", "load_score_network")
 _HOME = {name: ".score" if name in _SCORE else ".transforms" for name in __all__}

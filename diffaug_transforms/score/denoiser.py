@@ -132,8 +132,7 @@ class Denoiser(nn.Module):
     def _start(self) -> None:
         """Nothing is loaded yet: the state of a new denoiser, and of one that comes out of a pickle."""
         self._loaded: dict[str, Any] = {}
-        self._ready: dict[tuple[Any, ...], ScoreNetwork] = {}
-        self._compiled: dict[int, Any] = {}
+        self._ready: dict[str, ScoreNetwork] = {}
         self._process = os.getpid()
         self._lock = threading.RLock()
         self._warned = False
@@ -173,11 +172,11 @@ class Denoiser(nn.Module):
             labels = self.check_labels(labels, images)
         elif network.num_classes is not None and network.null_class is None:
             raise ValueError(f"this network needs labels in 0...{network.num_classes - 1}: it has no null class")
-        core = self._compiled.get(id(network)) or partial(denoise, network)
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
             size = self.max_batch or fast_batch(images)
             if len(images) <= size:
-                return core(images, timesteps, noise, labels) if len(images) else images
+                return denoise(network, images, timesteps, noise, labels) if len(images) else images
+            core = partial(denoise, network)
             return in_equal_parts(core, size, self.compile_network, images, timesteps, noise, labels)
 
     def ready(self, device: torch.device | str) -> ScoreNetwork:
@@ -186,20 +185,20 @@ class Denoiser(nn.Module):
         Copies are kept by device and options, and are never moved. RuntimeError for CUDA in a forked process.
         """
         device = torch.device(device)
-        key = (device, self.dtype, self.differentiable, self.checkpointing, self.compile_network)
+        # A string, because torch.compile cannot guard on a dict with devices for keys.
+        key = f"{device} {self.dtype} {self.differentiable} {self.checkpointing} {self.compile_network}"
         found = self._ready.get(key)
         if found is None or device.type == "cuda":
             self._check_not_forked(device)
-        return found or self._prepare(key)
+        return found or self._prepare(key, device)
 
-    def _prepare(self, key: tuple[Any, ...]) -> ScoreNetwork:
+    def _prepare(self, key: str, device: torch.device) -> ScoreNetwork:
         # Weights made in inference mode could never take part in a gradient again.
         with self._lock, torch.inference_mode(False):
             if key not in self._ready:
-                ready = prepared(self._own_copy(), *key[:-1])
+                ready = prepared(self._own_copy(), device, self.dtype, self.differentiable, self.checkpointing)
                 if self.compile_network:
                     ready.unet.compile()
-                    self._compiled[id(ready)] = torch.compile(partial(denoise, ready))
                 self._ready[key] = ready
             return self._ready[key]
 
@@ -275,7 +274,7 @@ class Denoiser(nn.Module):
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
-        dropped = ("_loaded", "_ready", "_compiled", "_process", "_lock", "_warned")
+        dropped = ("_loaded", "_ready", "_process", "_lock", "_warned")
         return {name: value for name, value in vars(self).items() if name not in dropped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

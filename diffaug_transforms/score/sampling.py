@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..deprecated import warn_renamed
 from .functional import ReverseStep, reverse_step
 from .network import ScoreNetwork
-from .schedule import NoiseSchedule
+from .schedule import NoiseSchedule, space_timesteps
 
 Predict = Callable[[Tensor], ReverseStep]
 #: ``guide(x_t, timesteps, predict)`` stands in for ``predict(x_t)`` and returns what the step shall use. It calls
@@ -23,6 +24,18 @@ Predict = Callable[[Tensor], ReverseStep]
 Guide = Callable[[Tensor, Tensor, Predict], ReverseStep]
 
 METHODS = ("ancestral", "ddim")
+
+
+def spaced_timesteps(num_timesteps: int, num_steps: int) -> tuple[int, ...]:
+    """Old name of ``space_timesteps``."""
+    warn_renamed("spaced_timesteps", "space_timesteps")
+    return space_timesteps(num_timesteps, num_steps)
+
+
+def strided_timesteps(num_timesteps: int, num_steps: int) -> tuple[int, ...]:
+    """Old name of ``space_timesteps(..., "leading")``."""
+    warn_renamed("strided_timesteps", 'space_timesteps(..., "leading")')
+    return space_timesteps(num_timesteps, num_steps, "leading")
 
 
 def sample(

@@ -51,3 +51,13 @@ def test_reflect_pad_of_very_small_images():
 def test_no_padding_returns_the_same_tensor():
     images = torch.rand(1, 3, 8, 8)
     assert reflect_pad_to_multiple(images, 4) is images
+
+
+def test_the_core_compiles_whole_and_equals_eager(network):
+    """One graph from images to denoised images: no check, no draw and no state inside breaks it."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, 15, 16, generator=generator)
+    noise = torch.randn(images.shape, generator=generator)
+    arguments = (network, images, torch.tensor([10, 500]), noise, None)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(denoise, fullgraph=True)(*arguments), denoise(*arguments))

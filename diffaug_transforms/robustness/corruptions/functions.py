@@ -87,7 +87,7 @@ def snow(
     pixels = (image / 255).astype(np.float32)
     flakes = clipped_zoom(rng.normal(mean, sigma, image.shape[:2]), factor)
     flakes[flakes < threshold] = 0
-    flakes = np.uint8(255 * np.clip(flakes, 0, 1))
+    flakes = (255 * np.clip(flakes, 0, 1)).astype(np.uint8)
     layer = directional_blur(flakes, radius, motion, rng.uniform(-135, -45))[..., None] / 255
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]
     whitened = image_weight * pixels + (1 - image_weight) * np.maximum(pixels, 1.5 * grey + 0.5)
@@ -127,8 +127,8 @@ def elastic_transform(image: Array, rng: Rng, displacement: float, smoothing: fl
     height, width = image.shape[:2]
     side = min(height, width)
     centre, third = np.array([height // 2, width // 2]), side // 3
-    corners = np.float32(centre + third * np.array([[1, 1], [1, -1], [-1, -1]]))
-    moved = corners + np.float32(rng.uniform(-corner_shift * side, corner_shift * side, (3, 2)))
+    corners = (centre + third * np.array([[1, 1], [1, -1], [-1, -1]])).astype(np.float32)
+    moved = corners + rng.uniform(-corner_shift * side, corner_shift * side, (3, 2)).astype(np.float32)
     affine = cv2.getAffineTransform(corners, moved)
     pixels = (image / 255).astype(np.float32)
     warped = cv2.warpAffine(pixels, affine, (width, height), borderMode=cv2.BORDER_REFLECT_101)
