@@ -70,7 +70,7 @@ def draw_views(args: argparse.Namespace, path: Path) -> None:
     rows: dict[str, list[Tensor]] = {}
     columns: list[str] = []
     for name, image in sample_images().items():
-        batch = views.on_batch({key: view[None] for key, view in views.per_sample(image).items()})
+        batch = views.per_batch({key: view[None] for key, view in views.per_sample(image).items()})
         columns = ["image", *batch]
         cells = [F.to_image(image), *(view[0] for view in batch.values())]
         rows[name] = [cell.as_subclass(Tensor).float() / 255 for cell in cells]
