@@ -1,17 +1,31 @@
-"""DiffAug (Sastry et al., NeurIPS 2024): one diffuse-and-denoise step as augmentation and as test-time ensemble.
+"""DiffAug: one diffuse-and-denoise step as augmentation and as test-time ensemble (Sastry et al., NeurIPS 2024).
 
     image --diffuse--> x_t --score network--> denoised image --> classifier
-     [0,1]   t, noise          one call            [0,1]
+    [0,1]   t, noise          one call            [0,1]
 
-    score/        x_t, t and the network: schedules, pure functions, ScoreNetwork, loading from Hub, disk, OpenAI
-    transforms/   DiffAug, AugMix, DeepAugment for pipelines, compose_with for training, DiffAugEnsemble at test time
-    robustness/   DDA, which adapts test images; test sets under shift; smoothing, OOD scores, gradients
-    guidance/     noisy and denoise-augmented classifiers, and the guide they make for sampling
+Where to look first:
+
+    noise is added              in score/functional.py: diffuse(), which denoise() in score/denoiser.py calls
+    the network is called       in score/denoiser.py: denoise(), which calls ScoreNetwork.predict()
+    a new network type goes     into score/adapters.py; a network of a known type only needs a card in assets/cards.json
+    a new augmentation goes     into transforms/, as a torchvision v2 transform; compose_with() combines it with others
+
+Files and folders in the order of their layers. A layer imports only from layers above it:
+
+    deprecated.py   old public names that still work, with a warning
+    images.py       any image (PIL, uint8, float, tv_tensors) <-> a float batch; labels; assets/, the only data folder
+    figures.py      labelled grids of images
     classifiers.py  classifiers by name, and the folders that training writes
-    cli.py        the `diffaug` command; app.py its page in the browser
+    score/          the diffusion side: schedules, networks, and Denoiser, the engine that the layers below use
+    transforms/     DiffAug, AugMix, DeepAugment and compose_with for training; DiffAugEnsemble for test time
+    guidance/       noisy and denoise-augmented classifiers, and the guide that they give to sampling
+    robustness/     DDA, corruptions, test sets, certificates, out-of-distribution scores, gradients
+    offline/        augmented copies of folders and shards of images, made before training
+    app/            the page of `diffaug app`
+    cli/            the `diffaug` command, one module for each command
 
-Importing this package imports neither torch nor anything else before a name is used; a network is loaded, and
-downloaded if need be, at its first image.
+Importing this package imports nothing else, not even torch, before a name is used. A network is loaded at its first
+image, and is downloaded then if it has to be.
 """
 
 from importlib import import_module
@@ -44,4 +58,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return [*__all__, "__version__"]

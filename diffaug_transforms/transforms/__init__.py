@@ -1,4 +1,14 @@
-"""What a user puts into a pipeline or around a classifier."""
+"""Transforms for a pipeline, and wrappers around a classifier.
+
+diffaug.py    DiffAug: a Denoiser and a random draw
+augmix.py     AugMix, after the official code
+deepaugment/  DeepAugment: image-to-image networks with randomly changed weights
+compose.py    compose_with: named views of one image; ViewsLoss over them; the paper's recipes
+ensemble.py   DiffAugEnsemble and SelfEnsemble: the mean of a classifier's answers to several views
+anytime.py    AnytimeEnsemble, which stops once the answer is decided
+
+A new augmentation is a torchvision v2 transform in a file of its own here. ``compose_with`` takes any v2 transform.
+"""
 
 from .anytime import AnytimeEnsemble, AnytimePrediction
 from .augmix import AugMix
