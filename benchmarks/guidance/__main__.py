@@ -98,7 +98,8 @@ def run(args: argparse.Namespace) -> list[Record]:
 def read_split(args: argparse.Namespace, split: str, limit: int, size: int) -> tuple[Tensor, Tensor, list[str]]:
     """The first images of a random order, uint8 (N, 3, size, size), their labels (N,), and the names of all classes."""
     data = HubImages(args.data, split, center_crop(size))
-    pixels, labels = zip(*random_subset(data, limit))
+    chosen = random_subset(data, limit)
+    pixels, labels = zip(*(chosen[i] for i in range(len(chosen))))
     return torch.stack(pixels), torch.tensor(labels), data.classes
 
 
