@@ -3,7 +3,7 @@
     python -m benchmarks.imagenet_cost                                        # an A100 at the shares below
     python -m benchmarks.imagenet_cost --gpu "H100 SXM" --peak-tflops 989 --utilisation 0.35
 
-Operations are counted by torch's FlopCounterMode on the meta device, where no number is ever computed; two for each
+Operations are counted by torch's FlopCounterMode on the meta device, which computes no number; two for each
 multiplication with its addition. Hours are operations over an ASSUMED rate: the GPU's peak times the share of it that
 is assumed to be reached, and several GPUs are assumed to lose nothing. Memory is that of all tensors alive at once in
 bfloat16, without what a GPU's libraries and allocator add. Nothing here has run on a GPU.

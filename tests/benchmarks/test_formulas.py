@@ -139,8 +139,8 @@ def test_weights_by_hand():
     assert accuracies((0.9, 0.1), (0.4, 0.6), (0.4, 0.6))["mean"] == 100  # 1.7 against 1.3
     found = accuracies((0.9, 0.1), *[(0.3, 0.7)] * 4)
     assert found["mean"] == 0  # 2.1 against 2.9
-    assert found["1 / entropy"] == 0  # 1 / .325 and 1 / .611: 4.73 against 4.89
-    assert found["exp(-3 entropy)"] == 100  # .377 and .160: .531 against .486
+    assert found["1 / entropy"] == 0  # 1 / 0.325 and 1 / 0.611: 4.73 against 4.89
+    assert found["exp(-3 entropy)"] == 100  # 0.377 and 0.160: 0.531 against 0.486
 
 
 def test_votes_are_those_of_the_library():
