@@ -90,12 +90,12 @@ def draw_journey(args: argparse.Namespace, path: Path) -> None:
     p = classifier(torch.cat([views, adapted])).softmax(dim=1)
     probabilities = [*p, p[:-1].mean(dim=0), (p[0] + p[-1]) / 2]
     titles = ["corrupted", *(f"t = {t}" for t in ensemble.view_timesteps[1:]), "DDA", "mean: DE", "mean: DDA-SE"]
-    images = [*views, *adapted, None, None]
+    blank = torch.ones_like(views[0])
+    images = [*views, *adapted, blank, blank]
     figure, panels = new_figure(2, len(images), (1.25 * len(images), 3.6), height_ratios=[1, 1.3])
     for column, (shown, values, title) in enumerate(zip(images, probabilities, titles)):
         picture, bars = panels[:, column]
-        if shown is not None:
-            picture.imshow(F.to_pil_image(shown), interpolation="nearest")
+        picture.imshow(F.to_pil_image(shown), interpolation="nearest")
         picture.set_title(title, fontsize=9)
         picture.axis("off")
         bars.barh(CIFAR10_CLASSES, values, color=["tab:green" if k == int(label) else "tab:gray" for k in range(10)])

@@ -55,7 +55,7 @@ class Extractor:
         name: for the records: numbers from two extractors cannot be compared.
         layer: whose map the spatial features are from.
         extract: from images to features.
-        device: where it is.
+        device: the device that it is on.
         classes: names of its classes; none if they are not the images'.
     """
 

@@ -18,7 +18,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -98,7 +98,7 @@ def known_classes(spec: str, names: Sequence[str]) -> tuple[str, ...]:
 def read_sets(args: argparse.Namespace) -> list[ImageSet]:
     """All OOD sets for classifiers that know all classes."""
     resize = args.resize or args.size
-    sets: list[tuple[str, str, Images | TensorDataset]] = []
+    sets: list[tuple[str, str, Images]] = []
     for filter in args.filters if args.photos else ():
         name = "photos" if filter == "bilinear" else f"photos ({filter})"
         sets.append((name, "near", read_photos(args.photos, args.size, resize, filter)))
@@ -117,7 +117,7 @@ def parse_named(item: str) -> tuple[str, str]:
     return name, data
 
 
-def load(name: str, distance: str, data: Images | TensorDataset, limit: int | None = None) -> ImageSet:
+def load(name: str, distance: str, data: Images, limit: int | None = None) -> ImageSet:
     """In memory: the first ``limit`` images of a random order, or all in theirs. ValueError if there are none."""
     if not len(data):  # type: ignore[arg-type]
         raise ValueError(f"a set must hold at least one image. Got none in {name}")
@@ -144,11 +144,11 @@ def read_set(data: str, size: int, resize: int) -> Images:
     return HubImages(data, transform=center_crop(size, resize))
 
 
-def read_fashion(folder: Path, size: int) -> Images | TensorDataset:
+def read_fashion(folder: Path, size: int) -> Images:
     """Fashion-MNIST's test images, 28x28 and grey, resized (bilinear) and as RGB."""
     grey = read_image_file(str(folder / FASHION_FILE))
     enlarged = F.resize(grey[:, None], [size, size], antialias=True).expand(-1, 3, -1, -1)
-    return TensorDataset(enlarged, torch.full((len(grey),), -1))
+    return cast(Images, TensorDataset(enlarged, torch.full((len(grey),), -1)))
 
 
 def noise_sets(number: int, size: int, seed: int = 0) -> list[ImageSet]:

@@ -69,14 +69,14 @@ def test_the_cost_of_a_step_is_a_ratio_to_the_one_without_diffaug():
 
 
 @pytest.mark.parametrize(
-    "work", [{"unet": 180_000}, {"unet_prepared": 90_000}, {"unet_gradient": 60_000}, {"classifier": 90_000_000}]
+    ("part", "images"),
+    [(imagenet_cost.UNET, 180_000), (imagenet_cost.UNET_GRADIENT, 60_000), (imagenet_cost.CLASSIFIER, 90_000_000)],
 )
-def test_hours_by_hand(work):
+def test_hours_by_hand(part, images):
     # 50 TFLOP/s for the network: 180,000 calls of 1 TFLOP in 3600 s; 25 TFLOP/s for the classifier.
-    names = ("U-Net, 224 pixels", "U-Net, 256 pixels", "U-Net with its gradient, 224 pixels", "ResNet-50, 224 pixels")
-    operations = {**dict(zip(names, (1e12, 2e12, 3e12, 1e9))), "ResNet-50 training, 224 pixels": 3e9}
+    operations = {imagenet_cost.UNET: 1e12, imagenet_cost.UNET_GRADIENT: 3e12, imagenet_cost.CLASSIFIER: 1e9}
     args = argparse.Namespace(peak_tflops=100.0, utilisation=0.5, classifier_utilisation=0.25)
-    assert imagenet_cost.hours(imagenet_cost.Work(**work), operations, args) == pytest.approx(1)
+    assert imagenet_cost.hours({part: images}, operations, args) == pytest.approx(1)
 
 
 def test_samples_are_of_the_labels_asked_for(null_conditional):
@@ -139,8 +139,8 @@ def test_weights_by_hand():
     assert accuracies((0.9, 0.1), (0.4, 0.6), (0.4, 0.6))["mean"] == 100  # 1.7 against 1.3
     found = accuracies((0.9, 0.1), *[(0.3, 0.7)] * 4)
     assert found["mean"] == 0  # 2.1 against 2.9
-    assert found["1 / entropy"] == 0  # 1 / .325 and 1 / .611: 4.73 against 4.89
-    assert found["exp(-3 entropy)"] == 100  # .377 and .160: .531 against .486
+    assert found["1 / entropy"] == 0  # 1 / 0.325 and 1 / 0.611: 4.73 against 4.89
+    assert found["exp(-3 entropy)"] == 100  # 0.377 and 0.160: 0.531 against 0.486
 
 
 def test_votes_are_those_of_the_library():

@@ -85,15 +85,15 @@ def test_inception_scores_by_hand():
 
 
 def test_manifold_metrics_by_hand(capfd):
-    """On a line, k = 1. Real 0 1 2 10, so radii 1 1 1 8; generated .5 3.5 20, radii 3 3 16.5."""
+    """On a line, k = 1. Real 0 1 2 10, so radii 1 1 1 8; generated 0.5 3.5 20, radii 3 3 16.5."""
     real, generated = (torch.tensor(values)[:, None] for values in ([0.0, 1.0, 2.0, 10.0], [0.5, 3.5, 20.0]))
     found = manifold_metrics(real, generated, nearest_k=1)
-    # .5 is in the balls of 0 and 1, 3.5 in that of 10, 20 in none.
+    # 0.5 is in the balls of 0 and 1, 3.5 in that of 10, 20 in none.
     assert found["precision"] == pytest.approx(2 / 3)
     assert found["density"] == pytest.approx((2 + 1 + 0) / 3)
-    # 0, 1 and 2 are in the ball of .5; 10 in that of 20.
+    # 0, 1 and 2 are in the ball of 0.5; 10 in that of 20.
     assert found["recall"] == 1
-    # The nearest of 0 and of 1 is .5, of 10 it is 3.5, at 6.5 < 8; of 2 it is at 1.5 > 1.
+    # The nearest of 0 and of 1 is 0.5, of 10 it is 3.5, at 6.5 < 8; of 2 it is at 1.5 > 1.
     assert found["coverage"] == pytest.approx(3 / 4)
     assert capfd.readouterr().out == ""
     with pytest.raises(ValueError, match=r"nearest_k must be in 1...28 for sets of 30 images. Got 29"):

@@ -294,7 +294,7 @@ def test_degradations():
     assert torch.equal(done["inverted"], images.flip(3))
     noise = done["noise .1"] - images
     assert float(noise[:, :, :, :16].mean()) == pytest.approx(0.1 / (2 * torch.pi) ** 0.5, abs=0.002)  # clipped at 0
-    # Half of a Gaussian with sigma 1 lies behind its own pixel's edge: .5 + .5 * erf(.5 / sqrt(2)) = .69.
+    # Half of a Gaussian with sigma 1 lies behind its own pixel's edge: 0.5 + 0.5 * erf(0.5 / sqrt(2)) = 0.69.
     assert float(done["blur 1"][0, 0, 16, 16]) == pytest.approx(0.69, abs=0.02)
     assert done["blur .5"][0, 0, 16, 16] > done["blur 1"][0, 0, 16, 16]
 
