@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
+from diffaug_transforms import DiffAug
 from diffaug_transforms.robustness.datasets import random_subset
 from diffaug_transforms.robustness.evaluate import correct
 from diffaug_transforms.score import Denoiser
@@ -55,8 +56,7 @@ def run(args: argparse.Namespace) -> list[Record]:
     records: list[Record] = []
     for t in tqdm(sorted({*range(0, last, args.every), last}), unit="timestep"):
         generator = torch.Generator().manual_seed(hash((args.seed, t)) % 2**63)
-        noise = torch.randn(images.shape, generator=generator).to(images.device)
-        views = denoiser(images, torch.full((len(images),), t, device=images.device), noise)
+        views = DiffAug(denoiser, timesteps=t, generator=generator)(images)
         for spec, classifier in classifiers.items():
             log_p = log_probabilities(classifier, views, args.batch_size)
             here = {**common, **fields[spec], "timestep": t, "classes": log_p.shape[1]}
