@@ -121,7 +121,7 @@ def load(name: str, distance: str, data: Images, limit: int | None = None) -> Im
     """In memory: the first ``limit`` images of a random order, or all in theirs. ValueError if there are none."""
     if not len(data):  # type: ignore[arg-type]
         raise ValueError(f"a set must hold at least one image. Got none in {name}")
-    chosen = random_subset(data, limit) if limit else data  # type: ignore[arg-type]
+    chosen = random_subset(data, limit) if limit else data
     return ImageSet(name, distance, torch.stack([chosen[i][0] for i in range(len(chosen))]))  # type: ignore[arg-type]
 
 
