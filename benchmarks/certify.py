@@ -60,7 +60,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--simulations", type=int, default=1_000_000, help="certificates for each probability")
     parser.add_argument("--classes", type=int, default=10, help="of simulated votes")
     parser.add_argument("--output", type=Path, help="default: certify.json or certify_coverage.json in results/")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.what == "certificates" and not args.classifier:
+        parser.error("certificates need --classifier")
+    return args
 
 
 def main() -> None:
@@ -80,7 +83,7 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace) -> list[Record]:
-    classifiers, fields = open_classifiers(args.classifier or (), default_device())
+    classifiers, fields = open_classifiers(args.classifier, default_device())
     denoiser = Denoiser(args.network, max_batch=args.max_batch)
     images = random_subset(open_set(args.dataset, args.data), args.images)
     common = {"benchmark": "certify", "dataset": args.dataset, "network": args.network, "mode": "smoothed"}

@@ -67,7 +67,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--fit-images", type=int, default=1000, help="training images that ReAct is fitted to")
     parser.add_argument("--limit", type=int, default=2000, help="images of an OOD set at most")
     parser.add_argument("--output", type=Path, help="default: ood.json or ood_degraded.json in results/")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.what == "degraded" and not (args.photos and args.fashion):
+        parser.error("degraded needs --photos and --fashion")
+    return args
 
 
 def main() -> None:

@@ -326,6 +326,15 @@ def test_classes_that_cifar10_lacks():
     assert {name for name in kept.split(",") if names.index(name) in gone} == set()
 
 
+@pytest.mark.parametrize("module", [certify, ood])
+def test_missing_arguments_are_named(module, monkeypatch, capsys):
+    arguments = ["degraded", "--classifier", "a"] if module is ood else []
+    monkeypatch.setattr(sys, "argv", ["", *arguments])
+    with pytest.raises(SystemExit):
+        module.parse_arguments()
+    assert "need" in capsys.readouterr().err
+
+
 def test_what_ood_refuses(tmp_path, cifar10):
     with pytest.raises(ValueError, match="a set must be NAME=DATA. Got 'textures'"):
         sets.parse_named("textures")
