@@ -193,6 +193,12 @@ class NoiseSchedule:
                 setattr(moved, name, table.to(device))
         return moved
 
+    def scales(self, timesteps: Tensor, ndim: int = 4) -> tuple[Tensor, Tensor]:
+        """Old form of ``functional.scales``."""
+        warn_renamed("NoiseSchedule.scales(timesteps)", "score.functional.scales(timesteps, schedule)")
+        shape = (-1, *[1] * (ndim - 1))
+        return self.signal_scale[timesteps].reshape(shape), self.noise_scale[timesteps].reshape(shape)
+
     def timestep_for_sigma(self, sigma: float) -> int:
         """The first timestep >= 1 whose noise is at least ``sigma`` (on the [-1, 1] scale).
 

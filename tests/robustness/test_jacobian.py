@@ -81,7 +81,7 @@ def test_both_products_are_of_one_matrix_and_of_float64_differences(network, sch
     backward = vector_jacobian_product(network, x_t, timesteps, w)
     assert torch.allclose((w * forward).sum((1, 2, 3)), (backward * v).sum((1, 2, 3)), rtol=1e-4, atol=1e-3)
     unet = copy.deepcopy(network.unet).double()
-    signal, noise = (scale.double() for scale in schedule.scales(timesteps))
+    signal, noise = (scale.double() for scale in scales(timesteps, schedule))
 
     def pred_x0(x: Tensor) -> Tensor:
         return (x - noise * unet(x, timesteps).sample) / signal
