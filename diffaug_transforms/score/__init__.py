@@ -5,6 +5,7 @@ functional.py   x_0 -> x_t (noise is added here), what a network predicts -> pre
 network.py      ScoreNetwork: a U-Net and its schedule behind one signature
 adapters.py     networks of other makes, wrapped once (a new type of network goes here)
 denoiser.py     Denoiser: images -> x_t -> one call of the network -> images (the network is called here)
+preparing.py    copies of a network that are fast on a device
 unet.py, openai.py, storage.py, hub.py   networks from files, from OpenAI's checkpoints, by name
 sampling.py     from noise to images, with a hook for a guide
 """

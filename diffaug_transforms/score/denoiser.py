@@ -26,11 +26,10 @@ from ..images import as_labels, check_max_batch
 from .functional import diffuse, prediction_to_x0, reflect_pad_to_multiple, to_signed, to_unit
 from .hub import load_score_network
 from .network import ScoreNetwork
+from .preparing import MANY_IMAGES, for_many_images, prepare
 
 #: 64 images of 32x32 pixels: the embedded network takes 4.8 ms an image so, and 7 ms in a batch of 270 (two cores).
 CPU_BATCH_PIXELS = 64 * 32 * 32
-#: From this many pixels on, PyTorch's channels-last group norm on the CPU is vectorised (torch 2.6 to 2.15).
-VECTORISED_PIXELS = 1024
 
 
 def denoise(network: ScoreNetwork, images: Tensor, timesteps: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
@@ -166,7 +165,7 @@ class Denoiser(nn.Module):
         Labels are for conditional networks. They are left out if the network takes none, or has a null class and they
         are not one integer per image.
         """
-        network = self.ready(images.device)
+        network = self.ready(images.device, len(images))
         self._check(network, images, timesteps, noise)
         if labels is not None:
             labels = self.check_labels(labels, images)
@@ -179,24 +178,27 @@ class Denoiser(nn.Module):
             core = partial(denoise, network)
             return in_equal_parts(core, size, self.compile_network, images, timesteps, noise, labels)
 
-    def ready(self, device: torch.device | str) -> ScoreNetwork:
+    def ready(self, device: torch.device | str, batch: int = 1) -> ScoreNetwork:
         """The copy of the network that runs on a device: frozen, in eval mode, in this denoiser's dtype and layout.
 
-        Copies are kept by device and options, and are never moved. RuntimeError for CUDA in a forked process.
+        Copies are kept by device and options, and are never moved. On a CPU there is one for few and one for many
+        images, which share their weights. RuntimeError for CUDA in a forked process.
         """
         device = torch.device(device)
+        many = batch >= MANY_IMAGES and device.type == "cpu"
         # A string, because torch.compile cannot guard on a dict with devices for keys.
-        key = f"{device} {self.dtype} {self.differentiable} {self.checkpointing} {self.compile_network}"
+        key = f"{device} {self.dtype} {self.differentiable} {self.checkpointing} {self.compile_network} {many}"
         found = self._ready.get(key)
         if found is None or device.type == "cuda":
             self._check_not_forked(device)
-        return found or self._prepare(key, device)
+        return found or self._prepare(key, device, many)
 
-    def _prepare(self, key: str, device: torch.device) -> ScoreNetwork:
+    def _prepare(self, key: str, device: torch.device, many: bool) -> ScoreNetwork:
         # Weights made in inference mode could never take part in a gradient again.
         with self._lock, torch.inference_mode(False):
             if key not in self._ready:
-                ready = prepared(self._own_copy(), device, self.dtype, self.differentiable, self.checkpointing)
+                options = (self.dtype, self.differentiable, self.checkpointing)
+                ready = for_many_images(self.ready(device)) if many else prepare(self._own_copy(), device, *options)
                 if self.compile_network:
                     ready.unet.compile()
                 self._ready[key] = ready
@@ -294,53 +296,6 @@ def as_denoiser(network: str | Path | ScoreNetwork | Denoiser, **options: Any) -
     if given:
         raise ValueError(f"{', '.join(given)} must be given to the Denoiser itself: Denoiser(network, {given[0]}=...)")
     return network
-
-
-def fast_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 if the device computes it natively, float32 otherwise."""
-    if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-    elif device.type == "cpu":
-        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    else:
-        native = False
-    return torch.bfloat16 if native else torch.float32
-
-
-def prepared(
-    network: ScoreNetwork,
-    device: torch.device,
-    dtype: torch.dtype | None,
-    differentiable: bool,
-    checkpointing: bool,
-) -> ScoreNetwork:
-    """Make a network, which is changed, fast on a device: frozen, in eval mode, channels-last unless that is slow."""
-    dtype = dtype or fast_dtype(device)
-    # On a CPU the backward pass of channels-last group norms is not vectorised: the embedded network's forward and
-    # backward together take 34 ms an image channels-last, 23 ms contiguous (bfloat16, one core).
-    contiguous = differentiable and device.type == "cpu"
-    by_size = device.type == "cpu" and dtype == torch.bfloat16 and not contiguous
-    layout = torch.contiguous_format if contiguous or by_size else torch.channels_last
-    with torch.no_grad():
-        ready = network.requires_grad_(False).eval().to(device, dtype).to(memory_format=layout)
-    if checkpointing:
-        ready.unet.enable_gradient_checkpointing()  # type: ignore[operator]
-    if by_size:
-        for block in getattr(ready.unet, "down_blocks", ())[1:]:
-            block.register_forward_pre_hook(contiguous_if_small, with_kwargs=True)
-    return ready
-
-
-def contiguous_if_small(block: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
-    """Make a block's maps contiguous if they are small; the network's convolutions then keep that layout.
-
-    PyTorch's channels-last group norm in bfloat16 is slow on small maps on a CPU: 8.2 ms on maps of 16x16 pixels and 96
-    channels, 0.5 ms if they are contiguous (batch 64, two cores).
-    """
-    x = named.get("hidden_states")
-    if x is None or x.shape[-2] * x.shape[-1] >= VECTORISED_PIXELS:
-        return None
-    return inputs, named | {"hidden_states": x.contiguous()}
 
 
 def fast_batch(images: Tensor) -> int:

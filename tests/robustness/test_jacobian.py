@@ -15,6 +15,7 @@ from diffaug_transforms.robustness import (
     posterior_covariance,
     vector_jacobian_product,
 )
+from diffaug_transforms.score.functional import scales
 from tests.conftest import GaussianOracle, tiny_unet
 from tests.mixture_oracle import MixtureOracle
 

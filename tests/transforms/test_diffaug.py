@@ -9,7 +9,8 @@ from torchvision.transforms import v2
 
 from diffaug_transforms import DiffAug, ScoreNetwork
 from diffaug_transforms.score import Denoiser
-from diffaug_transforms.score.denoiser import denoise, fast_dtype
+from diffaug_transforms.score.denoiser import denoise
+from diffaug_transforms.score.preparing import VECTORISED_PIXELS, fast_dtype
 from tests import contracts
 from tests.conftest import GaussianOracle, tiny_unet
 
@@ -247,8 +248,9 @@ def test_two_uses_share_one_denoiser(network):
     denoiser = Denoiser(network, dtype=torch.float32)
     first, second = DiffAug(denoiser), DiffAug(denoiser, timesteps=10)
     first(contracts.images(SIZE))
+    ready = denoiser.ready("cpu", 16)
     second(contracts.images(SIZE))
-    assert len(denoiser._ready) == 1
+    assert denoiser.ready("cpu", 16) is ready
     with pytest.raises(ValueError, match="max_batch, dtype must be given to the Denoiser itself"):
         DiffAug(denoiser, max_batch=3, dtype=torch.float32)
 
@@ -361,3 +363,28 @@ def test_batches_on_cpus_fit_the_cache(oracle, schedule, shape, parts):
     handle.remove()
     assert set(sizes) == parts
     assert sum(sizes) == shape[0]
+
+
+def test_one_copy_for_few_images_and_one_for_many_share_their_weights(network):
+    denoiser = Denoiser(network, dtype=torch.bfloat16)
+    few, many = denoiser.ready("cpu"), denoiser.ready("cpu", 64)
+    assert few is not many
+    pairs = zip(few.parameters(), many.parameters(), strict=True)
+    assert all(one.data_ptr() == other.data_ptr() for one, other in pairs)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "contiguous"),
+    [(torch.bfloat16, 16, True), (torch.bfloat16, 32, False), (torch.float32, 16, False)],
+)
+def test_group_norms_get_contiguous_maps_only_where_that_is_faster(network, dtype, size, contiguous):
+    """The same numbers, in the layout whose kernel is fast: bfloat16, on the CPU, under 1,024 pixels, many images."""
+    assert VECTORISED_PIXELS == 1024
+    norm = Denoiser(network, dtype=dtype).ready("cpu", 16).unet.conv_norm_out
+    seen = []
+    norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].is_contiguous()))
+    x = torch.randn(4, 32, size, size).to(dtype).contiguous(memory_format=torch.channels_last)
+    output = norm(x)
+    exact = torch.nn.functional.group_norm(x.float(), norm.num_groups, norm.weight.float(), norm.bias.float())
+    torch.testing.assert_close(output.float(), exact, rtol=0.02, atol=0.02)
+    assert seen == [contiguous]

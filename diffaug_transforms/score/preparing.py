@@ -1,0 +1,72 @@
+"""Copies of a score network that are fast on a device: dtype, layout, group norms. ``Denoiser`` keeps them."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .network import ScoreNetwork
+
+#: From this many pixels on, PyTorch's channels-last group norm on the CPU is vectorised (torch 2.6 to 2.15).
+VECTORISED_PIXELS = 1024
+#: From this many images on, group norms get contiguous maps on the CPU. It saves a fifth of the time for 64 images, and
+#: nothing for one.
+MANY_IMAGES = 16
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 if the device computes it natively, float32 otherwise."""
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    elif device.type == "cpu":
+        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    else:
+        native = False
+    return torch.bfloat16 if native else torch.float32
+
+
+def fast_layout(device: torch.device, differentiable: bool) -> torch.memory_format:
+    """Channels-last; contiguous on a CPU with gradients, because there the backward of group norms is not vectorised.
+
+    The embedded network's forward and backward together take 34 ms an image channels-last, 23 ms contiguous (bfloat16,
+    one core).
+    """
+    return torch.contiguous_format if differentiable and device.type == "cpu" else torch.channels_last
+
+
+def prepare(
+    network: ScoreNetwork,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    differentiable: bool,
+    checkpointing: bool,
+) -> ScoreNetwork:
+    """Move a network, which is changed, to a device: frozen, in eval mode, in the fast dtype and layout there."""
+    network = network.requires_grad_(False).eval().to(device, dtype or fast_dtype(device))
+    network = network.to(memory_format=fast_layout(device, differentiable))
+    if checkpointing:
+        network.unet.enable_gradient_checkpointing()  # type: ignore[operator]
+    return network
+
+
+def for_many_images(network: ScoreNetwork) -> ScoreNetwork:
+    """The same network, its weights shared, whose group norms get contiguous maps where that is faster."""
+    weights = (*network.parameters(), *network.buffers())
+    shared = copy.deepcopy(network, {id(tensor): tensor for tensor in weights})
+    for module in shared.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.register_forward_pre_hook(contiguous_if_faster)
+    return shared
+
+
+def contiguous_if_faster(norm: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    """Make a small bfloat16 map contiguous: PyTorch's channels-last kernel is slow for it on a CPU.
+
+    On maps of 16x16 pixels and 96 channels it takes 8.2 ms, the contiguous one 0.5 ms (batch 64, two cores).
+    """
+    (x,) = inputs
+    small = x.ndim == 4 and x.shape[2] * x.shape[3] < VECTORISED_PIXELS
+    return (x.contiguous(),) if small and x.dtype == torch.bfloat16 else None
