@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
@@ -105,7 +106,8 @@ def openai_parameters(size: int, width: int, depth: int, widths: list[int]) -> P
 
 
 def test_names_and_shapes_written_here_are_openais():
-    parameters = json.loads((REFERENCE / "adm_classifier_64.json").read_text())["parameters"]
+    with safe_open(REFERENCE / "adm_classifier_64.safetensors", "pt") as file:
+        parameters = json.loads(file.metadata()["parameters"])
     assert dict(openai_parameters(64, 64, 2, [64, 128, 192, 256])) == parameters
 
 
