@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..images import check_max_batch
 from ..score import ScoreNetwork
-from ..score.functional import scales
+from ..score.functional import prediction_to_x0, scales
 
 #: Extra directions that the subspace iteration carries. They speed it up (Halko et al. 2011, section 4).
 OVERSAMPLING = 4
@@ -168,7 +168,13 @@ def leading_directions(
 
 
 def _pred_x0(network: ScoreNetwork, timesteps: Tensor, labels: Tensor | None) -> Callable[[Tensor], Tensor]:
-    return lambda x_t: network.pred_x0(x_t, timesteps, labels, clip=False)
+    network.check(timesteps, labels)  # here, because values cannot be read inside torch.func
+
+    def pred_x0(x_t: Tensor) -> Tensor:
+        prediction, _ = network.predict(x_t, timesteps, labels)
+        return prediction_to_x0(prediction, x_t, timesteps, network.schedule, network.prediction_type)
+
+    return pred_x0
 
 
 def _check_shapes(network: ScoreNetwork, x_t: Tensor, vectors: Tensor) -> None:

@@ -18,6 +18,9 @@ from . import functional, storage
 from .adapters import from_diffusers
 from .schedule import AUGMENT_TIMESTEPS, ENSEMBLE_TIMESTEPS, NoiseSchedule, match_timesteps
 
+#: Types of devices that have an autocast, which must not reach the U-Net.
+AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
+
 
 class ScoreNetwork(nn.Module):
     """A diffusion network as the score of its noisy images. Calling it gives the denoised image.
@@ -222,7 +225,7 @@ class ScoreNetwork(nn.Module):
         # On the CPU the backward pass of channels-last group norms is slow.
         contiguous = x_t.requires_grad and x_t.device.type == "cpu"
         layout = torch.contiguous_format if contiguous else torch.channels_last
-        device_type = x_t.device.type if torch.amp.is_autocast_available(x_t.device.type) else "cpu"
+        device_type = x_t.device.type if x_t.device.type in AUTOCAST_DEVICES else "cpu"
         with torch.autocast(device_type, enabled=False):
             output = self.unet(x_t.to(self.dtype, memory_format=layout), timesteps, labels)
         output = (output if isinstance(output, Tensor) else output.sample).float()
