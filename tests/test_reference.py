@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import ScoreSdeVeScheduler, UNet2DModel
+from diffusers import ScoreSdeVeScheduler
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -36,6 +35,7 @@ from diffaug_transforms.score import Denoiser, diffuse, space_timesteps, to_sign
 from diffaug_transforms.score.sampling import sample
 from diffaug_transforms.transforms import RECIPES, AnytimeEnsemble, SelfEnsemble, recipe
 
+from .score.test_adapters import tiny_ncsnpp
 from .transforms.deepaugment_files import random_weights
 
 EXPECTED = load_file(Path(__file__).parent / "reference" / "outputs.safetensors")
@@ -223,20 +223,7 @@ def test_recipes(name, images, classifier, denoiser):
 
 
 def test_variance_exploding():
-    torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=16,
-        block_out_channels=(32, 32),
-        layers_per_block=1,
-        center_input_sample=True,
-        time_embedding_type="fourier",
-        norm_eps=1e-6,
-        norm_num_groups=None,
-        mid_block_scale_factor=math.sqrt(2),
-        down_block_types=("SkipDownBlock2D", "AttnSkipDownBlock2D"),
-        up_block_types=("AttnSkipUpBlock2D", "SkipUpBlock2D"),
-    ).eval()
-    network = ScoreNetwork.from_diffusers(unet, ScoreSdeVeScheduler(1000, sigma_min=0.01, sigma_max=50))
+    network = ScoreNetwork.from_diffusers(tiny_ncsnpp(), ScoreSdeVeScheduler(1000, sigma_min=0.01, sigma_max=50))
     network.requires_grad_(False)
     x_t, t = 0.5 * normal(2, 3, 16, 16, seed=15), torch.tensor([5, 800])
     for name in ("pred_x0", "eps", "score"):

@@ -92,7 +92,7 @@ class DiffAugEnsemble(nn.Module):
     @property
     def view_timesteps(self) -> tuple[int, ...]:
         """The set S in the order of the views: ``timesteps``, or the network's own, which loads it."""
-        return self.timesteps or self.denoiser.ensemble_timesteps
+        return as_timesteps(self.timesteps) or self.denoiser.ensemble_timesteps  # they may have been set since
 
     def views(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """The views ``(|S|, B, C, H, W)`` in [0, 1], in the order of S. Arguments as in ``forward``, images float32."""

@@ -183,3 +183,14 @@ def test_self_ensemble_refuses_what_is_no_adaptation(classifier):
         SelfEnsemble(classifier, lambda images: images[..., :8, :8])(batch)
     with pytest.raises(ValueError, match="must be finite and in"):
         SelfEnsemble(classifier, lambda images: images * 3)(batch)
+
+
+def test_timesteps_take_effect_after_the_first_image(make):
+    ensemble, batch = make(timesteps=[0, 10]), contracts.images(SIZE)
+    ensemble(batch)
+    for timesteps, number in ((range(10, 40, 10), 3), (5, 1), (None, 10)):
+        ensemble.timesteps = timesteps
+        assert len(ensemble.views(batch)) == number
+    ensemble.timesteps = [1000]
+    with pytest.raises(ValueError, match="for this network. Got 1000"):
+        ensemble(batch)
