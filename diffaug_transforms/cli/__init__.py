@@ -30,16 +30,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
+    """Run the command with ``argv``, or with the process's own arguments.
 
     Errors that a user causes are one line on standard error. Other errors show their traceback, and so does every
-    error with ``--traceback``.
-
-    Args:
-        argv: the arguments. None: those of the process.
-
-    Returns:
-        The exit code: 0, done; 1, files were skipped; 2, failed; 130, stopped from the keyboard.
+    error with ``--traceback``. The exit code is 0 if all is done, 1 if files were skipped, 2 if the command failed, and
+    130 if it was stopped from the keyboard.
     """
     args = build_parser().parse_args(argv)
     with warnings.catch_warnings():

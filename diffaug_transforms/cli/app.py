@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ..app.server import serve
-from .options import add_device, add_network, find_device, new_command
+from .options import add_shared, find_device, new_command
 
 DEFAULT_CLASSIFIERS = ("cifar10-diffaug", "cifar10-baseline")
 
@@ -19,21 +19,13 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "diffaug app",
         "diffaug app --classifier runs/a --classifier cifar10-baseline --network google/ddpm-cifar10-32 --port 8000",
     )
-    parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="default: %(default)s, this machine only; on another host, visitors may choose only named networks",
-    )
+    text = "default: %(default)s, this machine only; on another host, visitors may choose only named networks"
+    parser.add_argument("--host", default="127.0.0.1", help=text)
     parser.add_argument("--port", type=int, default=7860, help="0: any free one; default: %(default)s")
-    parser.add_argument(
-        "--classifier",
-        action="append",
-        metavar="FOLDER",
-        help="written by examples/train_classifier.py, or an embedded name; may be repeated, the first is shown first; "
-        f"default: {' and '.join(DEFAULT_CLASSIFIERS)}",
-    )
-    add_device(parser)
-    add_network(parser)
+    text = "written by examples/train_classifier.py, or an embedded name; may be repeated, the first is shown first; "
+    text += f"default: {' and '.join(DEFAULT_CLASSIFIERS)}"
+    parser.add_argument("--classifier", action="append", metavar="FOLDER", help=text)
+    add_shared(parser, "device", "network")
     return parser
 
 

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from ..offline import augment_dataset, augment_folder
 from ..transforms import DeepAugment, DiffAug
 from ..transforms.deepaugment import REDRAW_PROBABILITY
-from .options import TIMESTEPS_HELP, add_device, add_network, add_seed, find_device, new_command, parse_timesteps
+from .options import TIMESTEPS_HELP, add_shared, find_device, new_command, parse_timesteps
 
 METHODS = ("diffaug", "deepaugment", "deepaugment:edsr", "deepaugment:cae")
 
@@ -28,22 +28,18 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("src", metavar="SRC", help="folder tree of images; with Ray also Parquet files or tars")
     parser.add_argument("dst", metavar="DST", help="where the copies go, in the same tree; with Ray: shards")
-    parser.add_argument(
-        "--with", choices=METHODS, default="diffaug", dest="method", help="augmentation; default: %(default)s"
-    )
+    text = "augmentation; default: %(default)s"
+    parser.add_argument("--with", choices=METHODS, default="diffaug", dest="method", help=text)
     parser.add_argument("--weights", help="file for deepaugment:cae (required) and deepaugment:edsr")
     parser.add_argument("--timesteps", help=f"{TIMESTEPS_HELP}; default: the network's own")
     parser.add_argument("--copies", type=int, default=1, help="copies per image; default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=64, help="images at once; default: %(default)s")
     parser.add_argument("--resize", type=int, help="first resize the shorter side to this many pixels")
     parser.add_argument("--crop", type=int, help="then cut out the centre, with this many pixels a side")
-    parser.add_argument(
-        "--engine", choices=("local", "ray"), default="local", help="this process, or Ray Data; default: %(default)s"
-    )
+    text = "this process, or Ray Data; default: %(default)s"
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help=text)
     parser.add_argument("--workers", type=int, help="networks that Ray runs; default: one per GPU, or per core")
-    add_device(parser)
-    add_network(parser)
-    add_seed(parser)
+    add_shared(parser, "device", "network", "seed")
     return parser
 
 

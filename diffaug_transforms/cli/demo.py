@@ -31,11 +31,8 @@ def run(args: argparse.Namespace) -> int:
     batch = torch.stack([fit_to_network(image, size) for image in images.values()]) / 255
     _, denoised = views_over_time(denoiser, batch, steps, args.seed)
     seconds = time.perf_counter() - loaded
-    rows = [torch.cat([batch[i, None], denoised[:, i]]) for i in range(len(batch))]
+    rows = list(torch.cat([batch[None], denoised]).transpose(0, 1))
     save_grid(rows, ["image", *(f"t = {t}" for t in steps)], list(images), args.output)
-    print(
-        f"{len(batch)} images at {len(steps)} timesteps in {seconds:.1f} s "
-        f"({seconds / len(steps) / len(batch) * 1e3:.0f} ms an augmentation, "
-        f"loading {loaded - started:.1f} s). Wrote {args.output}"
-    )
+    each = f"{seconds / len(steps) / len(batch) * 1e3:.0f} ms an augmentation, loading {loaded - started:.1f} s"
+    print(f"{len(batch)} images at {len(steps)} timesteps in {seconds:.1f} s ({each}). Wrote {args.output}")
     return 0

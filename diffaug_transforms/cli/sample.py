@@ -24,12 +24,11 @@ from torch import Tensor
 from ..figures import save_grid
 from ..guidance import DenoiseAugmentedClassifier, NoisyClassifier, classifier_guide, load_guidance_classifier
 from ..score import Denoiser, ScoreNetwork, list_score_networks, sampling, space_timesteps, to_unit
-from .options import add_device, add_network, add_seed, find_device, new_command
+from .options import add_shared, find_device, new_command
 
 Classifier = NoisyClassifier | DenoiseAugmentedClassifier
 
-#: Rows in the grid if no classes are named.
-MAX_ROWS = 10
+SAME_CLASSES = "network and classifier must have the same classes; if they differ, pass --unconditional"
 SCALE_HELP = """guidance scale; default: 1.
 With --classifier, the gradient of the classifier's log p(class | x_t) is multiplied by SCALE. 0 means no guidance. 1 is
 Bayes' rule for an unconditional network. Without --classifier, prediction = (1 - SCALE) unconditional + SCALE
@@ -45,34 +44,22 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "diffaug sample cats_and_dogs.png --classes cat,dog --per-class 8 --scale 2",
         "diffaug sample guided.png --classifier runs/guidance --unconditional --scale 2.5 --method ancestral",
     )
-    output = Path("diffaug_sample.png")
-    parser.add_argument(
-        "output",
-        type=Path,
-        nargs="?",
-        default=output,
-        metavar="OUTPUT",
-        help="the picture to write; default: %(default)s",
-    )
+    output, text = Path("diffaug_sample.png"), "the picture to write; default: %(default)s"
+    parser.add_argument("output", type=Path, nargs="?", default=output, metavar="OUTPUT", help=text)
     parser.add_argument("--classes", help="names or numbers: cat,dog or 3,5; default: all of them, at most ten")
-    parser.add_argument(
-        "--per-class", type=int, default=4, help="images, of the seeds from --seed on; default: %(default)s"
-    )
+    text = "images, of the seeds from --seed on; default: %(default)s"
+    parser.add_argument("--per-class", type=int, default=4, help=text)
     parser.add_argument("--scale", type=float, help=SCALE_HELP)
     parser.add_argument("--classifier", help="a guidance classifier's folder, or OpenAI's .pt file")
-    parser.add_argument(
-        "--classifier-network",
-        help="score network of a denoise-augmented classifier; default: the one that its folder names",
-    )
+    text = "score network of a denoise-augmented classifier; default: the one that its folder names"
+    parser.add_argument("--classifier-network", help=text)
     parser.add_argument("--openai-flags", help="OpenAI's flags of a classifier's .pt file, needed if it was renamed")
     parser.add_argument("--unconditional", action="store_true", help="give the labels to the classifier only")
     parser.add_argument("--steps", type=int, default=50, help="evenly spaced over all of T; default: %(default)s")
     parser.add_argument("--method", choices=sampling.METHODS, default="ddim", help="sampler; default: %(default)s")
     parser.add_argument("--eta", type=float, default=0.0, help="DDIM's share of noise, in 0...1; default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=64, help="images at once; default: %(default)s")
-    add_device(parser)
-    add_network(parser)
-    add_seed(parser)
+    add_shared(parser, "device", "network", "seed")
     return parser
 
 
@@ -119,10 +106,7 @@ def load_classifier(args: argparse.Namespace, network: ScoreNetwork) -> Classifi
         raise ValueError(f"--network must have the classifier's network's {classifier.network.schedule}")
     number = classifier.encoder.config["num_classes"]
     if network.num_classes not in (None, number) and not args.unconditional:
-        raise ValueError(
-            "network and classifier must have the same classes; if they differ, pass --unconditional. "
-            f"Got {network.num_classes} and {number} classes"
-        )
+        raise ValueError(f"{SAME_CLASSES}. Got {network.num_classes} and {number} classes")
     return classifier.requires_grad_(False).to(network.device)
 
 
@@ -138,30 +122,21 @@ def set_scale(args: argparse.Namespace, network: ScoreNetwork) -> None:
 
 
 def class_names(args: argparse.Namespace, network: ScoreNetwork, classifier: Classifier | None) -> list[str]:
-    """A name for each class that can be asked for. The names are numbers if none are known.
-
-    ValueError if network and classifier both know names and the names differ.
-    """
+    """A name or number for each class that can be asked for. ValueError if network and classifier know other names."""
     card = list_score_networks().get(args.network)
     known = list(card.class_names) if card and not args.unconditional else []
     number = None if args.unconditional else network.num_classes
     if classifier is not None:
         if known and classifier.classes not in (None, known):
-            raise ValueError(
-                "network and classifier must have the same classes; if they differ, pass --unconditional. "
-                f"Got {', '.join(known)} and {', '.join(classifier.classes or [])}"
-            )
+            raise ValueError(f"{SAME_CLASSES}. Got {', '.join(known)} and {', '.join(classifier.classes or [])}")
         known, number = known or classifier.classes or [], classifier.encoder.config["num_classes"]
     return known or [str(k) for k in range(number or 0)]
 
 
 def choose_classes(text: str | None, names: Sequence[str]) -> list[int]:
-    """The numbers of the classes in ``text``, such as ``"cat,dog"`` or ``"3,5"``. None means the first ten.
-
-    ValueError for a class that is not among the names. It shows the nearest names.
-    """
+    """The numbers of the classes in ``text``, such as ``"cat,dog"`` or ``"3,5"``. None means the first ten."""
     if text is None:
-        return list(range(min(len(names), MAX_ROWS)))
+        return list(range(min(len(names), 10)))
     if not names:
         raise ValueError(f"--classes needs --classifier, or labels given to the network. Got {text!r}")
     numbers = {str(k): k for k in range(len(names))} | {name.lower(): k for k, name in enumerate(names)}
@@ -181,10 +156,7 @@ def make_images(
     classes: Sequence[int | None],
     seeds: Sequence[int],
 ) -> list[Tensor]:
-    """One tensor of images in [0, 1] per class, (seeds, C, H, W), on the CPU.
-
-    An image depends only on its class and its seed.
-    """
+    """One tensor of images in [0, 1] per class, (seeds, C, H, W). An image depends only on its class and its seed."""
     steps = space_timesteps(network.num_timesteps, args.steps)
     pairs = [(number, seed) for number in classes for seed in seeds]
     parts = []
