@@ -53,7 +53,7 @@ from diffaug_transforms.guidance import (
     NoisyClassifier,
     load_guidance_classifier,
 )
-from diffaug_transforms.guidance.storage import METADATA
+from diffaug_transforms.guidance.classifiers import METADATA
 from diffaug_transforms.score import Denoiser, NoiseSchedule
 
 

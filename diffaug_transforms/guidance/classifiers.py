@@ -6,6 +6,7 @@ denoise-augmented   x_t --score network--> pred_x0 --/               whose gradi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,9 @@ from ..score import Denoiser, ScoreNetwork
 from ..score.denoiser import as_denoiser
 from ..score.functional import reflect_pad_to_multiple
 from .encoder import GuidanceEncoder
-from .storage import write_folder
+
+#: The file in a classifier's folder that says what its encoder does not.
+METADATA = "guidance_classifier.json"
 
 
 class NoisyClassifier(nn.Module):
@@ -52,9 +55,8 @@ class NoisyClassifier(nn.Module):
     def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
         """Logits, float32 (B, K).
 
-        Args:
-            x_t: (B, C, H, W) in the range of [-1, 1] images plus noise, of the encoder's size.
-            timesteps: int64 (B,), the score network's.
+        x_t is (B, C, H, W) on the scale of [-1, 1] and of the encoder's size. The timesteps are the score network's,
+        int64 (B,).
         """
         with gradient_checkpointing(self.encoder, self.checkpointing):
             return self.encoder(x_t, timesteps).float()
@@ -118,12 +120,7 @@ class DenoiseAugmentedClassifier(nn.Module):
         return self.denoiser.network
 
     def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
-        """Logits, float32 (B, K).
-
-        Args:
-            x_t: (B, C, H, W) in the range of [-1, 1] images plus noise, of the encoder's size.
-            timesteps: int64 (B,) in 0...T-1 of the score network.
-        """
+        """Logits, float32 (B, K). The arguments are those of ``NoisyClassifier.forward``."""
         self.encoder.check_inputs(x_t, timesteps)
         pred_x0 = self.denoise(x_t, timesteps)
         with gradient_checkpointing(self.encoder, self.checkpointing):
@@ -146,12 +143,17 @@ class DenoiseAugmentedClassifier(nn.Module):
         the network's name. A network given as an object has no name, and has to be given again."""
         source = self.denoiser.source
         name = None if isinstance(source, ScoreNetwork) else str(source)
-        write_folder(
-            Path(folder), self.encoder, classes=self.classes, network=name, through_network=self.through_network
-        )
+        options = {"classes": self.classes, "network": name, "through_network": self.through_network}
+        write_folder(Path(folder), self.encoder, **options)
 
     def extra_repr(self) -> str:
         return f"through_network={self.through_network}"
+
+
+def write_folder(folder: Path, encoder: GuidanceEncoder, **metadata: Any) -> None:
+    """Write ``encoder/`` (config.json, safetensors) and ``guidance_classifier.json`` (the metadata)."""
+    encoder.save_pretrained(folder / "encoder")
+    (folder / METADATA).write_text(json.dumps(metadata, indent=1) + "\n")
 
 
 @contextmanager

@@ -27,11 +27,7 @@ NORM_EPS = 1e-5
 class AttentionPool(nn.Module):
     """CLIP's attention pool, as in ``AttentionPool2d`` of ``guided-diffusion``. The query is the mean of the map.
 
-    Args:
-        width: channels of the map.
-        positions: pixels of the map.
-        head_dim: width of a head.
-        outputs: K.
+    The map has ``width`` channels and ``positions`` pixels.
     """
 
     def __init__(self, width: int, positions: int, head_dim: int, outputs: int) -> None:
@@ -136,16 +132,13 @@ class GuidanceEncoder(ModelMixin, ConfigMixin):
                 must not have it.
 
         Raises:
-            ValueError: images have another size or number of channels, timesteps are not one per image, ``pred_x0`` is
-                missing or given to the noisy form.
+            ValueError: the arguments are not as above.
         """
         self.check_inputs(x_t, timesteps)
-        if (pred_x0 is not None) != self.config["denoised_input"]:
-            raise ValueError(
-                "the denoise-augmented form needs pred_x0. Got None"
-                if pred_x0 is None
-                else f"the noisy form takes no pred_x0. Got one of shape {tuple(pred_x0.shape)}"
-            )
+        if pred_x0 is None and self.config["denoised_input"]:
+            raise ValueError("the denoise-augmented form needs pred_x0. Got None")
+        if pred_x0 is not None and not self.config["denoised_input"]:
+            raise ValueError(f"the noisy form takes no pred_x0. Got one of shape {tuple(pred_x0.shape)}")
         if not len(x_t):
             return x_t.new_zeros(0, self.config["num_classes"], dtype=self.dtype)
         time = self.time_embedding(self.time_proj(timesteps).to(self.dtype))
@@ -170,11 +163,7 @@ class GuidanceEncoder(ModelMixin, ConfigMixin):
     def with_denoised_input(self, generator: torch.Generator | None = None) -> GuidanceEncoder:
         """A denoise-augmented copy of this noisy classifier. Its outputs are nearly the same at first.
 
-        Args:
-            generator: source of the new weights. None: torch's global generator of the weights' device.
-
-        Raises:
-            ValueError: this classifier is denoise-augmented already.
+        The new weights are drawn from ``generator``, or from torch's global one of the weights' device.
 
         Example:
             >>> noisy = GuidanceEncoder(16, 3, 10, (32,), ("AttnDownBlock2D",), attention_head_dim=16)
@@ -186,7 +175,7 @@ class GuidanceEncoder(ModelMixin, ConfigMixin):
             raise ValueError("the classifier must be of the noisy form. Got the denoise-augmented one")
         state = {name: tensor.clone() for name, tensor in self.state_dict().items()}
         weight = state["conv_in.weight"]
-        source = generator.device if generator is not None else weight.device
+        source = weight.device if generator is None else generator.device
         new = DENOISED_INPUT_STD * torch.randn(weight.shape, generator=generator, device=source)
         # from_config would replace arguments that were given by position by their defaults.
         config = {name: value for name, value in self.config.items() if not name.startswith("_")}

@@ -73,9 +73,7 @@ def log_probability_gradient(
 ) -> Tensor:
     """The gradient of log p(label | x_t, t) by each x_t, float32 (B, C, H, W). No other tensor gets a gradient.
 
-    Args:
-        classifier, x_t, timesteps: as in ``classifier_guide``.
-        labels: int64 (B,), on the CPU, so that checking them does not wait for the device.
+    ``labels`` are int64 (B,) on the CPU, so that checking them does not wait for the device.
     """
     index = as_labels(labels, len(x_t), "cpu")
     # Tensors made in inference mode have no gradients, so their clones are made outside of it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,9 @@ from ..score.openai import (
     typed,
     unet_config,
 )
-from ..score.storage import load_strictly, read_tensors
-from .classifiers import DenoiseAugmentedClassifier, NoisyClassifier
+from ..score.storage import WEIGHTS, load_strictly, read_tensors
+from .classifiers import METADATA, DenoiseAugmentedClassifier, NoisyClassifier
 from .encoder import GuidanceEncoder
-from .storage import read_folder
 
 #: Inside the package, trained by examples/train_guidance_classifier.py. Its guidance_classifier.json says how.
 EMBEDDED = ("cifar10-denoise-augmented",)
@@ -44,9 +44,7 @@ TRAINING_FLAGS = {"noised", "val_data_dir", "iterations", "anneal_lr", "eval_int
 #: File name -> flags of the classifiers that OpenAI released (guided-diffusion's README).
 RELEASES: dict[str, dict[str, Any]] = {
     "64x64_classifier.pt": {"image_size": 64, "classifier_depth": 4},
-    "128x128_classifier.pt": {"image_size": 128},
-    "256x256_classifier.pt": {"image_size": 256},
-    "512x512_classifier.pt": {"image_size": 512},
+    **{f"{size}x{size}_classifier.pt": {"image_size": size} for size in (128, 256, 512)},
 }
 
 
@@ -101,7 +99,17 @@ def load_folder(
     folder: Path, network: str | Path | ScoreNetwork | Denoiser | None
 ) -> NoisyClassifier | DenoiseAugmentedClassifier:
     """The classifier that ``save_pretrained`` wrote. ``network`` replaces the score network that the folder names."""
-    encoder, metadata = read_folder(folder)
+    files = (METADATA, "encoder/config.json", f"encoder/{WEIGHTS[0]}")
+    if missing := [name for name in files if not (folder / name).is_file()]:
+        wanted = "a folder that save_pretrained of a guidance classifier wrote"
+        raise OSError(f"{folder} must be {wanted}. Missing: {missing}")
+    try:
+        metadata, config = (json.loads((folder / name).read_text()) for name in files[:2])
+    except ValueError as error:
+        raise OSError(f"{folder}: {files[0]} or {files[1]} is damaged: {error}") from error
+    with torch.device("meta"):  # needs no memory and draws no random numbers for weights that are replaced
+        encoder = GuidanceEncoder.from_config(config)
+    load_strictly(encoder, read_tensors(folder / files[2]), folder, "config.json")
     if not encoder.config["denoised_input"]:
         if network is not None:
             raise ValueError(f"network is for denoise-augmented classifiers. Got it with the noisy one of {folder}")
@@ -114,47 +122,30 @@ def load_folder(
 
 
 def parse_classifier_flags(flags: str | dict[str, Any]) -> dict[str, Any]:
-    """The classifier's flags, from a dict or a command line, with defaults for those that are missing.
-
-    Raises:
-        ValueError: guided-diffusion has no such flag, or the pool is not attention.
-    """
+    """The classifier's flags, from a dict or a command line, with defaults for those that are missing."""
     given = flags_of_command_line(flags) if isinstance(flags, str) else dict(flags)
-    unknown = sorted(set(given) - set(CLASSIFIER_DEFAULTS) - set(DEFAULTS) - OTHER_FLAGS - TRAINING_FLAGS)
-    if unknown:
+    if unknown := sorted(set(given) - set(CLASSIFIER_DEFAULTS) - set(DEFAULTS) - OTHER_FLAGS - TRAINING_FLAGS):
         raise ValueError(f"openai_flags must be flags of guided-diffusion. Got {unknown}")
     if "num_channels" in given:
         # In a command line for sampling, the attention order is the score network's, not the classifier's.
         given.pop("use_new_attention_order", None)
     parsed = {name: typed(name, given.get(name, default), default) for name, default in CLASSIFIER_DEFAULTS.items()}
     if parsed["classifier_pool"] != "attention":
-        raise ValueError(
-            f"classifier_pool must be 'attention', as in the released ones. Got {parsed['classifier_pool']!r}"
-        )
+        pool = parsed["classifier_pool"]
+        raise ValueError(f"classifier_pool must be 'attention', as in the released ones. Got {pool!r}")
     return parsed
 
 
 def encoder_config(flags: dict[str, Any]) -> dict[str, Any]:
     """``GuidanceEncoder``'s arguments: the encoder of the U-Net that these flags would make."""
-    unet = unet_config(
-        DEFAULTS
-        | {
-            "image_size": flags["image_size"],
-            "num_channels": flags["classifier_width"],
-            "num_res_blocks": flags["classifier_depth"],
-            "num_head_channels": HEAD_WIDTH,
-            "attention_resolutions": flags["classifier_attention_resolutions"],
-            "use_scale_shift_norm": flags["classifier_use_scale_shift_norm"],
-            "resblock_updown": flags["classifier_resblock_updown"],
-        }
-    )
+    same = ("attention_resolutions", "use_scale_shift_norm", "resblock_updown")
+    unet_flags = DEFAULTS | {name: flags[f"classifier_{name}"] for name in same}
+    unet_flags |= {"image_size": flags["image_size"], "num_head_channels": HEAD_WIDTH}
+    unet_flags |= {"num_channels": flags["classifier_width"], "num_res_blocks": flags["classifier_depth"]}
+    unet = unet_config(unet_flags)
     shared = ("sample_size", "block_out_channels", "down_block_types", "layers_per_block", "attention_head_dim")
-    names = (*shared, "downsample_type", "resnet_time_scale_shift")
-    return {
-        "num_classes": NUM_CLASSES,
-        "model_channels": flags["classifier_width"],
-        **{name: unet[name] for name in names},
-    }
+    config = {name: unet[name] for name in (*shared, "downsample_type", "resnet_time_scale_shift")}
+    return {"num_classes": NUM_CLASSES, "model_channels": flags["classifier_width"], **config}
 
 
 def convert_classifier(state: dict[str, Tensor], encoder: GuidanceEncoder, legacy_order: bool) -> dict[str, Tensor]:
