@@ -77,7 +77,11 @@ def build_model(name: str, num_classes: int, pretrained: bool = False) -> nn.Mod
             raise ValueError(f"there are no pretrained weights for {name}")
         return cifar_resnet(num_classes, width=int(width))
     if name.startswith("timm/"):
-        return _timm().create_model(name.removeprefix("timm/"), pretrained=pretrained, num_classes=num_classes)
+        try:
+            import timm
+        except ImportError:
+            raise ImportError('timm models need timm: pip install "diffaug-transforms[train]"') from None
+        return timm.create_model(name.removeprefix("timm/"), pretrained=pretrained, num_classes=num_classes)
     if name not in models.list_models(module=models):
         raise ValueError(f"model must be a torchvision classifier, timm/NAME or cifar_resnet-WIDTH. Got {name!r}")
     if not pretrained:
@@ -154,8 +158,7 @@ def load_classifier(folder: str | Path) -> NormalizedClassifier:
         True
     """
     folder = ASSETS / "classifiers" / folder if folder in EMBEDDED else Path(folder)
-    missing = [name for name in ("classifier.json", "model.safetensors") if not (folder / name).is_file()]
-    if missing:
+    if missing := [name for name in ("classifier.json", "model.safetensors") if not (folder / name).is_file()]:
         known = "a folder written by examples/train_classifier.py, " + " or ".join(EMBEDDED)
         raise OSError(f"{folder} must be {known}. Missing: {missing}")
     config = json.loads((folder / "classifier.json").read_text())
@@ -174,11 +177,3 @@ def load_weights(model: nn.Module, path: Path) -> None:
     state = torch.load(path, map_location="cpu", weights_only=True)
     state = state.get("state_dict", state)
     model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
-
-
-def _timm() -> Any:
-    try:
-        import timm
-    except ImportError:
-        raise ImportError('timm models need timm: pip install "diffaug-transforms[train]"') from None
-    return timm

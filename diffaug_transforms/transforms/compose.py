@@ -9,7 +9,6 @@ A view's name is for the reader; its kind ("clean", "augmented", "deepaugment" o
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -93,12 +92,8 @@ def view_names(transforms: Sequence[Callable[[Any], Any]]) -> list[str]:
         while isinstance(transform, v2.Compose):
             transform = transform.transforms[-1]
         classes.append(type(transform).__name__.lower())
-    total, seen = Counter(classes), Counter[str]()
-    names = []
-    for name in classes:
-        seen[name] += 1
-        names.append(name if total[name] == 1 else f"{name}{seen[name]}")
-    return names
+    numbers = [classes[: i + 1].count(name) for i, name in enumerate(classes)]
+    return [name if classes.count(name) == 1 else f"{name}{number}" for name, number in zip(classes, numbers)]
 
 
 class PerSampleTransform(nn.Module):
@@ -135,9 +130,7 @@ class PerBatchTransform(nn.Module):
     def forward(self, views: Mapping[str, Tensor], labels: Tensor | None = None) -> dict[str, Tensor]:
         """All views by name, as ``tv_tensors.Image``. A view "diffaug" that was prepared before stays as it is.
 
-        Args:
-            views: a batch of ``PerSampleTransform``'s views.
-            labels: int64 (B,), for a conditional DiffAug.
+        ``views`` are a batch of ``PerSampleTransform``'s. ``labels``, int64 (B,), are for a conditional DiffAug.
         """
         # As tv_tensors.Image, all views are images to the v2 transforms that follow, such as MixUp and CutMix.
         result = {name: tv_tensors.Image(view) for name, view in views.items()}
@@ -232,8 +225,7 @@ class ViewsLoss(nn.Module):
         kinds = {name: self.kinds.get(name) or kind_of_name(name) for name in logits}
         loss = logits["clean"].new_zeros((), dtype=torch.float32)
         for name, view in logits.items():
-            weight = self.weights[kinds[name]]
-            if weight:
+            if weight := self.weights[kinds[name]]:
                 loss = loss + weight * F.cross_entropy(view.float(), targets)
         compared = [view for name, view in logits.items() if kinds[name] in ("clean", "augmented")]
         if self.jsd and len(compared) > 1:

@@ -215,13 +215,9 @@ def decode(bits: Tensor, weights: Weights) -> Tensor:
 
 
 def cae(image: Tensor, weights: Weights, generator: Generator) -> Tensor:
-    """Encode, distort and decode a (1, 3, H, W) image in [0, 1]. The result is clipped to [0, 1].
+    """Encode, distort and decode a (1, 3, H, W) image in [0, 1]. The result is clipped; its sides are multiples of 4.
 
-    Its sides are multiples of 4.
-
-    Args:
-        weights: on the image's device.
-        generator: draws the distortion and the bits.
+    ``generator`` draws the distortion and the bits.
     """
     before, after = pick(CODE_DISTORTIONS, generator)
     bits = binarize(before(encode(image, weights), generator), generator)

@@ -27,7 +27,6 @@ MIDDLE = 5
 IMAGE_MEAN = (0.4488, 0.4371, 0.4040)
 #: The network sees factor (image - mean): the official checkpoints (rgb_range 255), and those of the Hub.
 SCALES: tuple[tuple[float, tuple[float, ...]], ...] = ((255.0, IMAGE_MEAN), (1.0, (0.0, 0.0, 0.0)))
-CORRUPTIONS_PER_NETWORK = 3
 
 Part = Callable[[Tensor], Tensor]
 
@@ -60,19 +59,12 @@ def with_scale(weights: Weights, factor: float, mean: Sequence[float]) -> Weight
 
 
 class BlockCorruption(NamedTuple):
-    """Changes to the weights of one block of the body.
+    """Changes to the weights of one block of the body."""
 
-    Attributes:
-        blocks: the block is drawn from these, all equally likely.
-        changes: name of a tensor in the block -> its change.
-        repeats: how often to draw a block and change it.
-        either: make one random change instead of all.
-    """
-
-    blocks: Sequence[int]
-    changes: dict[str, Change]
-    repeats: int = 1
-    either: bool = False
+    blocks: Sequence[int]  # the block is drawn from these, all equally likely
+    changes: dict[str, Change]  # name of a tensor in the block -> its change
+    repeats: int = 1  # how often to draw a block and change it
+    either: bool = False  # make one random change instead of all
 
 
 THIRDS = (0, 3, 6, 9)
@@ -116,7 +108,7 @@ def apply_corruption(weights: Weights, corruption: BlockCorruption, generator: G
 
 def corrupt_edsr_weights(weights: Weights, generator: Generator) -> Weights:
     """Apply three corruptions from the table, one after the other."""
-    for index in pick_several(len(EDSR_CORRUPTIONS), CORRUPTIONS_PER_NETWORK, generator):
+    for index in pick_several(len(EDSR_CORRUPTIONS), 3, generator):
         weights = apply_corruption(weights, EDSR_CORRUPTIONS[index], generator)
     return weights
 
@@ -188,9 +180,7 @@ def residual_block(weights: Weights, block: int, x: Tensor) -> Tensor:
 def edsr(image: Tensor, weights: Weights, generator: Generator | None = None) -> Tensor:
     """A (1, 3, H, W) image in [0, 1] at four times the size, clipped to [0, 1].
 
-    Args:
-        weights: of ``load_edsr``, on the image's device.
-        generator: draws one distortion of the head's features and one of the body's. None: no distortion.
+    ``generator`` draws one distortion of the head's features and one of the body's. None: no distortion.
     """
     factor, mean = weights["image.factor"], weights["image.mean"]
     body: list[Part] = [partial(residual_block, weights, block) for block in range(BLOCKS)]

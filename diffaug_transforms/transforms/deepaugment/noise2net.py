@@ -18,9 +18,6 @@ from .weights import pick
 BLOCKS = 4
 SCALES = 4
 HIDDEN = 16
-#: A kernel size and a dilation are drawn for each convolution.
-KERNEL_SIZES = (1, 3)
-DILATIONS = (1, 2, 3)
 MAX_EPSILON = 0.75
 #: The network sees images as an ImageNet classifier does.
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -28,19 +25,12 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 
 
 class Block(NamedTuple):
-    """A Res2Net bottleneck's weights.
+    """A Res2Net bottleneck's weights."""
 
-    Attributes:
-        expand: (64, 3, 1, 1).
-        convs: three tensors (16, 16, k, k), k is 1 or 3.
-        dilations: of the three convolutions.
-        project: (3, 64, 1, 1).
-    """
-
-    expand: Tensor
-    convs: list[Tensor]
-    dilations: list[int]
-    project: Tensor
+    expand: Tensor  # (64, 3, 1, 1)
+    convs: list[Tensor]  # three tensors (16, 16, k, k), k is 1 or 3
+    dilations: list[int]  # of the three convolutions
+    project: Tensor  # (3, 64, 1, 1)
 
 
 def initial_weight(shape: tuple[int, int, int, int], generator: Generator) -> Tensor:
@@ -49,11 +39,11 @@ def initial_weight(shape: tuple[int, int, int, int], generator: Generator) -> Te
 
 
 def make_block(generator: Generator) -> Block:
-    sizes = [pick(KERNEL_SIZES, generator) for _ in range(SCALES - 1)]
+    sizes = [pick((1, 3), generator) for _ in range(SCALES - 1)]
     return Block(
         expand=initial_weight((HIDDEN * SCALES, 3, 1, 1), generator),
         convs=[initial_weight((HIDDEN, HIDDEN, size, size), generator) for size in sizes],
-        dilations=[pick(DILATIONS, generator) for _ in sizes],
+        dilations=[pick((1, 2, 3), generator) for _ in sizes],
         project=initial_weight((3, HIDDEN * SCALES, 1, 1), generator),
     )
 
@@ -87,11 +77,8 @@ def run_block(block: Block, x: Tensor) -> Tensor:
 def noise2net(image: Tensor, seed: int, epsilon: float | Tensor) -> Tensor:
     """x + epsilon block(x), four times, in ImageNet's normalization. The result is clipped to [0, 1].
 
-    Args:
-        image: (1, 3, H, W) in [0, 1]. Images go one at a time: on a CPU, a grouped convolution over a batch is no
-            faster at 32 pixels and takes three times as long at 224.
-        seed: of the network.
-        epsilon: strength. The original draws it uniformly in 0.375...0.75.
+    The image is (1, 3, H, W) in [0, 1]. Images go one at a time: on a CPU, a grouped convolution over a batch is no
+    faster at 32 pixels and takes three times as long at 224.
     """
     mean, std = (image.new_tensor(values).reshape(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
     x = (image - mean) / std

@@ -31,20 +31,12 @@ EDSR_ADVICE = (
 
 
 class Pretrained(NamedTuple):
-    """A network that DeepAugment can corrupt.
+    """A network that DeepAugment can corrupt."""
 
-    Attributes:
-        size: short side that the original resizes images to.
-        load: takes a file, returns its weights on the CPU.
-        corrupt: takes weights and a generator, returns corrupted weights.
-        run: takes an image (1, 3, H, W) in [0, 1], weights on its device and a generator, returns an image in [0, 1] of
-            any size.
-    """
-
-    size: int
+    size: int  # short side that the original resizes images to
     load: Callable[[Path], Weights]
     corrupt: Callable[[Weights, Generator], Weights]
-    run: Callable[[Tensor, Weights, Generator], Tensor]
+    run: Callable[[Tensor, Weights, Generator], Tensor]  # an image (1, 3, H, W) in [0, 1] becomes one of any size
 
 
 PRETRAINED = {
@@ -138,11 +130,14 @@ class DeepAugment(v2.Transform):
             return {"network_seed": seeds.to(device), "epsilon": epsilon.to(device)}
         redraw = torch.rand(batch, **options) < REDRAW_PROBABILITY
         features = torch.randint(SEEDS, (batch,), **options)
-        network_seeds = self._repeat_seeds(seeds.tolist(), redraw.tolist())
-        return {
-            "network_seed": torch.tensor(network_seeds, dtype=torch.int64, device=device),
-            "feature_seed": features.to(device),
-        }
+        # An image that draws no network of its own takes that of the image before it.
+        network_seeds = []
+        for seed, drawn in zip(seeds.tolist(), redraw.tolist()):
+            if drawn or self._network_seed is None:
+                self._network_seed = seed
+            network_seeds.append(self._network_seed)
+        repeated = torch.tensor(network_seeds, dtype=torch.int64, device=device)
+        return {"network_seed": repeated, "feature_seed": features.to(device)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Apply a draw. The same image and draw give the same result in any batch."""
@@ -154,12 +149,12 @@ class DeepAugment(v2.Transform):
         if len(params["network_seed"]) != len(images):
             raise ValueError(f"images must be as many as drawn, {len(params['network_seed'])}. Got {len(images)}")
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            views = self._noise2net(images, params) if self.network == "noise2net" else self._pretrained(images, params)
+            if self.network == "noise2net":
+                draws = zip(images.split(1), params["network_seed"].tolist(), params["epsilon"])
+                views = torch.cat([noise2net(image, seed, epsilon) for image, seed, epsilon in draws])
+            else:
+                views = self._pretrained(images, params)
         return from_batch(views, inpt)
-
-    def _noise2net(self, images: Tensor, params: dict[str, Any]) -> Tensor:
-        draws = zip(images.split(1), params["network_seed"].tolist(), params["epsilon"])
-        return torch.cat([noise2net(image, seed, epsilon) for image, seed, epsilon in draws])
 
     def _pretrained(self, images: Tensor, params: dict[str, Any]) -> Tensor:
         """One image at a time, because each has its own corrupted features. Each distinct network is made once."""
@@ -174,15 +169,6 @@ class DeepAugment(v2.Transform):
                 view = kind.run(small, corrupted, Generator().manual_seed(feature_seeds[i]))
                 views[i] = F.resize(view, list(images.shape[-2:]), antialias=True)[0]
         return views
-
-    def _repeat_seeds(self, seeds: list[int], redraw: list[bool]) -> list[int]:
-        """The network seed of each sample: its own if it is redrawn, else that of the sample before."""
-        repeated = []
-        for seed, drawn in zip(seeds, redraw):
-            if drawn or self._network_seed is None:
-                self._network_seed = seed
-            repeated.append(self._network_seed)
-        return repeated
 
     def _load(self) -> Weights:
         if self._loaded is None:

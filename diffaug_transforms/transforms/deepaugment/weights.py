@@ -22,16 +22,9 @@ Shapes = dict[str, tuple[int, ...]]
 Change = Callable[[Tensor, Generator], Tensor]
 T = TypeVar("T")
 
-LAPLACIAN_4 = ((0, 1, 0), (1, -4, 1), (0, 1, 0))
-LAPLACIAN_8 = ((-1, -1, -1), (-1, 8, -1), (-1, -1, -1))
-
 
 def load_weights(path: Path, shapes: Mapping[str, Sequence[int]]) -> Weights:
-    """The tensors of a state dict that ``shapes`` names, in float32 on the CPU.
-
-    Raises:
-        OSError: the file is missing or damaged, or it lacks a tensor or has one of another shape.
-    """
+    """The tensors of a state dict that ``shapes`` names, in float32 on the CPU. OSError if the file does not fit."""
     if not path.is_file():
         raise OSError(f"there are no weights at {path}")
     state = {name.removeprefix("module."): value for name, value in read_tensors(path).items()}
@@ -91,12 +84,12 @@ def mirror(weight: Tensor, generator: Generator) -> Tensor:
 
 def times_laplacian_4(weight: Tensor, generator: Generator) -> Tensor:
     """Multiply 3x3 kernels, element by element, by the Laplacian of four neighbours."""
-    return weight * weight.new_tensor(LAPLACIAN_4)
+    return weight * weight.new_tensor(((0, 1, 0), (1, -4, 1), (0, 1, 0)))
 
 
 def times_laplacian_8(weight: Tensor, generator: Generator) -> Tensor:
     """Multiply 3x3 kernels, element by element, by the negative Laplacian of eight neighbours."""
-    return weight * weight.new_tensor(LAPLACIAN_8)
+    return weight * weight.new_tensor(((-1, -1, -1), (-1, 8, -1), (-1, -1, -1)))
 
 
 def stretch(weight: Tensor, generator: Generator, most: float) -> Tensor:
@@ -153,9 +146,8 @@ def drop_weights(weight: Tensor, generator: Generator) -> Tensor:
 
 def negate_filters(weight: Tensor, generator: Generator, divisor: int) -> Tensor:
     """Negate the filters that n // divisor draws with replacement hit, n the number of filters."""
-    hit = pick_several(len(weight), len(weight) // divisor, generator)
     signs = weight.new_ones(len(weight))
-    signs[hit] = -1
+    signs[pick_several(len(weight), len(weight) // divisor, generator)] = -1
     return weight * signs.reshape(-1, 1, 1, 1)
 
 
