@@ -136,8 +136,7 @@ def load_imagenet_set(
     parts = []
     for root in roots:
         classes = [path.name for path in root.iterdir() if path.is_dir() and path.name[0] != "."]
-        unknown = sorted(set(classes) - set(targets))
-        if unknown:
+        if unknown := sorted(set(classes) - set(targets)):
             raise ValueError(f"{name} must be laid out as {LAYOUTS[name]}. Got the folder {root / unknown[0]}")
         if classes:
             parts.append(_ImageFiles(root, {wnid: targets[wnid] for wnid in classes}, transform))

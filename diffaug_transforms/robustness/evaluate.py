@@ -92,27 +92,23 @@ def mean_corruption_error(errors: Errors, baseline: str | Errors = "alexnet") ->
     """
     if isinstance(baseline, str):
         if baseline not in BASELINE_ERRORS:
-            names = " or ".join(map(repr, BASELINE_ERRORS))
-            raise ValueError(f"baseline must be {names} or a mapping of errors. Got {baseline!r}")
+            raise ValueError(f"baseline must be 'alexnet' or a mapping of errors. Got {baseline!r}")
         baseline = BASELINE_ERRORS[baseline]
     means, baseline_means = _mean_over_severities("errors", errors), _mean_over_severities("baseline", baseline)
-    zero = [corruption for corruption, error in baseline_means.items() if error == 0]
-    if zero:
+    if zero := [corruption for corruption, error in baseline_means.items() if error == 0]:
         raise ValueError(f"baseline's errors must be above 0. Got 0 for {', '.join(zero)}")
     return 100 * float(np.mean([means[corruption] / baseline_means[corruption] for corruption in CORRUPTIONS]))
 
 
 def _mean_over_severities(name: str, errors: Errors) -> dict[str, float]:
     """The mean error of each of the 15 corruptions."""
-    missing = [corruption for corruption in CORRUPTIONS if corruption not in errors]
-    if missing:
+    if missing := [corruption for corruption in CORRUPTIONS if corruption not in errors]:
         raise ValueError(f"{name} must hold all 15 corruptions. Got none for {', '.join(missing)}")
     means = {}
     for corruption in CORRUPTIONS:
         values = np.asarray(errors[corruption], dtype=np.float64)
         if values.shape not in ((), (5,)):
             raise ValueError(f"{name} must be a mean or 5 values. Got shape {values.shape} for {corruption}")
-        # The comparison is false for NaN too.
         if not ((values >= 0) & (values <= 1)).all():
             raise ValueError(f"{name} must be in [0, 1]. Got {values.tolist()} for {corruption}")
         means[corruption] = float(values.mean())

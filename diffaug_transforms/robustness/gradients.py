@@ -58,7 +58,7 @@ def input_gradient(
         if not denoised.requires_grad:
             raise ValueError("denoiser must let gradients pass, as DiffAug(differentiable=True) does. Got none")
         logits = classifier(denoised)
-        # Labels are checked on the CPU. The copy is needed because autograd cannot keep a tensor from inference mode.
+        # The copy is needed because autograd cannot keep a tensor from inference mode.
         index = as_labels(labels, len(batch), "cpu", logits.shape[1]).to(batch.device, copy=True)
         outputs = logits.float().log_softmax(1) if output == "log_probability" else logits.float()
         (gradient,) = torch.autograd.grad(outputs.gather(1, index[:, None]).sum(), batch)

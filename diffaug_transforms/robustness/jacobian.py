@@ -144,7 +144,13 @@ def leading_directions(
         >>> values.shape, directions.shape
         (torch.Size([2]), torch.Size([2, 3, 32, 32]))
     """
-    _check_directions(x_t, k, iterations, max_batch)
+    if x_t.ndim != 3:
+        raise ValueError(f"x_t must be one noisy image, (C, H, W). Got shape {tuple(x_t.shape)}")
+    if not 1 <= k <= x_t.numel():
+        raise ValueError(f"k must be in 1...{x_t.numel()}. Got {k}")
+    if iterations < 1:
+        raise ValueError(f"iterations must be at least 1. Got {iterations}")
+    check_max_batch(max_batch)
     width = min(k + OVERSAMPLING, x_t.numel())
 
     def multiply(product: Callable[..., Tensor], matrix: Tensor) -> Tensor:
@@ -183,13 +189,3 @@ def _check_shapes(network: ScoreNetwork, x_t: Tensor, vectors: Tensor) -> None:
         raise ValueError(f"x_t must be {wanted}. Got shape {tuple(x_t.shape)}")
     if vectors.shape != x_t.shape:
         raise ValueError(f"vectors must be like x_t, {tuple(x_t.shape)}. Got {tuple(vectors.shape)}")
-
-
-def _check_directions(x_t: Tensor, k: int, iterations: int, max_batch: int | None) -> None:
-    if x_t.ndim != 3:
-        raise ValueError(f"x_t must be one noisy image, (C, H, W). Got shape {tuple(x_t.shape)}")
-    if not 1 <= k <= x_t.numel():
-        raise ValueError(f"k must be in 1...{x_t.numel()}. Got {k}")
-    if iterations < 1:
-        raise ValueError(f"iterations must be at least 1. Got {iterations}")
-    check_max_batch(max_batch)

@@ -148,9 +148,19 @@ class OODDetector(nn.Module):
         super().__init__()
         self.classifier = classifier
         self.normalize = as_normalize(normalize)
-        self.layer = last_linear(classifier) if layer is None else _check_layer(classifier, layer)
+        self.layer = last_linear(classifier) if layer is None else layer
+        if not self.layer or self.layer not in dict(classifier.named_modules()):
+            last = ", ".join(_linear_layers(classifier)[-3:]) or "none"
+            message = f"layer must name the classifier's last layer; its last linear ones: {last}"
+            raise ValueError(f"{message}. Got {layer!r}")
+        if method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(OOD_METHODS)}. Got {method!r}")
+        if percentile is not None and METHODS[method].percentile is None:
+            raise ValueError(f"{method} takes no percentile. Got {percentile}")
+        if percentile is not None and not 0 <= percentile <= 100:
+            raise ValueError(f"percentile must be in [0, 100]. Got {percentile}")
         self.method = method
-        self.percentile: Any = _check_percentile(method, percentile)
+        self.percentile: Any = METHODS[method].percentile if percentile is None else percentile
         # ReAct's threshold. It is a buffer, so it is saved with the module. NaN means that it is not fitted.
         self.register_buffer("threshold", torch.tensor(float("nan")))
 
@@ -174,11 +184,9 @@ class OODDetector(nn.Module):
     def score(self, features: Tensor) -> Tensor:
         """Scores (B,), float32, for pooled features (B, n). ValueError if ``react`` is not fitted."""
         method = METHODS[self.method]
-        amount = self.percentile
-        if method.fitted:
-            amount = float(self.threshold)
-            if np.isnan(amount):
-                raise ValueError(f"{self.method} must be fitted to in-distribution images: call fit. Got no threshold")
+        amount = float(self.threshold) if method.fitted else self.percentile
+        if method.fitted and np.isnan(amount):
+            raise ValueError(f"{self.method} must be fitted to in-distribution images: call fit. Got no threshold")
         shaped = method.shape(features.float(), amount).to(features.dtype)
         layer = self.classifier.get_submodule(self.layer)
         logits = layer(shaped[..., None, None] if isinstance(layer, nn.Conv2d) else shaped)
@@ -195,26 +203,23 @@ class OODDetector(nn.Module):
                 as a DataLoader. Batches are moved to the classifier's device.
 
         Returns:
-            The detector itself.
-
-        Raises:
-            ValueError: there are no features, or a feature is not finite.
+            The detector itself. ValueError if there are no features, or a feature is not finite.
         """
         if not METHODS[self.method].fitted:
             return self
-        features = data if isinstance(data, Tensor) and data.ndim == 2 else self._all_features(data)
+        if isinstance(data, Tensor) and data.ndim == 2:
+            features = data
+        else:
+            device = next(self.classifier.parameters()).device
+            batches = [data] if isinstance(data, Tensor) else data
+            images = (batch[0] if isinstance(batch, (tuple, list)) else batch for batch in batches)
+            parts = [self.features(batch.to(device)).cpu() for batch in images]
+            features = torch.cat(parts) if parts else torch.empty(0, 0)
         if not features.numel() or not features.isfinite().all():
             raise ValueError(f"fit needs finite features of at least one image. Got shape {tuple(features.shape)}")
         # torch.quantile refuses more than 16 million values, so NumPy computes the percentile.
         self.threshold.fill_(float(np.percentile(features.float().cpu().numpy(), self.percentile)))
         return self
-
-    def _all_features(self, data: Tensor | Iterable[Any]) -> Tensor:
-        device = next(self.classifier.parameters()).device
-        batches = [data] if isinstance(data, Tensor) else data
-        images = (batch[0] if isinstance(batch, (tuple, list)) else batch for batch in batches)
-        features = [self.features(batch.to(device)).cpu() for batch in images]
-        return torch.cat(features) if features else torch.empty(0, 0)
 
     def extra_repr(self) -> str:
         return f"layer={self.layer!r}, method={self.method!r}, percentile={self.percentile}"
@@ -222,36 +227,14 @@ class OODDetector(nn.Module):
 
 def last_linear(classifier: nn.Module) -> str:
     """The name of the last linear layer. ValueError if there is none."""
-    names = _linear_layers(classifier)
-    if not names:
-        kind = type(classifier).__name__
-        raise ValueError(f"classifier must have a linear layer, or layer must name its last layer. Got {kind}")
-    return names[-1]
+    if names := _linear_layers(classifier):
+        return names[-1]
+    kind = type(classifier).__name__
+    raise ValueError(f"classifier must have a linear layer, or layer must name its last layer. Got {kind}")
 
 
 def _linear_layers(classifier: nn.Module) -> list[str]:
     return [name for name, module in classifier.named_modules() if isinstance(module, nn.Linear)]
-
-
-def _check_layer(classifier: nn.Module, layer: str) -> str:
-    if not layer or layer not in dict(classifier.named_modules()):
-        last = ", ".join(_linear_layers(classifier)[-3:]) or "none"
-        raise ValueError(f"layer must name the classifier's last layer; its last linear ones: {last}. Got {layer!r}")
-    return layer
-
-
-def _check_percentile(method: str, percentile: float | None) -> float | None:
-    """The percentile, or the method's own if it is None."""
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(OOD_METHODS)}. Got {method!r}")
-    default = METHODS[method].percentile
-    if percentile is None:
-        return default
-    if default is None:
-        raise ValueError(f"{method} takes no percentile. Got {percentile}")
-    if not 0 <= percentile <= 100:
-        raise ValueError(f"percentile must be in [0, 100]. Got {percentile}")
-    return percentile
 
 
 # The metrics are exact and in [0, 1]. They depend only on the order of the scores. OOD is the positive class.

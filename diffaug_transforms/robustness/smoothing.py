@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import PIL.Image
 import torch
@@ -107,23 +107,15 @@ class DenoisedSmoothing(nn.Module):
         return find_timestep(self.denoiser.network.schedule, self.sigma)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K) for ONE draw per image: the base classifier, whose votes ``certify`` and ``predict`` count.
+        """Logits (B, K) for ONE draw per image, for images uint8 or in [0, 1], (B, C, H, W).
 
         The output is random: use it for training or attacks. Use ``predict`` for the smoothed classifier's decision.
-
-        Args:
-            images: uint8 or in [0, 1], (B, C, H, W).
         """
         batch = to_batch(images)
         return self.classify(batch, next(draw_like(batch, self.generator)))
 
     def classify(self, images: Tensor, noise: Tensor) -> Tensor:
-        """Logits (B, K), deterministic for given noise.
-
-        Args:
-            images: float32 (B, C, H, W) in [0, 1].
-            noise: like images, standard normal.
-        """
+        """Logits (B, K) for images, float32 (B, C, H, W) in [0, 1], and standard normal noise of the same shape."""
         views = self.denoise(images, noise)
         parts = views.split(self.denoiser.max_batch or max(len(views), 1))
         return torch.cat([self.classifier(self.normalize(part)) for part in parts])
@@ -152,7 +144,6 @@ class DenoisedSmoothing(nn.Module):
             failure_probability: Cohen's alpha, in (0, 1).
         """
         _check_draws(failure_probability, n0=n0, n=n)
-        import_stats()  # fail before the expensive sampling if SciPy is missing
         prediction = int(self.counts(image, self.draw_noise(image, n0)).argmax())
         count = int(self.counts(image, self.draw_noise(image, n))[prediction])
         return certify_votes(prediction, count, n, self.sigma, failure_probability)
@@ -164,14 +155,18 @@ class DenoisedSmoothing(nn.Module):
         with the most of the ``n`` votes must tell them apart. The classifier is put into eval mode.
         """
         _check_draws(failure_probability, n=n)
-        import_stats()
         return predict_votes(self.counts(image, self.draw_noise(image, n)), failure_probability)
 
     def draw_noise(self, image: Tensor | PIL.Image.Image, n: int) -> Iterator[Tensor]:
         """Noise for ``n`` draws of one image, in parts (at most max_batch, C, H, W)."""
         batch = self._as_batch(image)
         size = self.denoiser.max_batch or n
-        for start in self._watch(range(0, n, size)):
+        starts: Any = range(0, n, size)
+        if self.progress:
+            from tqdm.auto import tqdm
+
+            starts = tqdm(starts, unit="batch")
+        for start in starts:
             yield next(draw_like(batch.expand(min(size, n - start), -1, -1, -1), self.generator))
 
     def counts(self, image: Tensor | PIL.Image.Image, noise: Iterable[Tensor]) -> Tensor:
@@ -181,8 +176,17 @@ class DenoisedSmoothing(nn.Module):
         """
         self.eval()
         batch = self._as_batch(image)
-        with torch.no_grad():
-            votes = [_count(self.classify(batch.expand(len(part), -1, -1, -1), part)) for part in noise]
+        votes = []
+        for part in noise:
+            with torch.no_grad():
+                logits = self.classify(batch.expand(len(part), -1, -1, -1), part)
+            if logits.ndim != 2 or logits.shape[1] < 2:
+                shape = tuple(logits.shape)
+                raise ValueError(f"classifier must return logits (B, K) of at least 2 classes. Got {shape}")
+            # argmax would take NaN for the largest, and certify its place.
+            if nan := int(logits.isnan().sum()):
+                raise ValueError(f"classifier must return no NaN. Got {nan} of {logits.numel()}")
+            votes.append(torch.bincount(logits.argmax(1), minlength=logits.shape[1]))
         return torch.stack(votes).sum(0)
 
     def _as_batch(self, image: Tensor | PIL.Image.Image) -> Tensor:
@@ -190,13 +194,6 @@ class DenoisedSmoothing(nn.Module):
         if len(batch) != 1:
             raise ValueError(f"image must be one image, (C, H, W). Got {len(batch)} images")
         return batch
-
-    def _watch(self, starts: range) -> Iterable[int]:
-        if not self.progress:
-            return starts
-        from tqdm.auto import tqdm
-
-        return cast(Iterable[int], tqdm(starts, unit="batch"))
 
     def extra_repr(self) -> str:
         return f"sigma={self.sigma}"
@@ -210,16 +207,8 @@ def find_timestep(schedule: NoiseSchedule, sigma: float) -> int:
     return schedule.timestep_for_sigma(2 * sigma)
 
 
-def _count(logits: Tensor) -> Tensor:
-    if logits.ndim != 2 or logits.shape[1] < 2:
-        raise ValueError(f"classifier must return logits (B, K) of at least 2 classes. Got {tuple(logits.shape)}")
-    # argmax would take NaN for the largest, and certify its place.
-    if logits.isnan().any():
-        raise ValueError(f"classifier must return no NaN. Got {int(logits.isnan().sum())} of {logits.numel()}")
-    return torch.bincount(logits.argmax(1), minlength=logits.shape[1])
-
-
 def _check_draws(failure_probability: float, **numbers: int) -> None:
+    import_stats()  # fail before the expensive sampling if SciPy is missing
     for name, number in numbers.items():
         if number < 1:
             raise ValueError(f"{name} must be at least 1. Got {number}")
@@ -249,11 +238,6 @@ def predict_votes(votes: Tensor, failure_probability: float) -> int:
 
     A two-sided binomial test of the first two classes must reject, at level ``failure_probability``, that a vote for
     one of them goes to either with probability 1/2.
-
-    Example:
-        >>> import torch
-        >>> predict_votes(torch.tensor([1, 40, 9]), 0.001), predict_votes(torch.tensor([1, 28, 21]), 0.001)
-        (1, -1)
     """
     test = import_stats().binomtest
     most, classes = votes.topk(2)
@@ -265,11 +249,7 @@ def lower_confidence_bound(count: int, n: int, failure_probability: float) -> fl
     """Clopper and Pearson's one-sided lower bound of a probability, from ``count`` successes in ``n`` draws.
 
     The bound exceeds the true probability with probability of at most ``failure_probability``. For n successes in n
-    draws it is failure_probability^(1/n). ImportError without SciPy.
-
-    Example:
-        >>> round(lower_confidence_bound(100, 100, 0.001), 4), round(0.001 ** (1 / 100), 4)
-        (0.9333, 0.9333)
+    draws it is failure_probability^(1/n).
     """
     test = import_stats().binomtest(count, n, alternative="greater")
     return float(test.proportion_ci(1 - failure_probability, "exact").low)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from types import ModuleType
 from typing import TypeVar, cast
 
 import numpy as np
@@ -73,7 +72,14 @@ def corrupt(
     if first < 0:
         raise ValueError(f"first must be at least 0. Got {first}")
     pixels = _as_uint8(image)
-    function = getattr(_functions(), corruption)
+    try:
+        from . import functions
+    except ImportError as error:
+        raise ImportError(
+            "corruptions need OpenCV, SciPy, scikit-image and imagecorruptions-imaug: "
+            f'pip install "diffaug-transforms[benchmarks]" ({error})'
+        ) from error
+    function = getattr(functions, corruption)
     constants = CONSTANTS[corruption_set][corruption][severity - 1]
     constants = constants if isinstance(constants, tuple) else (constants,)
     entropy = _as_seed(seed)
@@ -86,7 +92,6 @@ def corrupt(
 
 
 def check_corruption(corruption: str, severity: int, corruption_set: str) -> None:
-    """Raise ValueError if one of the three is unknown."""
     if corruption not in CORRUPTIONS:
         nearest = difflib.get_close_matches(str(corruption), CORRUPTIONS, n=3, cutoff=0.4)
         hint = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
@@ -127,15 +132,3 @@ def _as_seed(seed: int | torch.Generator | None) -> int:
     if seed < 0:
         raise ValueError(f"seed must be at least 0. Got {seed}")
     return int(seed)
-
-
-def _functions() -> ModuleType:
-    """Import the corruptions here, because they need libraries that the package does not install by itself."""
-    try:
-        from . import functions
-    except ImportError as error:
-        raise ImportError(
-            "corruptions need OpenCV, SciPy, scikit-image and imagecorruptions-imaug: "
-            f'pip install "diffaug-transforms[benchmarks]" ({error})'
-        ) from error
-    return functions
