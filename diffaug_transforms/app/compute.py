@@ -36,14 +36,6 @@ class Models:
         network: the default score network. It is loaded at once. Users may also choose every network that has a name.
         any_network: whether users may give Hub repositories and paths on this machine.
         device: where everything runs.
-
-    Raises:
-        As ``load_classifier`` and ``load_score_network``.
-
-    Example:
-        >>> models = Models()
-        >>> models.classifier("cifar10-diffaug").classes[:3], models.size("cifar10-diffaug", "cifar10")
-        (('airplane', 'automobile', 'bird'), 32)
     """
 
     def __init__(
@@ -68,15 +60,10 @@ class Models:
         return self.classifiers[name]
 
     def denoiser(self, network: str) -> Denoiser:
-        """The Denoiser of a network, ready on the device.
-
-        Only the first call for a network waits until it is loaded. A call for a network that is loaded never waits for
-        the download of another.
-        """
+        """The Denoiser of a network, ready on the device. One that is loaded never waits for another's download."""
         if not self.any_network and network not in self.networks:
             raise ValueError(f"network must be one of {', '.join(self.networks)}. Got {network!r}")
-        found = self._denoisers.get(network)
-        if found is not None:
+        if (found := self._denoisers.get(network)) is not None:
             return found
         with self._lock:
             if network not in self._denoisers:
@@ -96,34 +83,22 @@ class Models:
 
 
 class Setting(NamedTuple):
-    """What a user chose, checked. The same Setting always gives the same results.
+    """What a user chose, checked. The same Setting always gives the same results."""
 
-    Attributes:
-        picture: the corrupted picture, as the classifier sees it: uint8 (3, size, size).
-        network, classifier: names that ``Models`` knows.
-        seed: of the corruption and of all noise.
-    """
-
-    picture: Tensor
+    picture: Tensor  # corrupted, as the classifier sees it: uint8 (3, size, size)
     network: str
     classifier: str
-    seed: int
+    seed: int  # of the corruption and of all noise
 
 
 class Answer(NamedTuple):
-    """Attributes:
-    timesteps: the set S.
-    views: (|S|, 3, size, size) in [0, 1].
-    view_probabilities: (|S|, K), the classifier's for each view.
-    default: (K,), the classifier's for the picture.
-    de: (K,), the ensemble's: the mean over the views.
-    """
+    """The ensemble's views, and the probabilities of the K classes."""
 
-    timesteps: tuple[int, ...]
-    views: Tensor
-    view_probabilities: Tensor
-    default: Tensor
-    de: Tensor
+    timesteps: tuple[int, ...]  # the set S
+    views: Tensor  # (|S|, 3, size, size) in [0, 1]
+    view_probabilities: Tensor  # (|S|, K), the classifier's for each view
+    default: Tensor  # (K,), the classifier's for the picture
+    de: Tensor  # (K,), the mean over the views
 
 
 def prepare(
@@ -137,12 +112,6 @@ def prepare(
     classifier: str = "cifar10-diffaug",
 ) -> Setting:
     """Read, fit and corrupt a picture, and check every choice. Loads the network.
-
-    Args:
-        path: a file that ``read_picture`` takes.
-        corruption: "none" or one of ``robustness.CORRUPTIONS``, with the constants of ``corruption_set``.
-        severity: 1...5.
-        seed: 0...``MAX_SEED``.
 
     Raises:
         ValueError, OSError, ImportError: a choice is wrong. The message is one sentence.
@@ -167,11 +136,7 @@ def corruption_set(size: int) -> str:
 def denoise(models: Models, setting: Setting, timestep: int) -> tuple[Tensor, Tensor]:
     """The diffused and the denoised image at one timestep, each (3, size, size) in [0, 1].
 
-    The noise depends only on the seed, so moving t changes nothing else. The first view of the ensemble above t = 0
-    and ``diffaug show --seed`` use the same noise.
-
-    Raises:
-        ValueError: the network does not have the timestep.
+    The noise depends only on the seed, so moving t changes nothing else. ``diffaug show --seed`` uses the same noise.
     """
     denoiser = models.denoiser(setting.network)
     diffused, denoised = views_over_time(denoiser, _batch(models, setting), [timestep], setting.seed)
@@ -209,9 +174,8 @@ def size_warning(models: Models, setting: Setting) -> str | None:
     size, native = setting.picture.shape[-1], models.denoiser(setting.network).network.image_size
     if max(size, native) <= 2 * min(size, native):
         return None
-    return (
-        f"the picture's {size}x{size} pixels are far from the network's {native}x{native}; choose another score network"
-    )
+    sizes = f"{size}x{size} pixels are far from the network's {native}x{native}"
+    return f"the picture's {sizes}; choose another score network"
 
 
 def _batch(models: Models, setting: Setting) -> Tensor:

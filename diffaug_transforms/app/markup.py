@@ -29,8 +29,6 @@ CSS = """
 #samples .gallery-item .container {width: 62px; height: 62px}
 #samples .gallery-item img {width: 100%; height: 100%}
 """
-#: The largest side of a picture inside the page. Larger pictures are made smaller.
-MAX_INLINE_SIDE = 128
 
 
 def note(*sentences: str) -> str:
@@ -45,18 +43,17 @@ def problem(error: Exception) -> str:
 
 def row_of_views(views: Iterable[Tensor], captions: Iterable[tuple[str, str]]) -> str:
     """A row of images (3, H, W) in [0, 1] that wraps. Each has a caption of two lines."""
-    figures = [
-        f'<figure><img src="{data_address(view)}" alt="{html.escape(first)}">'
-        f"<figcaption>{html.escape(first)}<br>{html.escape(second)}</figcaption></figure>"
-        for view, (first, second) in zip(views, captions)
-    ]
-    return f'<div class="views">{"".join(figures)}</div>'
+    figures = ""
+    for view, (first, second) in zip(views, captions):
+        figures += f'<figure><img src="{data_address(view)}" alt="{html.escape(first)}">'
+        figures += f"<figcaption>{html.escape(first)}<br>{html.escape(second)}</figcaption></figure>"
+    return f'<div class="views">{figures}</div>'
 
 
 def data_address(image: Tensor) -> str:
-    """A PNG of the image as a data: address, which needs no file."""
+    """A PNG of the image, at most 128 pixels wide and high, as a data: address, which needs no file."""
     picture = F.to_pil_image(image)
-    picture.thumbnail((MAX_INLINE_SIDE, MAX_INLINE_SIDE), PIL.Image.Resampling.LANCZOS)
+    picture.thumbnail((128, 128), PIL.Image.Resampling.LANCZOS)
     file = io.BytesIO()
     picture.save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -18,27 +18,16 @@ import gradio as gr
 from ..images import ASSETS
 from ..robustness import CORRUPTIONS
 from ..score import list_score_networks
-from .compute import (
-    MAX_SEED,
-    NO_CORRUPTION,
-    Models,
-    Setting,
-    classify,
-    corruption_set,
-    denoise,
-    prepare,
-    scales,
-    size_warning,
-)
+from . import compute
+from .compute import MAX_SEED, NO_CORRUPTION, Models, Setting
 from .markup import INTRODUCTION, note, problem, row_of_views
 from .pictures import MAX_BYTES, enlarge
 
-#: How many calls of each of the page's functions run at once, for all users together. The others wait.
-CONCURRENCY = 4
-NEWEST: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": CONCURRENCY}
+#: Of each of the page's functions, four calls run at once, for all users together. The others wait.
+NEWEST: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": 4}
 #: Errors that the page shows as one sentence.
 ERRORS = (OSError, ValueError, TypeError, RuntimeError, ImportError)
-SAMPLES = sorted((ASSETS / "samples").glob("*.png"))
+SAMPLES = sorted(str(path) for path in (ASSETS / "samples").glob("*.png"))
 FIRST_SAMPLE, FIRST_TIMESTEP = str(ASSETS / "samples" / "horse.png"), 150
 
 
@@ -60,27 +49,16 @@ def build_page(models: Models) -> gr.Blocks:
                 time_note = gr.HTML(elem_id="time-note", padding=False)
                 answer = add_answer()
         # Gradio's preprocessing would decode pictures of any size. `prepare` checks every choice itself.
-        gr.on(
-            [page.load, *(choice.change for choice in choices)],
-            partial(show_setting, models),
-            choices,
-            [setting, shown, timestep, picture_note],
-            api_name="prepare",
-            preprocess=False,
-            **NEWEST,
-        )
-        gr.on(
-            [timestep.input, setting.change],
-            partial(show_denoised, models),
-            [setting, timestep],
-            [diffused, denoised, time_note],
-            api_name="denoise",
-            show_progress="hidden",
-            **NEWEST,
-        )
-        setting.change(
-            partial(show_answer, models), setting, answer, api_name="classify", show_progress="minimal", **NEWEST
-        )
+        choosing = [page.load, *(choice.change for choice in choices)]
+        filled = [setting, shown, timestep, picture_note]
+        options = NEWEST | {"api_name": "prepare", "preprocess": False}
+        gr.on(choosing, partial(show_setting, models), choices, filled, **options)
+        moving = [timestep.input, setting.change]
+        filled = [diffused, denoised, time_note]
+        options = NEWEST | {"api_name": "denoise", "show_progress": "hidden"}
+        gr.on(moving, partial(show_denoised, models), [setting, timestep], filled, **options)
+        options = NEWEST | {"api_name": "classify", "show_progress": "minimal"}
+        setting.change(partial(show_answer, models), setting, answer, **options)
     return page.queue(max_size=200)
 
 
@@ -97,8 +75,7 @@ def add_choices(models: Models) -> list[Any]:
         elem_classes="picture",
         placeholder=f"Drop a picture here, at most {MAX_BYTES >> 20} MiB",
     )
-    samples = [[str(path)] for path in SAMPLES]
-    gr.Examples(samples, picture, label="Samples (CIFAR-10 test images)", preprocess=False, elem_id="samples")
+    gr.Examples(SAMPLES, picture, label="Samples (CIFAR-10 test images)", preprocess=False, elem_id="samples")
     corruption = gr.Dropdown([NO_CORRUPTION, *CORRUPTIONS], label="Corruption", elem_id="corruption")
     severity = gr.Slider(1, 5, 3, step=1, label="Severity", elem_id="severity", buttons=[])
     classifier = gr.Dropdown(list(models.classifiers), label="Classifier", elem_id="classifier")
@@ -144,16 +121,15 @@ def show_setting(
         return None, None, gr.skip(), note("Drop a picture, or choose a sample.")
     options: dict[str, Any] = {"corruption": corruption, "severity": severity, "seed": seed}
     try:
-        setting = prepare(models, picture["path"], network=network, classifier=classifier, **options)
-        warning = size_warning(models, setting)
+        setting = compute.prepare(models, picture["path"], network=network, classifier=classifier, **options)
+        warning = compute.size_warning(models, setting)
     except ERRORS as error:
         return None, None, gr.skip(), problem(error)
     size = setting.picture.shape[-1]
     sentences = [f"The picture's central square, resized to the classifier's {size} x {size} pixels."]
     if corruption != NO_CORRUPTION:
-        sentences.append(
-            f"Corrupted as in {corruption_set(size)}: {corruption.replace('_', ' ')}, severity {severity}."
-        )
+        constants, name = compute.corruption_set(size), corruption.replace("_", " ")
+        sentences.append(f"Corrupted as in {constants}: {name}, severity {severity}.")
     if warning is not None:
         sentences.append(f"Warning: {warning}.")
     last = models.denoiser(network).network.num_timesteps - 1
@@ -165,14 +141,12 @@ def show_denoised(models: Models, setting: Setting | None, timestep: int) -> tup
     if setting is None:
         return None, None, None
     try:
-        diffused, denoised = denoise(models, setting, timestep)
+        diffused, denoised = compute.denoise(models, setting, timestep)
     except ERRORS as error:
         return None, None, problem(error)
-    signal, noise = scales(models, setting, timestep)
-    text = (
-        f"x_t = {signal:.2f} x_0 + {noise:.2f} noise, with pixels in [-1, 1]. One network call takes x_t back to x_0."
-    )
-    return enlarge(diffused), enlarge(denoised), note(f"At t = {timestep}:", text)
+    signal, noise = compute.scales(models, setting, timestep)
+    formula = f"At t = {timestep}: x_t = {signal:.2f} x_0 + {noise:.2f} noise, with pixels in [-1, 1]."
+    return enlarge(diffused), enlarge(denoised), note(formula, "One network call takes x_t back to x_0.")
 
 
 def show_answer(models: Models, setting: Setting | None) -> tuple[Any, ...]:
@@ -180,14 +154,12 @@ def show_answer(models: Models, setting: Setting | None) -> tuple[Any, ...]:
     if setting is None:
         return None, None, None, None
     try:
-        answer = classify(models, setting)
+        answer = compute.classify(models, setting)
     except ERRORS as error:
         return problem(error), None, None, None
     classes = models.classifier(setting.classifier).classes
-    captions = [
-        (f"t = {t}", f"{classes[int(row.argmax())]} {row.max():.0%}")
-        for t, row in zip(answer.timesteps, answer.view_probabilities)
-    ]
+    best = [f"{classes[int(row.argmax())]} {row.max():.0%}" for row in answer.view_probabilities]
+    captions = [(f"t = {t}", text) for t, text in zip(answer.timesteps, best)]
     default, de = (dict(zip(classes, row.tolist())) for row in (answer.default, answer.de))
     text = f"The ensemble's {len(captions)} views, each with fresh noise, and the classifier's answer for each:"
     return note(text), row_of_views(answer.views, captions), default, de

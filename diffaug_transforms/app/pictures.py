@@ -23,8 +23,7 @@ MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 50_000_000
 #: Pillow's names of the formats that are read. Others are left out on purpose: EPS would start Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-#: Side to which ``enlarge`` brings small images, in pixels.
-SHOWN_SIDE = 256
+PIXEL_LIMIT = f"a picture must have at most {MAX_PIXELS / 1e6:.0f} million pixels"
 
 
 def read_picture(path: str | Path) -> PIL.Image.Image:
@@ -40,38 +39,24 @@ def read_picture(path: str | Path) -> PIL.Image.Image:
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise ValueError(f"a picture's file must have at most {MAX_BYTES / 2**20:.0f} MiB. Got {size / 2**20:.1f} MiB")
-    with _open(path) as file:
-        width, height = file.size
-        if width * height > MAX_PIXELS:
-            raise ValueError(f"{_pixel_limit()}. Got {width} x {height}")
-        try:
-            upright = PIL.ImageOps.exif_transpose(file)
-        except Exception as error:  # decoders raise errors of many kinds
-            raise ValueError(f"{path.name} is damaged: {error}") from error
-    return to_rgb(upright)
-
-
-def _open(path: Path) -> PIL.Image.Image:
     try:
-        return PIL.Image.open(path, formats=FORMATS)
+        with PIL.Image.open(path, formats=FORMATS) as file:
+            width, height = file.size
+            upright = PIL.ImageOps.exif_transpose(file) if width * height <= MAX_PIXELS else None
     except PIL.Image.DecompressionBombError:
-        raise ValueError(f"{_pixel_limit()}. Got far more") from None
+        raise ValueError(f"{PIXEL_LIMIT}. Got far more") from None
     except PIL.UnidentifiedImageError:
         known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         raise ValueError(f"a picture must be a {known} file. Got {path.name}, which is none of these") from None
-    except Exception as error:
+    except Exception as error:  # decoders raise errors of many kinds
         raise ValueError(f"{path.name} is damaged: {error}") from error
-
-
-def _pixel_limit() -> str:
-    return f"a picture must have at most {MAX_PIXELS / 1e6:.0f} million pixels"
+    if upright is None:
+        raise ValueError(f"{PIXEL_LIMIT}. Got {width} x {height}")
+    return to_rgb(upright)
 
 
 def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """An image of any mode as RGB. Transparent parts become white, 16 bits become 8.
-
-    ValueError for floating point pixels.
-    """
+    """An image of any mode but F as RGB. Transparent parts become white, 16 bits become 8."""
     if image.mode == "F":
         raise ValueError("a picture must have integer pixels. Got floating point pixels, whose range is not known")
     if image.mode.startswith("I"):
@@ -89,7 +74,7 @@ def fit_picture(image: PIL.Image.Image, size: int) -> Tensor:
     return fit_to_network(F.center_crop(image, [min(image.size)]), size)
 
 
-def enlarge(image: Tensor, side: int = SHOWN_SIDE) -> PIL.Image.Image:
+def enlarge(image: Tensor, side: int = 256) -> PIL.Image.Image:
     """An image (3, H, W), uint8 or in [0, 1], with its pixels repeated until it is about ``side`` wide."""
     factor = max(1, side // image.shape[-1])
     picture = F.to_pil_image(image)

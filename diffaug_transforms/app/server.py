@@ -21,12 +21,8 @@ def serve(
 ) -> None:
     """Load the networks and serve the page until Ctrl-C.
 
-    Visitors may type paths and Hub repositories only if nobody but this machine reaches ``host``.
-
-    Args:
-        classifiers, network, device: as in ``Models``.
-        host: an address of this machine.
-        port: 0...65535. 0 means any free port.
+    Visitors may type paths and Hub repositories only if nobody but this machine reaches ``host``, an address of this
+    machine. Port 0 means any free port. The other arguments are those of ``Models``.
 
     Raises:
         ImportError: Gradio is missing. ValueError, OSError: the port or the host cannot be used, or as ``Models``.
@@ -76,11 +72,7 @@ def _serve_page(models: Models, host: str, port: int) -> None:
 
 
 def find_port(host: str, port: int) -> int:
-    """The port, or a free one for 0.
-
-    Raises:
-        ValueError: the port is outside 0...65535. OSError: it is taken, or the host is no address of this machine.
-    """
+    """The port, or a free one for 0. OSError if it is taken, or if the host is no address of this machine."""
     if not 0 <= port <= 65535:
         raise ValueError(f"--port must be in 0...65535. Got {port}")
     try:
@@ -90,16 +82,12 @@ def find_port(host: str, port: int) -> int:
             probe.bind(address)
             return int(probe.getsockname()[1])
     except OSError as error:
-        raise OSError(
-            f"cannot listen on {host}, port {port}: {error.strerror}. "
-            "Choose another with --port, or --port 0 for any free one"
-        ) from error
+        advice = "Choose another with --port, or --port 0 for any free one"
+        raise OSError(f"cannot listen on {host}, port {port}: {error.strerror}. {advice}") from error
 
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches the host."""
-    if host == "localhost":
-        return True
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
-    return False
+    return host == "localhost"
