@@ -30,20 +30,14 @@ class Seeds(NamedTuple):
 def copy_seed(seed: int, image: str, copy: int) -> tuple[int, float]:
     """The seed (56 bits) of one copy's draw, and an independent uniform number in [0, 1).
 
-    Args:
-        seed: the seed of the whole run.
-        image: the image's path relative to the source folder, with forward slashes.
-        copy: the number of the copy, from 0.
+    ``seed`` is the whole run's, ``image`` the path relative to the source folder, with forward slashes.
     """
     digest = hashlib.sha256(f"{seed}/{image}/{copy}".encode()).digest()
     return int.from_bytes(digest[:7], "big"), int.from_bytes(digest[7:13], "big") / 2**48
 
 
 def read_image(file: str | bytes, name: str, prepare: Prepare) -> Tensor | str:
-    """An upright image, uint8 (3, H, W), from a path or a file's bytes. If it cannot be read, a line that says why.
-
-    ``name`` stands for the image in that line.
-    """
+    """An upright image, uint8 (3, H, W), or a line with its name that says why it cannot be read."""
     try:
         image = load_image(file, name)
     except OSError as error:
@@ -58,14 +52,7 @@ def augment_images(
     batch_size: int,
     device: torch.device | str,
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Augment images of any sizes, in batches of one size.
-
-    Args:
-        augment: its generator is replaced during each batch.
-        images: uint8 (3, H, W).
-        seeds: one pair per image.
-        batch_size: the largest batch.
-        device: where the network runs.
+    """Augment images, uint8 (3, H, W) of any sizes, in batches of one size. There is one pair of seeds per image.
 
     Yields:
         The indices of a batch's images, and the augmented images: uint8 (B, 3, H, W) on the CPU.

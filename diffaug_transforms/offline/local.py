@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import PIL.Image
 import torch
@@ -17,8 +17,7 @@ from ..transforms import DeepAugment, DiffAug
 from .copies import Prepare, Seeds, augment_images, copy_seed, encode_image, read_image
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """One copy to make."""
 
     source: Path
@@ -64,9 +63,13 @@ def augment_folder(
         >>> augment_folder(Path("train"), Path("train_diffaug"), DiffAug("cifar10"), copies=2)  # doctest: +SKIP
         []
     """
+    # huggingface_hub brings tqdm, so it is no requirement of ours.
+    from tqdm.auto import tqdm
+
     jobs = list_jobs(source, target, copies, seed, redraw)
     failures = set()
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, _progress_bar(len(jobs)) as bar:
+    progress = tqdm(total=len(jobs), unit="image", desc="diffaug augment")
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, progress as bar:
         for start in range(0, len(jobs), 4 * batch_size):
             chunk = jobs[start : start + 4 * batch_size]
             todo = [job for job in chunk if not job.target.exists()]
@@ -91,9 +94,6 @@ def list_jobs(source: Path, target: Path, copies: int, seed: int, redraw: float 
     Only the sorted list and the seed decide which copies share a corrupted network, so a run that resumes uses the same
     networks. Copies that share a network are neighbours in the list. Copy 0 of all images is one such sequence, copy 1
     is another.
-
-    Raises:
-        As ``augment_folder``.
     """
     if copies < 1:
         raise ValueError(f"copies must be at least 1. Got {copies}")
@@ -123,10 +123,3 @@ def save_image(image: Tensor, path: Path) -> None:
     partial = path.with_name(f".{path.stem}.part{path.suffix}")
     partial.write_bytes(encode_image(image, PIL.Image.registered_extensions()[path.suffix.lower()]))
     partial.replace(path)
-
-
-def _progress_bar(total: int):  # type: ignore[no-untyped-def]  # tqdm has no types
-    # huggingface_hub brings tqdm, so it is no requirement of ours.
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, unit="image", desc="diffaug augment")

@@ -77,12 +77,9 @@ def augment_dataset(
     try:
         rows, id_column, image_column = read_rows(ray, source)
         rows.context.raise_original_map_exception = True
-        rows.context.checkpoint_config = ray.data.checkpoint.CheckpointConfig(
-            id_column,
-            f"{target}/.checkpoint",
-            delete_checkpoint_on_success=False,
-            checkpoint_filter_cls=_arrow_filter(ray),
-        )
+        options: dict[str, Any] = {"delete_checkpoint_on_success": False, "checkpoint_filter_cls": _arrow_filter(ray)}
+        config = ray.data.checkpoint.CheckpointConfig(id_column, f"{target}/.checkpoint", **options)
+        rows.context.checkpoint_config = config
         failures = ray.util.queue.Queue(actor_options={"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1})
         resources = ray.cluster_resources()
         gpus = 0 if device == "cpu" else int(resources.get("GPU", 0))
@@ -111,10 +108,8 @@ def augment_dataset(
 
 
 def start_ray(workers: int | None) -> tuple[Any, bool]:
-    """The module ``ray``, connected, and whether this call started it.
-
-    Uses a Ray that is initialized, or the cluster at RAY_ADDRESS. Otherwise it starts one that only this machine can
-    reach, without dashboard and usage statistics.
+    """The module ``ray``, and whether this call started it: Ray as it is initialized, or the cluster at RAY_ADDRESS, or
+    a new one that only this machine can reach, without dashboard and usage statistics.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     local: dict[str, Any] = {}
