@@ -14,8 +14,6 @@ from ..transforms import DeepAugment, DiffAug
 from ..transforms.deepaugment import REDRAW_PROBABILITY
 from .options import TIMESTEPS_HELP, add_shared, find_device, new_command, parse_timesteps
 
-METHODS = ("diffaug", "deepaugment", "deepaugment:edsr", "deepaugment:cae")
-
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser = new_command(
@@ -28,8 +26,9 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("src", metavar="SRC", help="folder tree of images; with Ray also Parquet files or tars")
     parser.add_argument("dst", metavar="DST", help="where the copies go, in the same tree; with Ray: shards")
+    methods = ("diffaug", "deepaugment", "deepaugment:edsr", "deepaugment:cae")
     text = "augmentation; default: %(default)s"
-    parser.add_argument("--with", choices=METHODS, default="diffaug", dest="method", help=text)
+    parser.add_argument("--with", choices=methods, default="diffaug", dest="method", help=text)
     parser.add_argument("--weights", help="file for deepaugment:cae (required) and deepaugment:edsr")
     parser.add_argument("--timesteps", help=f"{TIMESTEPS_HELP}; default: the network's own")
     parser.add_argument("--copies", type=int, default=1, help="copies per image; default: %(default)s")

@@ -23,6 +23,7 @@ from .augmix import AugMix
 from .deepaugment import DeepAugment
 from .diffaug import DiffAug
 
+Transform = Callable[[Any], Any]
 #: The paper's training recipes (Sastry et al., NeurIPS 2024, section 4.1).
 RECIPES = (
     "baseline",
@@ -37,10 +38,10 @@ RECIPES = (
 
 
 def compose_with(
-    *augmentations: Callable[[Any], Any],
+    *augmentations: Transform,
     diffaug: DiffAug | None = None,
-    clean: Callable[[Any], Any] | None = None,
-    original: Callable[[Any], Any] | None = None,
+    clean: Transform | None = None,
+    original: Transform | None = None,
 ) -> Views:
     """Parallel views of an image: the clean one, one per augmentation, and DiffAug's.
 
@@ -85,7 +86,7 @@ def compose_with(
     )
 
 
-def view_names(transforms: Sequence[Callable[[Any], Any]]) -> list[str]:
+def view_names(transforms: Sequence[Transform]) -> list[str]:
     """Class names in lower case, numbered from 1 if they repeat."""
     classes = []
     for transform in transforms:
@@ -99,12 +100,7 @@ def view_names(transforms: Sequence[Callable[[Any], Any]]) -> list[str]:
 class PerSampleTransform(nn.Module):
     """The views that need no network, from one image or a batch. Picklable, for DataLoader workers."""
 
-    def __init__(
-        self,
-        clean: Callable[[Any], Any],
-        augmentations: Mapping[str, Callable[[Any], Any]],
-        original: Callable[[Any], Any] | None,
-    ) -> None:
+    def __init__(self, clean: Transform, augmentations: Mapping[str, Transform], original: Transform | None) -> None:
         super().__init__()
         self.clean = clean
         self.augmentations = dict(augmentations)
@@ -256,8 +252,8 @@ def recipe(
     *,
     diffaug: DiffAug | None = None,
     deepaugment: DeepAugment | None = None,
-    clean: Callable[[Any], Any] | None = None,
-    original: Callable[[Any], Any] | None = None,
+    clean: Transform | None = None,
+    original: Transform | None = None,
 ) -> tuple[Views, ViewsLoss]:
     """The views and the loss of one of the paper's recipes (Sastry et al., NeurIPS 2024, section 4.1).
 

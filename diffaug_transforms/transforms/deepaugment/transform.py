@@ -19,8 +19,6 @@ from .edsr import corrupt_edsr_weights, edsr, load_edsr
 from .noise2net import MAX_EPSILON, noise2net
 from .weights import Weights
 
-EDSR_REPO = "eugenesiow/edsr-base"
-EDSR_FILE = "pytorch_model_4x.pt"
 #: Probability that an image gets a newly corrupted network instead of the one of the image before it.
 REDRAW_PROBABILITY = 0.05
 SEEDS = 2**63 - 1
@@ -172,7 +170,11 @@ class DeepAugment(v2.Transform):
 
     def _load(self) -> Weights:
         if self._loaded is None:
-            path = download_edsr() if self.weights is None else Path(self.weights).expanduser()
+            try:
+                hub = ("eugenesiow/edsr-base", "pytorch_model_4x.pt")
+                path = download_file(*hub) if self.weights is None else Path(self.weights).expanduser()
+            except OSError as error:
+                raise OSError(str(error).replace(ADVICE, EDSR_ADVICE)) from error
             self._loaded = PRETRAINED[self.network].load(path)
         return self._loaded
 
@@ -184,11 +186,3 @@ class DeepAugment(v2.Transform):
         if self.network == "noise2net":
             return f"'noise2net', max_epsilon={self.max_epsilon}"
         return f"{self.network!r}, weights={None if self.weights is None else str(self.weights)!r}, size={self.size}"
-
-
-def download_edsr() -> Path:
-    """EDSR's weights from the Hub's cache, or from the Hub if the cache lacks them."""
-    try:
-        return download_file(EDSR_REPO, EDSR_FILE)
-    except OSError as error:
-        raise OSError(str(error).replace(ADVICE, EDSR_ADVICE)) from error
