@@ -40,11 +40,8 @@ LAYOUTS = {
     "imagenet-d": "background/chair/* or chair/*",
 }
 IMAGENET_SETS = tuple(LAYOUTS)
-IMAGENET_D_ATTRIBUTES = ("background", "texture", "material")
 #: timm's lists of the classes of the sets that hold 200 of them.
 WNID_FILES = {"imagenet-r": "imagenet_r_synsets.txt", "imagenet-a": "imagenet_a_synsets.txt"}
-#: The quality at which the official script saves ImageNet-C.
-JPEG_QUALITY = 85
 
 Item = tuple[Tensor, Any]
 
@@ -318,7 +315,7 @@ def _find_roots(name: str, folder: Path, corruption: str | None, severity: int |
     if name != "imagenet-c":
         if corruption is not None or severity is not None:
             raise ValueError(f"only imagenet-c has a corruption and a severity. Got {corruption!r}, {severity!r}")
-        attributes = [folder / attribute for attribute in IMAGENET_D_ATTRIBUTES if (folder / attribute).is_dir()]
+        attributes = [folder / part for part in ("background", "texture", "material") if (folder / part).is_dir()]
         return attributes if name == "imagenet-d" and attributes else [folder]
     if corruption is None or severity is None:
         raise ValueError(f"imagenet-c needs a corruption and a severity. Got {corruption!r}, {severity!r}")
@@ -354,6 +351,7 @@ def _open_array(path: Path) -> np.ndarray:
 
 
 def _code_as_jpeg(image: Tensor) -> Tensor:
+    """As the official script saves ImageNet-C."""
     file = io.BytesIO()
-    F.to_pil_image(image).save(file, "JPEG", quality=JPEG_QUALITY)
+    F.to_pil_image(image).save(file, "JPEG", quality=85)
     return F.pil_to_tensor(PIL.Image.open(file))

@@ -149,7 +149,7 @@ class OODDetector(nn.Module):
         self.classifier = classifier
         self.normalize = as_normalize(normalize)
         self.layer = last_linear(classifier) if layer is None else layer
-        if not self.layer or self.layer not in dict(classifier.named_modules()):
+        if layer is not None and (not layer or layer not in dict(classifier.named_modules())):
             last = ", ".join(_linear_layers(classifier)[-3:]) or "none"
             message = f"layer must name the classifier's last layer; its last linear ones: {last}"
             raise ValueError(f"{message}. Got {layer!r}")

@@ -1,24 +1,8 @@
 """The constants of the 15 corruptions at severities 1...5.
 
 The table has one row per corruption and one entry per severity. An entry holds the arguments of the function of that
-name in ``functions.py``, in the function's order:
-
-    gaussian_noise     standard deviation, on [0, 1] pixels
-    shot_noise         photons per unit of brightness
-    impulse_noise      share of values replaced
-    defocus_blur       radius of the disk and standard deviation of its smoothing, in pixels
-    glass_blur         standard deviation of the blur and largest shift, in pixels; number of rounds
-    motion_blur        radius and standard deviation of the kernel, in pixels
-    zoom_blur          end and step of the zoom factors, which start at 1
-    snow               mean and standard deviation of the flakes, their zoom, the threshold below which there are
-                       none, radius and standard deviation of the motion, share of the image that is not whitened
-    frost              weight of the image, weight of the frost, scale of the frost's pictures
-    fog                amount of fog, decay of the heights from one scale of the plasma to the next
-    brightness         added to the value of HSV
-    contrast           factor
-    elastic_transform  displacement, standard deviation of its smoothing, corner shift; in sides of the image
-    pixelate           scale of the small image
-    jpeg_compression   quality
+name in ``functions.py``, in the function's order. Lengths and standard deviations of blurs are in pixels. Those of
+elastic_transform are in sides of the image. Those of noise and snow are on [0, 1] pixels.
 
 Source: hendrycks/robustness, ``ImageNet-C/create_c/make_cifar_c.py`` and ``make_imagenet_c.py``.
 """

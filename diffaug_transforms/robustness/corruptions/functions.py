@@ -1,8 +1,8 @@
 """The 15 corruptions of Hendrycks and Dietterich, arXiv 1903.12261, over OpenCV, SciPy, scikit-image and Pillow.
 
-Each corruption takes a uint8 image (H, W, 3), a NumPy generator and its constants, which ``constants.py`` names. It
-returns an array of the image's shape on the scale 0...255. The functions below them are their building blocks. This
-module needs the extra ``benchmarks``, so it is imported where it is used.
+Each corruption takes a uint8 image (H, W, 3), a NumPy generator and its constants from ``constants.py``. It returns an
+array of the image's shape on the scale 0...255. The functions below them are their building blocks. This module needs
+the extra ``benchmarks``, so it is imported where it is used.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def gaussian_noise(image: Array, rng: Rng, sigma: float) -> Array:
 
 
 def shot_noise(image: Array, rng: Rng, photons: float) -> Array:
+    """Poisson noise of ``photons`` per unit of brightness."""
     return 255 * np.clip(rng.poisson(image / 255 * photons) / photons, 0, 1)
 
 
@@ -84,6 +85,10 @@ def snow(
     motion: float,
     image_weight: float,
 ) -> Array:
+    """Flakes from noise (mean, sigma), zoomed by ``factor``, 0 below the threshold, blurred by motion (radius, motion).
+
+    ``image_weight`` is the share of the image that is not whitened.
+    """
     pixels = (image / 255).astype(np.float32)
     flakes = clipped_zoom(rng.normal(mean, sigma, image.shape[:2]), factor)
     flakes[flakes < threshold] = 0
