@@ -18,7 +18,7 @@ from torch import Tensor
 from ..classifiers import NormalizedClassifier, load_classifier
 from ..robustness import corrupt
 from ..score import Denoiser, list_score_networks, views_over_time
-from ..transforms.ensemble import denoised_views, log_mean_probabilities
+from ..transforms import DiffAugEnsemble
 from .pictures import fit_picture, read_picture
 
 #: Score networks that are kept in memory. If one more is loaded, the one that was loaded first goes.
@@ -77,10 +77,6 @@ class Models:
                 self._denoisers[network] = made
             return self._denoisers[network]
 
-    def size(self, classifier: str, network: str) -> int:
-        """Side of the images that a classifier was trained on. If it is not known, the network's."""
-        return self.classifier(classifier).size or self.denoiser(network).network.image_size
-
 
 class Setting(NamedTuple):
     """What a user chose, checked. The same Setting always gives the same results."""
@@ -116,11 +112,12 @@ def prepare(
     Raises:
         ValueError, OSError, ImportError: a choice is wrong. The message is one sentence.
     """
-    models.classifier(classifier)
+    size = models.classifier(classifier).size
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed must be an integer in 0...{MAX_SEED}. Got {seed}")
-    models.denoiser(network)
-    picture = fit_picture(read_picture(path), models.size(classifier, network))
+    native = models.denoiser(network).network.image_size
+    # The size that the classifier was trained on. If that is not known, the network's.
+    picture = fit_picture(read_picture(path), size or native)
     if corruption != NO_CORRUPTION:
         constants = corruption_set(picture.shape[-1])
         picture = corrupt(picture, corruption, severity, corruption_set=constants, seed=seed)
@@ -147,20 +144,13 @@ def denoise(models: Models, setting: Setting, timestep: int) -> tuple[Tensor, Te
 def classify(models: Models, setting: Setting) -> Answer:
     """The ensemble's views of the picture, and the classifier's probabilities by itself and over the views."""
     denoiser, classifier = models.denoiser(setting.network), models.classifier(setting.classifier)
-    timesteps = denoiser.ensemble_timesteps
+    # The generator is on the CPU, so that every device has the same noise.
+    ensemble = DiffAugEnsemble(classifier, denoiser, generator=torch.Generator().manual_seed(setting.seed))
     image = _batch(models, setting)
-    # Drawn on the CPU, so that every device has the same.
-    shape = (sum(t > 0 for t in timesteps), *image.shape)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(setting.seed)).to(models.device)
-    views = denoised_views(denoiser, image, timesteps, noise)
-    logits = classifier(views.flatten(0, 1))
-    return Answer(
-        tuple(timesteps),
-        views[:, 0].cpu(),
-        logits.float().softmax(dim=-1).cpu(),
-        classifier(image)[0].float().softmax(dim=-1).cpu(),
-        log_mean_probabilities(logits[:, None])[0].exp().cpu(),
-    )
+    views = ensemble.views(image)
+    probabilities = ensemble.classify(views)[:, 0].float().softmax(dim=-1).cpu()
+    default = classifier(image)[0].float().softmax(dim=-1).cpu()
+    return Answer(ensemble.view_timesteps, views[:, 0].cpu(), probabilities, default, probabilities.mean(0))
 
 
 def scales(models: Models, setting: Setting, timestep: int) -> tuple[float, float]:
