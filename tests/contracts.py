@@ -26,6 +26,11 @@ def images(size: int, batch: int = 4, dtype: torch.dtype = torch.float32, seed: 
     return (pixels * 255).round().to(dtype) if dtype == torch.uint8 else pixels.to(dtype)
 
 
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    """Standard normal noise."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
 def seeded(transform: Any, *inputs: Any, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     return transform(*inputs)
@@ -97,6 +102,7 @@ def check_structures_pass_through(make: Make, size: int) -> None:
     assert type(result["image"]) is tv_tensors.Image
     assert not torch.equal(result["image"], sample["image"])
     assert all(result[key] is sample[key] for key in ("boxes", "masks", "labels", "path"))
+    assert make()({"label": 3}) == {"label": 3}
 
 
 def check_batched_equals_unbatched(transform: Any, size: int) -> None:
@@ -130,3 +136,24 @@ def check_nothing_is_stateful(transform: Any) -> None:
 def check_empty_batch(make: Make, size: int) -> None:
     output = seeded(make(), images(size)[:0])
     assert output.shape == (0, 3, size, size)
+
+
+def check_a_draw(make: Make, size: int) -> None:
+    check_batched_equals_unbatched(make(), size)
+    check_draws_replay(make(), size)
+    transform = make()
+    transform(images(size))
+    check_nothing_is_stateful(transform)
+
+
+#: Each takes ``make`` and a size.
+CHECKS = [
+    check_pil,
+    check_input_is_not_mutated,
+    check_samples_draw_apart,
+    check_structures_pass_through,
+    check_empty_batch,
+    check_a_draw,
+]
+#: For transforms that draw everything anew at each call.
+CHECKS_OF_SEEDS = [check_seeds_repeat, check_pickles_and_copies]

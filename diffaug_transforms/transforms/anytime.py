@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..images import to_batch
+from ..images import check_channels, to_batch
 from .ensemble import DiffAugEnsemble, number_of_noisy
 
 #: Sums of float32 probabilities may be off by this. It is added to the bound, so that rounding decides nothing.
@@ -85,6 +85,7 @@ class AnytimeEnsemble(nn.Module):
         ``noise`` is as in ``DiffAugEnsemble.forward``: ``(|S without 0|, B, C, H, W)``. None draws it.
         """
         batch, timesteps = to_batch(images), self.ensemble.view_timesteps
+        check_channels(batch, self.ensemble.denoiser.network.in_channels)
         noise = self.ensemble.draw_noise(batch) if noise is None else noise
         shape = (number_of_noisy(timesteps), *batch.shape)
         if noise.shape != shape:

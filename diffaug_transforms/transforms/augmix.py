@@ -96,6 +96,8 @@ class AugMix(v2.Transform):
             ``strength`` m (B,); ``weights`` (B, width); and for each operation of a chain, (B, width, depth):
             ``operations`` int64 (-1 after the end of a chain), ``levels`` in [0.1, severity], ``signs`` -1 or 1.
         """
+        if not flat_inputs:
+            return {}
         (size, *_), _ = batch_shape(flat_inputs[0])
         shape = (size, self.width, self.depth or 3)
         operations = torch.randint(len(OPERATIONS), shape)

@@ -14,16 +14,13 @@ from benchmarks.covariate_shift import adapted_images
 from benchmarks.harness.data import draw_noise
 from diffaug_transforms import DiffAugEnsemble, ScoreNetwork
 from diffaug_transforms.robustness import DDA, DenoisedSmoothing
-from diffaug_transforms.score import Denoiser, NoiseSchedule
+from diffaug_transforms.score import Denoiser
 from diffaug_transforms.transforms import AnytimeEnsemble
 from tests.conftest import GaussianOracle, tiny_unet
+from tests.contracts import draw, images
 from tests.mixture_oracle import MixtureOracle
 
 from .conftest import CLASSES
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def linear_classifier(size: int = 8, classes: int = 5) -> nn.Module:
@@ -158,54 +155,19 @@ def test_simulated_certificates_fail_no_more_than_promised():
     assert all(0.01 < r["value"] <= 0.05 + 4 * r["standard_error"] for r in failed)
 
 
-class TwoClasses(nn.Module):
-    """The exact noise prediction if class k is N(means[k], variance), per pixel; the last label is no class.
-
-    With the classes equally likely, log p_t(k | x_t) is a logistic regression of x_t.
-    """
-
-    def __init__(self, schedule: NoiseSchedule, variance: float = 0.04) -> None:
-        super().__init__()
-        self.schedule, self.variance = schedule, variance
-        self.means = 0.5 * draw(2, 3, 4, 4, seed=3)
-        self.config = SimpleNamespace(in_channels=3, sample_size=4, num_class_embeds=3)
-
-    def class_scores(self, x_t: Tensor, t: int) -> Tensor:
-        """(B, 2, C, H, W)."""
-        a, b = self.schedule.signal_scale[t], self.schedule.noise_scale[t]
-        return -(x_t[:, None] - a * self.means) / (a**2 * self.variance + b**2)
-
-    def log_probabilities(self, x_t: Tensor, t: int) -> Tensor:
-        a, b = self.schedule.signal_scale[t], self.schedule.noise_scale[t]
-        distance = (x_t[:, None] - a * self.means).square().sum((2, 3, 4))
-        return (-distance / (2 * (a**2 * self.variance + b**2))).log_softmax(dim=1)
-
-    def forward(self, x_t: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
-        t = int(timesteps[0])
-        shares = self.log_probabilities(x_t, t).exp()
-        chosen = nn.functional.one_hot(labels, 3)[:, :2].float()
-        weights = torch.where(labels[:, None] == 2, shares, chosen)
-        scores = (weights[..., None, None, None] * self.class_scores(x_t, t)).sum(1)
-        return -self.schedule.noise_scale[t] * scores
-
-
-@pytest.mark.parametrize("t", [300, 600])
-def test_the_networks_own_gradient_is_the_exact_classifiers(schedule, t):
-    """s(x_t, y) - s(x_t) is the gradient of log p_t(y | x_t): a noise-aware exact classifier has score cosine 1."""
-    exact = TwoClasses(schedule)
-    network = ScoreNetwork(exact, schedule, null_class=2)
-    images, noise, labels = 0.3 + 0.4 * torch.rand(4, 3, 4, 4), draw(4, 3, 4, 4), torch.tensor([0, 1, 1, 0])
-    x_t, timesteps = gradients.noisy_images(network, images, t, noise)
-    x_t.requires_grad_()
-    log_p = exact.log_probabilities(x_t, t).gather(1, labels[:, None]).sum()
-    (expected,) = torch.autograd.grad(log_p, x_t)
+def test_a_classifier_with_the_networks_own_gradient_has_score_cosine_1(null_conditional, schedule):
+    """Its log-odds at x_t grow along s(x_t, y) - s(x_t), the gradient of log p_t(y | x_t)."""
+    network, t, noise, labels = null_conditional, 300, draw(4, 3, 16, 16), torch.tensor([0, 1, 1, 0])
+    x_t, timesteps = gradients.noisy_images(network, images(16), t, noise)
+    own = network.score(x_t, timesteps, labels) - network.score(x_t, timesteps)
     found = gradients.label_gradient(network, x_t, timesteps, labels)
-    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4)
+    assert torch.equal(found, own)
 
     def classifier(seen: Tensor) -> Tensor:  # of the noisy image, on [0, 1] and not shrunk
-        return exact.log_probabilities((2 * seen - 1) * schedule.signal_scale[t], t)
+        log_odds = (((2 * seen - 1) * schedule.signal_scale[t] - x_t) * own).sum((1, 2, 3))
+        return torch.stack([-log_odds, log_odds], 1) * (2 * labels[:, None] - 1)
 
-    noisy = gradients.open_modes(Denoiser(network, differentiable=True), images, t, noise)["noisy"]
+    noisy = gradients.open_modes(Denoiser(network, differentiable=True), images(16), t, noise)["noisy"]
     _, of_log_probability = gradients.gradients_of(classifier, noisy, labels)  # type: ignore[arg-type]
     cosines = gradients.score_cosine(of_log_probability, found)["score_cosine"]
     assert torch.allclose(cosines, torch.ones(4), atol=1e-4)

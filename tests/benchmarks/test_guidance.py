@@ -32,13 +32,13 @@ from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.classifiers import build_model, load_classifier
 from diffaug_transforms.guidance import (
     DenoiseAugmentedClassifier,
-    GuidanceEncoder,
     NoisyClassifier,
     classifier_guide,
     load_guidance_classifier,
 )
 from diffaug_transforms.score import diffuse, space_timesteps
 from diffaug_transforms.score.sampling import sample
+from tests.guidance.guidance_encoders import tiny_encoder
 
 from .conftest import CLASSES
 
@@ -150,21 +150,12 @@ def test_what_extractors_refuse():
         features.last_stage_but_one(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), CPU)
 
 
-def encoder(denoised_input: bool) -> GuidanceEncoder:
-    torch.manual_seed(0)
-    blocks: dict[str, Any] = {"layers_per_block": 1, "attention_head_dim": 16, "denoised_input": denoised_input}
-    made = GuidanceEncoder(16, 3, 10, (32,), ("AttnDownBlock2D",), **blocks)
-    if denoised_input:
-        torch.nn.init.normal_(made.conv_in_denoised.weight, std=0.2)
-    return made.eval()
-
-
 def write_guidance(folder: Path, network: Path | None = None, **metadata: object) -> Path:
     """A random classifier: noisy, or denoise-augmented if a network is given; with the metadata in its JSON."""
     if network is None:
-        NoisyClassifier(encoder(False), classes=CLASSES).save_pretrained(folder)
+        NoisyClassifier(tiny_encoder(num_classes=10), classes=CLASSES).save_pretrained(folder)
     else:
-        DenoiseAugmentedClassifier(encoder(True), network, classes=CLASSES).save_pretrained(folder)
+        DenoiseAugmentedClassifier(tiny_encoder(0.2, num_classes=10), network, classes=CLASSES).save_pretrained(folder)
     kept = json.loads((folder / METADATA).read_text())
     (folder / METADATA).write_text(json.dumps(kept | metadata))
     return folder
@@ -178,7 +169,7 @@ def arguments(**given: Any) -> argparse.Namespace:
 def test_opening_classifiers(tmp_path, classes_network, network_folder):
     noisy = write_guidance(tmp_path / "noisy", arguments={"seed": 3}, images=70, seconds=1.5)
     opened = sampling.open_guidance(str(noisy), "mine", CPU)
-    parameters = sum(p.numel() for p in encoder(False).parameters())
+    parameters = sum(p.numel() for p in tiny_encoder(num_classes=10).parameters())
     expected = {"recipe": "noisy", "seed": 3, "parameters": parameters, "images_seen": 70, "seconds": 1.5}
     assert opened.fields == expected
     augmented = write_guidance(tmp_path / "augmented", network_folder)
@@ -198,7 +189,7 @@ def test_opening_classifiers(tmp_path, classes_network, network_folder):
 def test_samples_are_the_librarys(classes_network):
     """Each kind against a plain call: no label, a guide, or the network's own labels; one noise for each place."""
     network, places, steps = classes_network, [12, 13], space_timesteps(1000, 2, "leading")
-    classifier = NoisyClassifier(encoder(False)).requires_grad_(False)
+    classifier = NoisyClassifier(tiny_encoder(num_classes=10)).requires_grad_(False)
     noise = draw_noise(places, 2, (3, 16, 16), seed=0)[0] * network.schedule.noise_scale[500]
     labels = torch.tensor([2, 3])
     free = ScoreNetwork(network.unet, network.schedule, null_class=10, guidance_scale=3.0)

@@ -17,11 +17,11 @@ from diffaug_transforms.guidance import DenoiseAugmentedClassifier as Augmented
 from diffaug_transforms.guidance import NoisyClassifier, classifier_guide, load_guidance_classifier
 from diffaug_transforms.score import NoiseSchedule, sampling, to_unit
 from tests.conftest import tiny_unet
+from tests.exploding_oracle import EXPLODING
 from tests.guidance.guidance_encoders import tiny_encoder
 
 ANIMALS = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu")
 SEEDS = ["seed 0", "seed 1"]
-EXPLODING = NoiseSchedule.variance_exploding(0.02, 100, 1000)
 
 
 @pytest.fixture(scope="module")

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import json
 import pickle
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from image_data import Batches, LabelledImages, load_images, prepared_copies
 from safetensors.torch import load_file
 
 from diffaug_transforms import DiffAugEnsemble
 from diffaug_transforms.classifiers import load_classifier
 from diffaug_transforms.cli import main as diffaug_command
 from diffaug_transforms.images import sample_images
-from tests.examples.training import EXAMPLES, run, run_and_kill
-
-for module in ("accelerate", "datasets", "tensorboard"):
-    pytest.importorskip(module)
-sys.path.insert(0, str(EXAMPLES))
-from image_data import Batches, LabelledImages, load_images, prepared_copies  # noqa: E402
+from tests.examples.training import run, run_and_kill
 
 SCRIPT = "train_classifier.py"
 OPTIONS = ["--model", "cifar_resnet-8", "--batch-size", "8", "--mixed-precision", "no", "--lr", "0.05"]

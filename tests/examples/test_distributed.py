@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from train_classifier import classify_views, make_batch_views
 
 from diffaug_transforms import AugMix, DiffAug, ScoreNetwork, compose_with
 from diffaug_transforms.score import NoiseSchedule
 from diffaug_transforms.transforms import ViewsLoss
 from tests import contracts
 from tests.conftest import GaussianOracle
-from tests.examples.training import EXAMPLES
-
-for module in ("accelerate", "datasets"):
-    pytest.importorskip(module)
-sys.path.insert(0, str(EXAMPLES))
 
 SIZE, BATCH = 8, 4
 
@@ -34,8 +28,6 @@ def classifier() -> nn.Module:
 
 def rank_views(rank: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """The views of one rank's part of a step: the same images on both ranks, so that only the draws differ."""
-    from train_classifier import make_batch_views
-
     schedule = NoiseSchedule.named("linear", 1000)
     diffaug = DiffAug(ScoreNetwork(GaussianOracle(schedule), schedule), dtype=torch.float32)
     views, labels = compose_with(AugMix(), diffaug=diffaug), torch.arange(BATCH)
@@ -44,8 +36,6 @@ def rank_views(rank: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
 
 
 def gradients(model: nn.Module, views: dict[str, torch.Tensor], labels: torch.Tensor) -> list[torch.Tensor]:
-    from train_classifier import classify_views
-
     ViewsLoss()(classify_views(model, views), labels).backward()
     return [parameter.grad for parameter in model.parameters()]
 

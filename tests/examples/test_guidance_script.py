@@ -13,18 +13,14 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+import train_guidance_classifier as script
+from accelerate.state import AcceleratorState
 
 from diffaug_transforms import load_score_network
 from diffaug_transforms.guidance import DenoiseAugmentedClassifier, NoisyClassifier, load_guidance_classifier
 from tests.contracts import images as random_images
-from tests.examples.training import EXAMPLES, run
+from tests.examples.training import run
 from tests.guidance.guidance_encoders import tiny_encoder
-
-for module in ("accelerate", "datasets", "tensorboard"):
-    pytest.importorskip(module)
-sys.path.insert(0, str(EXAMPLES))
-import train_guidance_classifier as script  # noqa: E402
-from accelerate.state import AcceleratorState  # noqa: E402
 
 SCRIPT = "train_guidance_classifier.py"
 ENCODER = ["--widths", "32", "32", "32", "--attention-resolutions"]

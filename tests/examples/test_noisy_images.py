@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import nullcontext
 from types import SimpleNamespace
 
+import noisy_images
 import numpy as np
 import PIL.Image
-import pytest
 import torch
+from image_data import LabelledImages
 
 from diffaug_transforms.guidance import NoisyClassifier
 from diffaug_transforms.score import NoiseSchedule
 from diffaug_transforms.score.functional import scales
-from tests.examples.training import EXAMPLES
 from tests.guidance.guidance_encoders import tiny_encoder
-
-for module in ("accelerate", "datasets"):
-    pytest.importorskip(module)
-sys.path.insert(0, str(EXAMPLES))
-import noisy_images  # noqa: E402
-from image_data import LabelledImages  # noqa: E402
 
 
 def test_times_are_uniform_and_the_noise_is_the_schedules():

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 
 from diffaug_transforms import load_score_network
 from diffaug_transforms.images import sample_images
 from tests.examples.training import run, run_and_kill
-
-pytest.importorskip("accelerate")
-datasets = pytest.importorskip("datasets")
 
 SCRIPT = "train_score_network.py"
 OPTIONS = ["--steps", "6", "--batch-size", "4", "--checkpoint-every", "2", "--mixed-precision", "no"]

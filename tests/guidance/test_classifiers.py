@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.guidance import DenoiseAugmentedClassifier, NoisyClassifier, load_guidance_classifier
-from tests.conftest import tiny_unet
+from tests.conftest import GaussianOracle, tiny_unet
 from tests.guidance.guidance_encoders import tiny_encoder
 
 T, LABELS = torch.tensor([20, 300]), torch.tensor([2, 6])
@@ -54,16 +54,6 @@ def test_total_and_partial_derivative_by_hand(augmented, network):
     stopped = DenoiseAugmentedClassifier(augmented.encoder, network, through_network=False, dtype=torch.float32)
     assert torch.allclose(gradient(stopped), partial, atol=1e-6)
     assert torch.allclose(stopped(X_T, T), augmented(X_T, T), atol=1e-6)
-
-
-def test_total_derivative_by_finite_differences(augmented):
-    total = gradient(augmented)
-    for seed in range(3):
-        direction = torch.randn(X_T.shape, generator=torch.Generator().manual_seed(seed))
-        with torch.no_grad():
-            ends = [augmented(X_T + step * direction, T).double().log_softmax(1) for step in (0.003, -0.003)]
-        slope = (ends[0] - ends[1]).gather(1, LABELS[:, None])[:, 0] / 0.006
-        assert torch.allclose((total * direction).sum((1, 2, 3)).double(), slope, rtol=0.03, atol=2e-3)
 
 
 def test_checkpointing_gives_the_same_gradient(augmented, schedule):
@@ -165,22 +155,14 @@ def test_damaged_folders(tmp_path):
 
 
 def test_other_sizes_than_the_networks(schedule):
-    """16 pixels, which a network of stride 8 has no trouble with, and one of stride 32 gets padded."""
-    from diffusers import UNet2DModel
-
-    torch.manual_seed(0)
-    deep = UNet2DModel(
-        sample_size=64,
-        block_out_channels=(32,) * 6,
-        layers_per_block=1,
-        down_block_types=("DownBlock2D",) * 6,
-        up_block_types=("UpBlock2D",) * 6,
-    )
-    options = {"through_network": False, "dtype": torch.float32}
-    classifier = DenoiseAugmentedClassifier(tiny_encoder(0.2), ScoreNetwork(deep, schedule), **options)
+    """The network is for 64 pixels and has strides of 32: 16 pixels are padded, and one warning tells of it."""
+    oracle, seen = GaussianOracle(schedule, size=64), []
+    oracle.config.block_out_channels = (32,) * 6
+    oracle.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape)))
+    classifier = DenoiseAugmentedClassifier(tiny_encoder(0.2), ScoreNetwork(oracle, schedule), dtype=torch.float32)
     with pytest.warns(UserWarning, match="16x16 pixels are far from the network's 64x64") as warned:
         logits = [classifier(X_T, T) for _ in range(2)]
-    assert (logits[0].shape, len(warned)) == ((2, 7), 1)
+    assert (logits[0].shape, len(warned), seen) == ((2, 7), 1, [(2, 3, 32, 32)] * 2)
 
 
 def test_bad_arguments(network, conditional):

@@ -99,15 +99,6 @@ def test_alignment_by_hand():
     assert math.isnan(cosines[3])
 
 
-def test_alignment_of_a_linear_classifier_is_the_distance_to_its_boundary():
-    """Etmann et al., sec. 2: for F(x) = sign <w, x> both are |<w, x>| / ||w||."""
-    classifier = nn.Sequential(nn.Flatten(), nn.Linear(12, 1, bias=False))
-    batch = images(size=2)
-    gradient = input_gradient(classifier, batch, [0, 0, 0], output="logit")
-    distance = classifier(batch)[:, 0].abs() / classifier[1].weight.norm()
-    assert torch.allclose(gradient_alignment(batch, gradient), distance, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("labels", "options", "message"),
     [

@@ -17,13 +17,10 @@ from diffaug_transforms.robustness import (
 )
 from diffaug_transforms.score.functional import scales
 from tests.conftest import GaussianOracle, tiny_unet
+from tests.contracts import draw
 from tests.mixture_oracle import MixtureOracle
 
 PRODUCTS = [jacobian_vector_product, vector_jacobian_product]
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def full_matrix(product, network: ScoreNetwork, x_t: Tensor, timestep: int, **options) -> Tensor:
@@ -55,23 +52,19 @@ def mixture_point(oracle: MixtureOracle, timestep: int) -> Tensor:
 
 
 @pytest.mark.parametrize("timestep", [100, 250, 400, 900])
-@pytest.mark.parametrize("product", PRODUCTS)
-def test_theorem_1_on_a_mixture_of_gaussians(schedule, product, timestep):
+def test_theorem_1_and_the_covariance_on_a_mixture_of_gaussians(schedule, timestep):
     oracle = MixtureOracle(schedule)
-    x_t, abar = mixture_point(oracle, timestep), oracle.abar[timestep]
-    expected = abar * oracle.posterior_covariance(x_t, timestep) / (1 - abar)
-    jacobian = full_matrix(product, ScoreNetwork(oracle, schedule), x_t, timestep)
-    assert torch.allclose(abar.sqrt() * jacobian.double(), expected, rtol=0, atol=1e-5)
+    x_t, abar, network = mixture_point(oracle, timestep), oracle.abar[timestep], ScoreNetwork(oracle, schedule)
+    covariance = oracle.posterior_covariance(x_t, timestep)
+    expected = abar * covariance / (1 - abar)
+    for product in PRODUCTS:
+        jacobian = full_matrix(product, network, x_t, timestep)
+        assert torch.allclose(abar.sqrt() * jacobian.double(), expected, rtol=0, atol=1e-5)
+    if timestep <= 400:  # later its factor, (1 - abar) / abar, enlarges the rounding of float32
+        found = full_matrix(posterior_covariance, network, x_t, timestep)
+        assert torch.allclose(found.double(), covariance, rtol=1e-4, atol=1e-6)
     # More than a multiple of the identity: the components differ.
     assert (expected - expected.diag().diag()).abs().max() > 0.01 * expected.diag().max()
-
-
-@pytest.mark.parametrize("timestep", [100, 400])
-def test_posterior_covariance(schedule, timestep):
-    oracle = MixtureOracle(schedule)
-    x_t = mixture_point(oracle, timestep)
-    found = full_matrix(posterior_covariance, ScoreNetwork(oracle, schedule), x_t, timestep)
-    assert torch.allclose(found.double(), oracle.posterior_covariance(x_t, timestep), rtol=1e-4, atol=1e-6)
 
 
 def test_both_products_are_of_one_matrix_and_of_float64_differences(network, schedule):
@@ -122,16 +115,6 @@ def test_labels_reach_the_network(conditional, product):
 def same_subspace(first: Tensor, second: Tensor) -> bool:
     """Whether rows of length 1 agree pair by pair but for their sign."""
     return torch.allclose((first * second).sum(1).abs(), torch.ones(len(first), dtype=first.dtype), atol=1e-3)
-
-
-def test_leading_directions_of_a_mixture_are_its_posteriors_components(schedule):
-    oracle = MixtureOracle(schedule, size=4)
-    x_t = mixture_point(oracle, 400)
-    found = leading_directions(ScoreNetwork(oracle, schedule), x_t, 400, k=1, iterations=20)
-    variances, components = torch.linalg.eigh(oracle.posterior_covariance(x_t, 400))
-    abar = oracle.abar[400]
-    assert float(found.singular_values[0]) == pytest.approx(float(abar.sqrt() / (1 - abar) * variances[-1]), rel=1e-4)
-    assert same_subspace(found.directions.flatten(1).double(), components[:, -1:].T)
 
 
 def test_leading_directions_of_a_network_are_its_right_singular_vectors(schedule):
@@ -189,13 +172,9 @@ def test_bad_shapes_and_timesteps(network, product):
         ({"k": 769}, "k must be in 1...768. Got 769"),
         ({"iterations": 0}, "iterations must be at least 1. Got 0"),
         ({"max_batch": 0}, "max_batch must be at least 1. Got 0"),
+        ({"x_t": draw(2, 3, 16, 16)}, r"one noisy image, \(C, H, W\). Got shape \(2, 3, 16, 16\)"),
     ],
 )
 def test_bad_arguments_of_leading_directions(network, options, message):
     with pytest.raises(ValueError, match=message):
-        leading_directions(network, draw(3, 16, 16), 10, **options)
-
-
-def test_leading_directions_are_of_one_image(network):
-    with pytest.raises(ValueError, match=r"one noisy image, \(C, H, W\). Got shape \(2, 3, 16, 16\)"):
-        leading_directions(network, draw(2, 3, 16, 16), 10)
+        leading_directions(network, **{"x_t": draw(3, 16, 16), "timestep": 10, **options})

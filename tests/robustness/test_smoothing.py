@@ -157,28 +157,6 @@ def test_undecided_votes_abstain():
     assert smoothed.predict(image()) == ABSTAIN
 
 
-def test_certificates_fail_no_more_often_than_stated():
-    """Of 300 counts at probability .9 and failure probability .1; 4 deviations of that binomial allowed."""
-    repetitions, n, alpha, true = 300, 200, 0.1, 0.9
-    generator = torch.Generator().manual_seed(0)
-    counts = (torch.rand(repetitions, n, generator=generator) < true).sum(1).tolist()
-    limit = SIGMA * NormalDist().inv_cdf(true)
-    failed = sum(certify_votes(1, count, n, SIGMA, alpha).radius > limit for count in counts)
-    assert failed <= repetitions * alpha + 4 * math.sqrt(repetitions * alpha * (1 - alpha))
-    # A bound that never fails would be no use: Clopper and Pearson's keeps near its level.
-    assert failed >= repetitions * alpha / 3
-
-
-def test_predictions_are_wrong_no_more_often_than_stated():
-    """Of 300 votes with probability .5 + for the right class, half of all wrong decisions could be for the other."""
-    repetitions, n, alpha, true = 300, 100, 0.1, 0.52
-    generator = torch.Generator().manual_seed(1)
-    counts = (torch.rand(repetitions, n, generator=generator) < true).sum(1).tolist()
-    answers = [predict_votes(torch.tensor([n - count, count]), alpha) for count in counts]
-    assert answers.count(0) <= repetitions * alpha
-    assert 0 < answers.count(1) < repetitions
-
-
 def test_memory_is_bounded_by_max_batch():
     smoothed = smoothed_oracle(0.5, max_batch=7)
     sizes = []
@@ -217,7 +195,6 @@ def test_forward_is_one_draw_of_the_base_classifier():
     noise = torch.randn(batch.shape, generator=torch.Generator().manual_seed(0))
     assert torch.equal(logits, smoothed_oracle(0.5).classify(batch, noise))
     assert not torch.equal(logits[0], logits[1])
-    assert smoothed_oracle(0.5)(batch[:0]).shape == (0, 2)
 
 
 def test_images_uint8_pil_and_of_any_size():
@@ -237,26 +214,14 @@ def test_the_classifier_gets_normalised_denoised_images():
     assert torch.allclose(smoothed.classify(batch, noise), expected, atol=1e-6)
 
 
-def test_eval_mode_and_state():
+def test_eval_mode_and_repr():
     classifier = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3 * 8 * 8), nn.Dropout(0.9), nn.Linear(3 * 8 * 8, 4))
     schedule = NoiseSchedule.named("linear")
     smoothed = DenoisedSmoothing(classifier, ScoreNetwork(GaussianOracle(schedule), schedule))
     noise = list(smoothed.draw_noise(image(), 30))
     assert torch.equal(smoothed.counts(image(), noise), smoothed.counts(image(), noise))
     assert not classifier.training
-    assert set(smoothed.state_dict()) == {f"classifier.{name}" for name in classifier.state_dict()}
     assert "sigma=0.25" in repr(smoothed)
-
-
-def test_gradients_reach_the_classifier_always_and_images_where_differentiable():
-    classifier = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4))
-    network = ScoreNetwork(tiny_unet(), NoiseSchedule.named("linear"))
-    batch = torch.rand(2, 3, 16, 16, requires_grad=True)
-    DenoisedSmoothing(classifier, network)(batch).sum().backward()
-    assert classifier[1].weight.grad is not None
-    assert batch.grad is None
-    DenoisedSmoothing(classifier, network, differentiable=True)(batch).sum().backward()
-    assert batch.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize(
@@ -265,37 +230,23 @@ def test_gradients_reach_the_classifier_always_and_images_where_differentiable()
         ({"sigma": 0.0}, "sigma must be finite and above 0. Got 0.0"),
         ({"sigma": float("nan")}, "sigma must be finite and above 0. Got nan"),
         ({"sigma": 79.0}, "sigma must be at most 78.7, half of the schedule's last. Got 79.0"),
-        ({"max_batch": 0}, "max_batch must be at least 1. Got 0"),
-    ],
-)
-def test_bad_arguments(options, message):
-    with pytest.raises(ValueError, match=message):
-        smoothed_oracle(0.5, **options)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
         ({"n": 0}, "n must be at least 1. Got 0"),
         ({"n0": -1}, "n0 must be at least 1. Got -1"),
         ({"failure_probability": 1.0}, r"failure_probability must be in \(0, 1\). Got 1.0"),
     ],
 )
-def test_bad_draws(options, message):
+def test_bad_arguments(options, message):
+    draws = {name: options.pop(name) for name in ("n", "n0", "failure_probability") if name in options}
     with pytest.raises(ValueError, match=message):
-        smoothed_oracle(0.5).certify(image(), **options)
+        smoothed_oracle(0.5, **options).certify(image(), **draws)
 
 
-def test_bad_images_classifiers_and_networks(conditional):
+def test_bad_images_and_classifiers():
     smoothed = smoothed_oracle(0.5)
     with pytest.raises(ValueError, match=r"image must be one image, \(C, H, W\). Got 2 images"):
         smoothed.predict(torch.rand(2, 3, 8, 8))
     with pytest.raises(ValueError, match=r"in \[0, 1\]. Got values in \[2.0, 2.0\]"):
         smoothed.predict(torch.full((3, 8, 8), 2.0))
-    with pytest.raises(ValueError, match="must have the network's 3 channels. Got 1"):
-        smoothed.certify(torch.rand(1, 8, 8))
-    with pytest.raises(ValueError, match="needs labels"):
-        DenoisedSmoothing(Linear(0.5), conditional).predict(torch.rand(3, 16, 16))
     smoothed.classifier = nn.Flatten(0)
     with pytest.raises(ValueError, match=r"logits \(B, K\) of at least 2 classes. Got \(19200,\)"):
         smoothed.predict(image())

@@ -1,4 +1,7 @@
-"""DeepAugment as a transform: contracts, draws, weights from disk and from the Hub."""
+"""DeepAugment as a transform: contracts, draws, weights from disk and from the Hub.
+
+``tests/test_reference.py`` holds the outputs of its three networks.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from diffaug_transforms.transforms.deepaugment import DeepAugment
+from diffaug_transforms.transforms.deepaugment import DeepAugment, edsr, noise2net
 from diffaug_transforms.transforms.deepaugment.transform import PRETRAINED
 from tests import contracts
 from tests.hub_server import run_python, serve_hub
 from tests.transforms.deepaugment_files import SHAPES, generator, random_weights
 
 SIZE = 16
-CONTRACTS = [
-    contracts.check_pil,
-    contracts.check_input_is_not_mutated,
-    contracts.check_samples_draw_apart,
-    contracts.check_structures_pass_through,
-    contracts.check_empty_batch,
-]
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +42,12 @@ def test_type_shape_and_range_of_noise2net(dtype):
     contracts.check_type_shape_and_range(DeepAugment, SIZE, dtype)
 
 
-@pytest.mark.parametrize("check", [*CONTRACTS, contracts.check_seeds_repeat, contracts.check_pickles_and_copies])
+@pytest.mark.parametrize("check", [*contracts.CHECKS, *contracts.CHECKS_OF_SEEDS])
 def test_contracts_of_noise2net(check):
     check(DeepAugment, SIZE)
 
 
-@pytest.mark.parametrize("check", CONTRACTS)
+@pytest.mark.parametrize("check", contracts.CHECKS)
 def test_contracts_of_pretrained_networks(make, check):
     check(make, SIZE)
 
@@ -61,16 +57,8 @@ def test_type_shape_and_range_of_pretrained_networks(make, dtype):
     contracts.check_type_shape_and_range(make, SIZE, dtype)
 
 
-def test_contracts_of_a_draw(make):
+def test_odd_sizes_pass(make):
     for transform in (DeepAugment(), make()):
-        contracts.check_batched_equals_unbatched(transform, SIZE)
-        contracts.check_draws_replay(transform, SIZE)
-        contracts.check_nothing_is_stateful(transform)
-
-
-def test_inputs_without_images_and_odd_sizes_pass(make):
-    for transform in (DeepAugment(), make()):
-        assert transform({"label": 3}) == {"label": 3}
         for shape in ((2, 3, 17, 30), (3, 1, 1)):
             output = transform(torch.rand(shape))
             assert output.shape == shape
@@ -187,7 +175,7 @@ def test_repr(files):
 
 FROM_HUB = """
 import torch
-from diffaug_transforms.transforms.deepaugment import DeepAugment
+from diffaug_transforms.transforms.deepaugment import DeepAugment, edsr, noise2net
 transform = DeepAugment("edsr", size=16)
 torch.manual_seed(0)
 try:
@@ -229,3 +217,45 @@ def test_resizing_to_the_originals_sizes(files):
     assert seen == [(1, 3, 128, 192)]
     assert output.shape == (3, 32, 48)
     assert PRETRAINED["cae"].size == 512
+
+
+def test_noise2net_draws_kernel_sizes_and_dilations():
+    blocks = [block for seed in range(300) for block in noise2net.make_noise2net(seed)]
+    sizes = [conv.shape[-1] for block in blocks for conv in block.convs]
+    dilations = [dilation for block in blocks for dilation in block.dilations]
+    assert len(blocks) == 1200
+    # Standard deviation of a count of 3600: at most 30.
+    assert abs(sizes.count(3) - 1800) < 150
+    assert all(abs(dilations.count(d) - 1200) < 150 for d in (1, 2, 3))
+    weights = torch.cat([block.project.flatten() for block in blocks])
+    assert weights.abs().max() <= 1 / 8
+    assert weights.std().item() == pytest.approx(1 / 8 / math.sqrt(3), rel=0.02)
+
+
+def identity_edsr() -> dict[str, torch.Tensor]:
+    """Features 0, 1, 2 are half the colours in the body, and the image is its nearest neighbours enlarged."""
+    weights = {key: torch.zeros(shape) for key, shape in SHAPES["edsr"].items()}
+    for c in range(3):
+        weights["head.0.weight"][c, c, 1, 1] = 0.5
+        weights["body.16.weight"][c, c, 1, 1] = 1
+        weights["tail.1.weight"][c, c, 1, 1] = 1
+        for name in ("tail.0.0", "tail.0.2"):
+            weights[f"{name}.weight"][4 * c : 4 * c + 4, c, 1, 1] = 1
+    return weights
+
+
+def test_the_scale_of_a_checkpoint_is_found(tmp_path):
+    """One that adds a shade of 255 keeps grey on the official scale; one that rectifies keeps it in [0, 1] alone."""
+    official, hub = identity_edsr(), identity_edsr()
+    official["tail.1.bias"] += 1
+    for c in range(3):
+        hub["body.0.body.0.weight"][c, c, 1, 1] = -1
+        hub["body.0.body.2.weight"][c, c, 1, 1] = 1
+    for weights, factor in ((official, 255), (hub, 1)):
+        mean_shift = {"sub_mean.weight": torch.eye(3).reshape(3, 3, 1, 1), "sub_mean.bias": torch.zeros(3)}
+        torch.save({f"module.{key}": value for key, value in {**weights, **mean_shift}.items()}, tmp_path / "x.pt")
+        read = edsr.load_edsr(tmp_path / "x.pt")
+        assert read["image.factor"] == factor
+        image = contracts.images(4, batch=1)
+        expected = (image.repeat_interleave(4, 2).repeat_interleave(4, 3) + (factor == 255) / 255).clamp(0, 1)
+        torch.testing.assert_close(edsr.edsr(image, read), expected, rtol=0, atol=1e-5)

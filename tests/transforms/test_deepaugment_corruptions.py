@@ -141,14 +141,11 @@ def test_each_row_of_edsrs_table_changes_its_own_tensors(row):
 
 
 def test_tables_have_the_originals_lengths():
-    assert len(edsr.EDSR_CORRUPTIONS) == 17
-    assert len(cae.CAE_CORRUPTIONS) == 8
+    tables = (edsr.EDSR_CORRUPTIONS, edsr.HEAD_DISTORTIONS, edsr.BODY_DISTORTIONS)
+    assert [len(table) for table in tables] == [17, 4, 5]
+    assert [len(table) for table in (cae.CAE_CORRUPTIONS, cae.CODE_DISTORTIONS, cae.LAYERS)] == [8, 9, 21]
     names = list(cae.LAYERS)
-    assert len(names) == 21
     assert (names[8], names[11], names[13], names[15]) == ("e_conv_3.0", "d_block_1.1", "d_block_2.1", "d_block_3.1")
-    assert len(edsr.HEAD_DISTORTIONS) == 4
-    assert len(edsr.BODY_DISTORTIONS) == 5
-    assert len(cae.CODE_DISTORTIONS) == 9
 
 
 def test_head_distortions():

@@ -9,10 +9,9 @@ from torchvision.transforms import v2
 
 from diffaug_transforms import DiffAug, ScoreNetwork
 from diffaug_transforms.score import Denoiser
-from diffaug_transforms.score.denoiser import denoise
 from diffaug_transforms.score.preparing import VECTORISED_PIXELS, fast_dtype
 from tests import contracts
-from tests.conftest import GaussianOracle, tiny_unet
+from tests.conftest import tiny_unet
 
 SIZE = 16
 FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.uint8]
@@ -28,40 +27,14 @@ def test_type_shape_and_range(make, dtype):
     contracts.check_type_shape_and_range(make, SIZE, dtype)
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        contracts.check_pil,
-        contracts.check_input_is_not_mutated,
-        contracts.check_seeds_repeat,
-        contracts.check_samples_draw_apart,
-        contracts.check_pickles_and_copies,
-        contracts.check_structures_pass_through,
-        contracts.check_empty_batch,
-    ],
-)
+@pytest.mark.parametrize("check", [*contracts.CHECKS, *contracts.CHECKS_OF_SEEDS])
 def test_contract(make, check):
     check(make, SIZE)
-
-
-def test_contracts_of_a_draw(make):
-    contracts.check_batched_equals_unbatched(make(), SIZE)
-    contracts.check_draws_replay(make(), SIZE)
-    transform = make()
-    transform(contracts.images(SIZE))
-    contracts.check_nothing_is_stateful(transform)
 
 
 def test_the_embedded_network_keeps_the_contracts():
     contracts.check_type_shape_and_range(DiffAug, 32, torch.uint8)
     contracts.check_pickles_and_copies(DiffAug, 32)
-
-
-def test_output_is_diffuse_and_denoise_of_the_draw(make, network):
-    transform, batch = make(), contracts.images(SIZE)
-    params = transform.make_params([batch])
-    expected = denoise(network, batch, params["timesteps"], params["noise"], None)
-    torch.testing.assert_close(transform.transform(batch, params), expected)
 
 
 @pytest.mark.parametrize("t", [0, 40, 400, 999])
@@ -121,44 +94,11 @@ def test_only_picked_samples_go_through_the_network(make, network):
     assert seen == [2]
 
 
-def test_max_batch_splits_and_changes_nothing(make, network):
-    seen = []
-    batch = contracts.images(SIZE, batch=7)
-    params = make().make_params([batch])
-    whole = make().transform(batch, params)
-    network.unet.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
-    torch.testing.assert_close(make(max_batch=3).transform(batch, params), whole, rtol=1e-4, atol=1e-4)
-    assert seen == [3, 3, 1]
-
-
-def test_generator_makes_draws_repeat_whatever_the_global_seed(make):
-    batch = contracts.images(SIZE)
-    outputs = []
-    for seed in (0, 1):
-        transform = make(generator=torch.Generator().manual_seed(7))
-        outputs.append(contracts.seeded(transform, batch, seed=seed))
-    assert torch.equal(*outputs)
-
-
 def test_gradients_only_where_differentiable(make):
     batch = contracts.images(SIZE).requires_grad_()
     assert not make()(batch).requires_grad
-    for p in (1.0, 0.5):
-        transform = make(differentiable=True, timesteps=50, p=p)
-        contracts.seeded(transform, batch).sum().backward()
-        assert batch.grad.abs().sum() > 0
-        batch.grad = None
-
-
-def test_gradient_equals_finite_differences(oracle, schedule):
-    transform = DiffAug(ScoreNetwork(oracle, schedule), timesteps=100, differentiable=True, dtype=torch.float32)
-    batch = (0.45 + 0.1 * contracts.images(8, batch=1)).requires_grad_()
-    params = transform.make_params([batch])
-    transform.transform(batch, params).sum().backward()
-    step = 0.05
-    with torch.no_grad():
-        change = transform.transform(batch + step, params).sum() - transform.transform(batch, params).sum()
-    assert (batch.grad.sum() * step).item() == pytest.approx(change.item(), rel=1e-3)
+    contracts.seeded(make(differentiable=True, timesteps=50, p=0.5), batch).sum().backward()
+    assert (batch.grad.flatten(1).abs().sum(1) > 0).all()
 
 
 @pytest.mark.parametrize("size", [(15, 16), (7, 9), (1, 1)])
@@ -198,10 +138,6 @@ def test_several_images_of_a_sample_share_the_draw(make):
     assert first.tobytes() == second.tobytes()
     with pytest.raises(ValueError, match="must have the shape of the noise"):
         make()([sample[0], sample[1].resize((20, 20))])
-
-
-def test_inputs_without_images_pass(make):
-    assert make()({"label": 3}) == {"label": 3}
 
 
 def test_the_network_is_frozen_whatever_the_parent_does(make, network):
@@ -285,13 +221,6 @@ def test_bfloat16_stays_near_float32(make):
     assert (make(dtype=torch.bfloat16).transform(batch, params) - exact).abs().mean() < 0.01
 
 
-def test_moving_before_and_after_loading(make):
-    transform = make()
-    transform.to("cpu").double()(contracts.images(SIZE))
-    assert transform.to(torch.float16)(contracts.images(SIZE)).dtype == torch.float32
-    assert transform.denoiser.ready("cpu").dtype == torch.float32
-
-
 def test_gradients_after_a_first_call_in_inference_mode(network):
     transform = DiffAug(network, timesteps=100, differentiable=True, dtype=torch.float64)
     images = contracts.images(SIZE)
@@ -304,7 +233,9 @@ def test_gradients_after_a_first_call_in_inference_mode(network):
 
 def test_a_parents_dtype_and_layout_leave_the_network_on_its_device(network):
     transform = DiffAug(network, dtype=torch.float32)
-    parent = nn.Sequential(transform).to("meta")
+    parent = nn.Sequential(transform).double()
+    assert parent(contracts.images(SIZE)).dtype == torch.float32
+    parent.to("meta")
     parent.to(memory_format=torch.channels_last).half()
     assert {network.device.type for network in transform.denoiser._ready.values()} == {"meta", "cpu"}
     assert transform.denoiser.ready("meta").dtype == torch.float32
@@ -316,16 +247,6 @@ def test_autocast(make):
     with torch.autocast("cpu", torch.bfloat16):
         output = make().transform(batch, params)
     assert torch.equal(output, make().transform(batch, params))
-
-
-def test_one_warning_for_images_far_from_the_networks_size(make):
-    transform = make()
-    with pytest.warns(UserWarning, match="images of 40x40 pixels are far from the network's 16x16"):
-        transform(torch.rand(1, 3, 40, 40))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        transform(torch.rand(1, 3, 40, 40))
-        make()(torch.rand(1, 3, 24, 24))
 
 
 def test_repr_is_one_line(make):
@@ -340,11 +261,6 @@ def test_four_channels(schedule):
     assert transform(torch.rand(2, 1, SIZE, SIZE)).shape == (2, 1, SIZE, SIZE)
     assert v2.functional.to_pil_image(torch.rand(1, SIZE, SIZE)).mode == "L"
     assert transform(v2.functional.to_pil_image(torch.rand(1, SIZE, SIZE))).mode == "L"
-
-
-def test_other_resolutions_of_the_oracle(schedule):
-    oracle = ScoreNetwork(GaussianOracle(schedule, size=64), schedule)
-    assert DiffAug(oracle)(torch.rand(2, 3, 50, 70)).shape == (2, 3, 50, 70)
 
 
 @pytest.mark.parametrize(("differentiable", "layout"), [(False, torch.channels_last), (True, torch.contiguous_format)])
