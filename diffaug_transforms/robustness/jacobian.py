@@ -11,6 +11,7 @@ pred_x0 is not clipped. No function forms the matrix: all compute its products w
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -175,6 +176,9 @@ def leading_directions(
 
 def _pred_x0(network: ScoreNetwork, timesteps: Tensor, labels: Tensor | None) -> Callable[[Tensor], Tensor]:
     network.check(timesteps, labels)  # here, because values cannot be read inside torch.func
+    # Forward mode of attention needs contiguous maps before torch 2.14. A shallow copy has its own layout.
+    network = copy.copy(network)
+    network.memory_format = torch.contiguous_format
 
     def pred_x0(x_t: Tensor) -> Tensor:
         prediction, _ = network.predict(x_t, timesteps, labels)
