@@ -11,18 +11,20 @@ pred_x0 is not clipped. No function forms the matrix: all compute its products w
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.torch_version import TorchVersion
 
 from ..images import check_max_batch
 from ..score import ScoreNetwork
 from ..score.functional import prediction_to_x0, scales
 
+#: Whether torch differentiates group norms in forward mode; version 2.9 does not, for the layouts that occur here.
+FORWARD_MODE = TorchVersion(torch.__version__) >= (2, 14)
 #: Extra directions that the subspace iteration carries. They speed it up (Halko et al. 2011, section 4).
 OVERSAMPLING = 4
 
@@ -65,8 +67,20 @@ def jacobian_vector_product(
     # Forward mode accepts no expanded tensors, and attention's fast kernels do not support it.
     x, v = x_t.float().contiguous(), vectors.float().contiguous()
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        jvp: Tensor = torch.func.jvp(_pred_x0(network, timesteps, labels), (x,), (v,))[1]
+        denoise = _pred_x0(network, timesteps, labels)
+        jvp: Tensor = torch.func.jvp(denoise, (x,), (v,))[1] if FORWARD_MODE else double_vjp(denoise, x, v)
     return jvp
+
+
+def double_vjp(function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> Tensor:
+    """J v by two reverse passes: J^T u is linear in u, and its own transposed derivative by u, applied to v, is J v."""
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.detach().clone().requires_grad_()
+        y = function(x)
+        u = torch.zeros_like(y, requires_grad=True)
+        (transposed,) = torch.autograd.grad(y, x, u, create_graph=True)
+        (product,) = torch.autograd.grad(transposed, u, v.clone())
+    return product
 
 
 def vector_jacobian_product(
@@ -176,9 +190,6 @@ def leading_directions(
 
 def _pred_x0(network: ScoreNetwork, timesteps: Tensor, labels: Tensor | None) -> Callable[[Tensor], Tensor]:
     network.check(timesteps, labels)  # here, because values cannot be read inside torch.func
-    # Forward mode of attention needs contiguous maps before torch 2.14. A shallow copy has its own layout.
-    network = copy.copy(network)
-    network.memory_format = torch.contiguous_format
 
     def pred_x0(x_t: Tensor) -> Tensor:
         prediction, _ = network.predict(x_t, timesteps, labels)

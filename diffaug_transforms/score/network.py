@@ -95,8 +95,6 @@ class ScoreNetwork(nn.Module):
         self.variance_type = variance_type
         self.null_class = null_class
         self.guidance_scale = guidance_scale
-        #: The layout in which the U-Net gets x_t.
-        self.memory_format = torch.channels_last
         size = config.sample_size
         self.image_size: int = max(size) if isinstance(size, (tuple, list)) else size
         self.in_channels: int = config.in_channels
@@ -226,7 +224,7 @@ class ScoreNetwork(nn.Module):
             x_t, timesteps = torch.cat([x_t, x_t]), torch.cat([timesteps, timesteps])
         # On the CPU the backward pass of channels-last group norms is slow.
         contiguous = x_t.requires_grad and x_t.device.type == "cpu"
-        layout = torch.contiguous_format if contiguous else self.memory_format
+        layout = torch.contiguous_format if contiguous else torch.channels_last
         device_type = x_t.device.type if x_t.device.type in AUTOCAST_DEVICES else "cpu"
         with torch.autocast(device_type, enabled=False):
             output = self.unet(x_t.to(self.dtype, memory_format=layout), timesteps, labels)

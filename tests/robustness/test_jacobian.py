@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.robustness import (
+    jacobian,
     jacobian_vector_product,
     leading_directions,
     posterior_covariance,
@@ -178,3 +179,14 @@ def test_bad_shapes_and_timesteps(network, product):
 def test_bad_arguments_of_leading_directions(network, options, message):
     with pytest.raises(ValueError, match=message):
         leading_directions(network, **{"x_t": draw(3, 16, 16), "timestep": 10, **options})
+
+
+def test_two_reverse_passes_are_forward_mode(network, monkeypatch):
+    """The way for versions of torch that cannot differentiate group norms in forward mode."""
+    x_t, v = draw(2, 3, 16, 16), draw(2, 3, 16, 16, seed=1)
+    timesteps = torch.tensor([10, 300])
+    products = []
+    for forward_mode in (jacobian.FORWARD_MODE, False):
+        monkeypatch.setattr(jacobian, "FORWARD_MODE", forward_mode)
+        products.append(jacobian_vector_product(network, x_t, timesteps, v))
+    torch.testing.assert_close(*products, rtol=1e-4, atol=1e-5)
