@@ -24,7 +24,7 @@ from ..score import ScoreNetwork
 from ..score.functional import prediction_to_x0, scales
 
 #: Whether torch differentiates group norms in forward mode; version 2.9 does not, for the layouts that occur here.
-FORWARD_MODE = TorchVersion(torch.__version__) >= (2, 14)
+FORWARD_MODE = TorchVersion(torch.__version__) >= "2.14"
 #: Extra directions that the subspace iteration carries. They speed it up (Halko et al. 2011, section 4).
 OVERSAMPLING = 4
 
@@ -41,7 +41,7 @@ def jacobian_vector_product(
 ) -> Tensor:
     """J v for each image, with J = d pred_x0 / d x_t: how the denoised image changes if x_t changes by v.
 
-    This is forward-mode differentiation: exact, with one call of the network. Use float32, because lower precisions
+    Exact. Forward mode, with one call of the network; before torch 2.14 two reverse passes. Use float32, because lower precisions
     lose most digits.
 
     Args:
