@@ -41,7 +41,8 @@ def jacobian_vector_product(
 ) -> Tensor:
     """J v for each image, with J = d pred_x0 / d x_t: how the denoised image changes if x_t changes by v.
 
-    Exact. Forward mode, with one call of the network; before torch 2.14 two reverse passes. Use float32, because lower precisions
+    Exact. Forward mode, with one call of the network; before torch 2.14 two reverse passes. Use float32, because lower
+    precisions
     lose most digits.
 
     Args:
