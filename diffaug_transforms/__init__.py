@@ -13,6 +13,7 @@ Where to look first:
 Files and folders in the order of their layers. A layer imports only from layers above it:
 
     deprecated.py   old public names that still work, with a warning
+    files.py        JSON and tensors that others wrote, read with care
     images.py       any image (PIL, uint8, float, tv_tensors) <-> a float batch; labels; assets/, the only data folder
     figures.py      labelled grids of images
     classifiers.py  classifiers by name, and the folders that training writes

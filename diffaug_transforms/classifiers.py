@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,34 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.transforms.v2 import functional as F
 
+from .files import (
+    Rule,
+    add_checksum,
+    check_entries,
+    check_finite,
+    integer,
+    load_pickle,
+    load_safetensors,
+    number,
+    optional,
+    read_json,
+    reading,
+    several,
+    text,
+)
 from .images import ASSETS
 
 #: Classifiers inside the package: `cifar_resnet-32`, trained by benchmarks/train_cifar10.py (seed 0).
 EMBEDDED = ("cifar10-baseline", "cifar10-diffaug")
+#: What ``classifier.json`` may say.
+RULES: dict[str, Rule] = {
+    "name": text(),
+    "mean": several(number(-1e3, 1e3), 64),
+    "std": several(number(1e-6, 1e3), 64),
+    "classes": several(text(), 1_000_000),
+}
+#: The widest ``cifar_resnet`` that a file may name.
+MAX_FILE_WIDTH = 512
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -137,6 +162,7 @@ def save_classifier(classifier: NormalizedClassifier, folder: Path, name: str, *
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_model(classifier.model, str(folder / "model.safetensors"))
+    add_checksum(folder / "model.safetensors")
     config = {"name": name, "mean": classifier.mean, "std": classifier.std, **metadata}
     (folder / "classifier.json").write_text(json.dumps(config, indent=1, default=str) + "\n")
 
@@ -149,7 +175,8 @@ def load_classifier(folder: str | Path) -> NormalizedClassifier:
             were trained further from the same weights, by the recipe in their name. Both have a clean accuracy of 83 %.
 
     Raises:
-        OSError: the folder or one of its two files is missing.
+        OSError: the folder or one of its two files is missing or damaged. ValueError: ``classifier.json`` says
+            something that is not supported. A file can name no model of the Hub.
 
     Example:
         >>> classifier = load_classifier("cifar10-diffaug")
@@ -161,19 +188,52 @@ def load_classifier(folder: str | Path) -> NormalizedClassifier:
     if missing := [name for name in ("classifier.json", "model.safetensors") if not (folder / name).is_file()]:
         known = "a folder written by examples/train_classifier.py, " + " or ".join(EMBEDDED)
         raise OSError(f"{folder} must be {known}. Missing: {missing}")
-    config = json.loads((folder / "classifier.json").read_text())
-    model = build_model(config["name"], len(config["classes"]))
-    load_model(model, str(folder / "model.safetensors"))
-    size = config.get("arguments", {}).get("size")
+    path, weights = folder / "classifier.json", folder / "model.safetensors"
+    config = read_json(path)
+    lacking = [key for key in RULES if key not in config]
+    if lacking:
+        raise ValueError(f"{path} must have the entries {', '.join(RULES)}. Missing: {lacking}")
+    check_entries(config, RULES, path)
+    if not len(config["mean"]) == len(config["std"]) == 3:
+        raise ValueError(f"{path}: mean and std must be three numbers each. Got {config['mean']} and {config['std']}")
+    check_file_name(config["name"], path)
+    arguments = config.get("arguments")
+    size = arguments.get("size") if isinstance(arguments, dict) else None
+    check_entries({"size": size}, {"size": optional(integer(1, 8192))}, path)
+    try:
+        model = build_model(config["name"], len(config["classes"]))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    load_weights(model, weights)
     return NormalizedClassifier(model, config["mean"], config["std"], config["classes"], size).eval()
 
 
+def check_file_name(name: str, path: Path) -> None:
+    """ValueError unless a file's model name is one that needs nothing from elsewhere.
+
+    timm reads names such as ``hf-hub:owner/name`` and ``local-dir:folder`` as places to load from.
+    """
+    own, _, width = name.partition("-")
+    too_wide = own == "cifar_resnet" and width.isdecimal() and int(width[:9]) > MAX_FILE_WIDTH
+    if too_wide or not re.fullmatch(r"(timm/)?[\w.-]+", name):
+        raise ValueError(
+            f"{path}: name must be a torchvision classifier, timm/NAME or cifar_resnet-WIDTH with a width of at most "
+            f"{MAX_FILE_WIDTH}. Got {name[:100]!r}"
+        )
+
+
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load weights into a model, from a training folder, a ``.safetensors`` file, or a ``.pt`` or ``.pth`` file."""
+    """Load weights into a model, from a training folder, a ``.safetensors`` file, or a ``.pt`` or ``.pth`` file.
+
+    OSError if the file is missing or damaged, does not fit the model, or holds NaN or infinite values.
+    """
     path = path / "model.safetensors" if path.is_dir() else path
-    if path.suffix == ".safetensors":
-        load_model(model, str(path))
-        return
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    state = state.get("state_dict", state)
-    model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
+    with reading(path, "is damaged or does not fit the model"):
+        if path.suffix == ".safetensors":
+            load_safetensors(path)  # for its checksum: load_model knows tied weights, but no checksum
+            load_model(model, str(path))
+        else:
+            state = load_pickle(path)
+            state = state.get("state_dict", state)
+            model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
+    check_finite(model.state_dict(), path)

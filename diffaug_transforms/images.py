@@ -26,6 +26,9 @@ from torchvision.transforms.v2 import functional as F
 ASSETS = Path(__file__).parent / "assets"
 #: What transforms of this package augment; everything else in a sample passes through.
 IMAGE_TYPES = (v2._utils.is_pure_tensor, tv_tensors.Image, PIL.Image.Image)
+#: The longest side of a picture that is read, in pixels. Pillow limits the product of the sides only, and needs much
+#: memory for each row: a file of 74 bytes that declares 1 x 49,000,000 pixels would take 1.35 GB.
+MAX_SIDE = 32_768
 #: A chain of float transforms may leave [0, 1] by a rounding error.
 TOLERANCE = 5e-5
 #: Keys under which a dict sample may hold its labels.
@@ -189,18 +192,27 @@ def load_image(file: str | Path | bytes, name: str | None = None) -> PIL.Image.I
         name: what error messages call it. None: its path, or "the picture".
 
     Raises:
-        OSError: the file is missing, damaged or no picture; the message holds the name.
+        OSError: the file is missing, damaged or no picture, or a side is longer than ``MAX_SIDE``; the message holds
+            the name.
     """
     opened = io.BytesIO(file) if isinstance(file, bytes) else file
     name = name or ("the picture" if isinstance(file, bytes) else str(file))
     try:
-        with PIL.Image.open(opened) as picture:
+        with PIL.Image.open(opened) as picture:  # reads the header only
+            check_sides(picture)
             return PIL.ImageOps.exif_transpose(picture).convert("RGB")
     except FileNotFoundError as error:
         raise OSError(f"there is no file {name}") from error
     except Exception as error:
         reason = str(error).replace(repr(opened), repr(name))
         raise OSError(f"{name} is no whole picture: {type(error).__name__}: {reason}") from error
+
+
+def check_sides(picture: PIL.Image.Image) -> None:
+    """ValueError for a side above ``MAX_SIDE``, by what the file declares, before its pixels are read."""
+    if max(picture.size) > MAX_SIDE:
+        width, height = picture.size
+        raise ValueError(f"a picture's sides must have at most {MAX_SIDE} pixels. Got {width} x {height}")
 
 
 def sample_images() -> dict[str, PIL.Image.Image]:

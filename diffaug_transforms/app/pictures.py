@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from ..figures import fit_to_network
+from ..images import MAX_SIDE, check_sides
 
 #: The largest file that is read, in bytes.
 MAX_BYTES = 20 * 2**20
@@ -32,8 +33,9 @@ def read_picture(path: str | Path) -> PIL.Image.Image:
     Transparent parts become white. 16-bit greys are scaled, not clipped.
 
     Raises:
-        ValueError: the file is larger than ``MAX_BYTES``, has more than ``MAX_PIXELS``, is damaged, or has none of the
-            ``FORMATS``. The size is read from the header, before anything is decoded.
+        ValueError: the file is larger than ``MAX_BYTES``, has more than ``MAX_PIXELS`` or a side above
+            ``images.MAX_SIDE``, is damaged, or has none of the ``FORMATS``. The size is read from the header, before
+            anything is decoded.
     """
     path = Path(path)
     size = path.stat().st_size
@@ -42,7 +44,8 @@ def read_picture(path: str | Path) -> PIL.Image.Image:
     try:
         with PIL.Image.open(path, formats=FORMATS) as file:
             width, height = file.size
-            upright = PIL.ImageOps.exif_transpose(file) if width * height <= MAX_PIXELS else None
+            small = width * height <= MAX_PIXELS and max(width, height) <= MAX_SIDE
+            upright = PIL.ImageOps.exif_transpose(file) if small else None
     except PIL.Image.DecompressionBombError:
         raise ValueError(f"{PIXEL_LIMIT}. Got far more") from None
     except PIL.UnidentifiedImageError:
@@ -51,6 +54,7 @@ def read_picture(path: str | Path) -> PIL.Image.Image:
     except Exception as error:  # decoders raise errors of many kinds
         raise ValueError(f"{path.name} is damaged: {error}") from error
     if upright is None:
+        check_sides(file)
         raise ValueError(f"{PIXEL_LIMIT}. Got {width} x {height}")
     return to_rgb(upright)
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..files import add_checksum
 from ..images import check_channels
 from ..score import Denoiser, ScoreNetwork
 from ..score.denoiser import as_denoiser
@@ -153,6 +154,7 @@ class DenoiseAugmentedClassifier(nn.Module):
 def write_folder(folder: Path, encoder: GuidanceEncoder, **metadata: Any) -> None:
     """Write ``encoder/`` (config.json, safetensors) and ``guidance_classifier.json`` (the metadata)."""
     encoder.save_pretrained(folder / "encoder")
+    add_checksum(folder / "encoder" / "diffusion_pytorch_model.safetensors")
     (folder / METADATA).write_text(json.dumps(metadata, indent=1) + "\n")
 
 

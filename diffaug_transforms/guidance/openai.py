@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from ..files import check_entries, integer, load_strictly, read_tensors, reading
 from ..images import ASSETS
 from ..score import Denoiser, ScoreNetwork
+from ..score.configs import MAX_SIDE, MAX_WIDTH
 from ..score.openai import (
     DEFAULTS,
     NUM_CLASSES,
     OTHER_FLAGS,
     convert_state_dict,
     flags_of_command_line,
+    size_in_file,
     typed,
     unet_config,
+    without_prefixes,
 )
-from ..score.storage import WEIGHTS, load_strictly, read_tensors
-from .classifiers import METADATA, DenoiseAugmentedClassifier, NoisyClassifier
+from .classifiers import DenoiseAugmentedClassifier, NoisyClassifier
 from .encoder import GuidanceEncoder
+from .storage import build_encoder, read_folder
 
 #: Inside the package, trained by examples/train_guidance_classifier.py. Its guidance_classifier.json says how.
 EMBEDDED = ("cifar10-denoise-augmented",)
@@ -36,6 +38,11 @@ CLASSIFIER_DEFAULTS: dict[str, Any] = {
     "classifier_resblock_updown": True,
     "classifier_pool": "attention",
     "use_new_attention_order": False,
+}
+FLAG_RULES = {
+    "image_size": integer(1, MAX_SIDE),
+    "classifier_width": integer(1, MAX_WIDTH),
+    "classifier_depth": integer(1, 16),
 }
 #: ``create_classifier`` gives it to all classifiers.
 HEAD_WIDTH = 64
@@ -57,8 +64,9 @@ def load_guidance_classifier(
     """Load a guidance classifier, on the CPU, float32, in eval mode.
 
     Args:
-        path: an OpenAI ``.pt`` file, read with ``weights_only=True``; a folder written by a classifier's
-            ``save_pretrained``; or "cifar10-denoise-augmented", a small classifier inside the package.
+        path: an OpenAI ``.pt`` file, read with ``weights_only=True`` (or ``.safetensors`` with its names); a folder
+            written by a classifier's ``save_pretrained``; or "cifar10-denoise-augmented", a small classifier inside
+            the package.
         openai_flags: flags of an OpenAI file, as a dict or as the command line that trains or uses it ("--image_size 64
             --classifier_depth 4 ..."). Files with their released names do not need them.
         network: score network, or Denoiser, for a folder with a denoise-augmented classifier. None: the one that the
@@ -88,10 +96,15 @@ def load_guidance_classifier(
             "order: pass openai_flags, the command line that trained it"
         )
     parsed = parse_classifier_flags(flags)
-    with torch.device("meta"):  # needs no memory and draws no random numbers for weights that are replaced
-        encoder = GuidanceEncoder(**encoder_config(parsed))
-    state = convert_classifier(read_tensors(path), encoder, not parsed["use_new_attention_order"])
-    load_strictly(encoder, state, path, "openai_flags")
+    state = read_tensors(path)
+    names = list(state)
+    state = without_prefixes(state)
+    channels = size_in_file(state, "input_blocks.0.0.weight", 1, 3)
+    classes = size_in_file(state, "out.2.c_proj.weight", 0, NUM_CLASSES)
+    encoder = build_encoder(encoder_config(parsed, channels, classes), f"{path}, openai_flags")
+    with reading(path, "has weights that do not fit openai_flags"):
+        state = convert_classifier(state, encoder, not parsed["use_new_attention_order"])
+    load_strictly(encoder, state, path, "openai_flags", names)
     return NoisyClassifier(encoder).eval()
 
 
@@ -99,26 +112,16 @@ def load_folder(
     folder: Path, network: str | Path | ScoreNetwork | Denoiser | None
 ) -> NoisyClassifier | DenoiseAugmentedClassifier:
     """The classifier that ``save_pretrained`` wrote. ``network`` replaces the score network that the folder names."""
-    files = (METADATA, "encoder/config.json", f"encoder/{WEIGHTS[0]}")
-    if missing := [name for name in files if not (folder / name).is_file()]:
-        wanted = "a folder that save_pretrained of a guidance classifier wrote"
-        raise OSError(f"{folder} must be {wanted}. Missing: {missing}")
-    try:
-        metadata, config = (json.loads((folder / name).read_text()) for name in files[:2])
-    except ValueError as error:
-        raise OSError(f"{folder}: {files[0]} or {files[1]} is damaged: {error}") from error
-    with torch.device("meta"):  # needs no memory and draws no random numbers for weights that are replaced
-        encoder = GuidanceEncoder.from_config(config)
-    load_strictly(encoder, read_tensors(folder / files[2]), folder, "config.json")
+    encoder, metadata = read_folder(folder)
     if not encoder.config["denoised_input"]:
         if network is not None:
             raise ValueError(f"network is for denoise-augmented classifiers. Got it with the noisy one of {folder}")
-        return NoisyClassifier(encoder, classes=metadata["classes"]).eval()
-    source = metadata["network"] if network is None else network
+        return NoisyClassifier(encoder, classes=metadata.get("classes")).eval()
+    source = metadata.get("network") if network is None else network
     if source is None:
         raise ValueError(f"{folder} names no score network, as its classifier was made with an object: pass network")
-    options = {"classes": metadata["classes"], "through_network": metadata["through_network"]}
-    return DenoiseAugmentedClassifier(encoder, source, **options).eval()
+    through = metadata.get("through_network", True)
+    return DenoiseAugmentedClassifier(encoder, source, classes=metadata.get("classes"), through_network=through).eval()
 
 
 def parse_classifier_flags(flags: str | dict[str, Any]) -> dict[str, Any]:
@@ -130,22 +133,28 @@ def parse_classifier_flags(flags: str | dict[str, Any]) -> dict[str, Any]:
         # In a command line for sampling, the attention order is the score network's, not the classifier's.
         given.pop("use_new_attention_order", None)
     parsed = {name: typed(name, given.get(name, default), default) for name, default in CLASSIFIER_DEFAULTS.items()}
+    check_entries(parsed, FLAG_RULES, "openai_flags")
     if parsed["classifier_pool"] != "attention":
         pool = parsed["classifier_pool"]
         raise ValueError(f"classifier_pool must be 'attention', as in the released ones. Got {pool!r}")
     return parsed
 
 
-def encoder_config(flags: dict[str, Any]) -> dict[str, Any]:
-    """``GuidanceEncoder``'s arguments: the encoder of the U-Net that these flags would make."""
+def encoder_config(flags: dict[str, Any], channels: int = 3, num_classes: int = NUM_CLASSES) -> dict[str, Any]:
+    """``GuidanceEncoder``'s arguments: the encoder of the U-Net that these flags would make.
+
+    OpenAI's code has no flags for the channels of the images and for the number of classes.
+    """
     same = ("attention_resolutions", "use_scale_shift_norm", "resblock_updown")
     unet_flags = DEFAULTS | {name: flags[f"classifier_{name}"] for name in same}
     unet_flags |= {"image_size": flags["image_size"], "num_head_channels": HEAD_WIDTH}
     unet_flags |= {"num_channels": flags["classifier_width"], "num_res_blocks": flags["classifier_depth"]}
-    unet = unet_config(unet_flags)
-    shared = ("sample_size", "block_out_channels", "down_block_types", "layers_per_block", "attention_head_dim")
-    config = {name: unet[name] for name in (*shared, "downsample_type", "resnet_time_scale_shift")}
-    return {"num_classes": NUM_CLASSES, "model_channels": flags["classifier_width"], **config}
+    unet = unet_config(unet_flags, channels)
+    shared = ("sample_size", "in_channels", "block_out_channels", "down_block_types", "layers_per_block")
+    config = {
+        name: unet[name] for name in (*shared, "attention_head_dim", "downsample_type", "resnet_time_scale_shift")
+    }
+    return {"num_classes": num_classes, "model_channels": flags["classifier_width"], **config}
 
 
 def convert_classifier(state: dict[str, Tensor], encoder: GuidanceEncoder, legacy_order: bool) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ adapters.py     networks of other makes, wrapped once (a new type of network goe
 denoiser.py     Denoiser: images -> x_t -> one call of the network -> images (the network is called here)
 preparing.py    copies of a network that are fast on a device
 unet.py, openai.py, storage.py, hub.py   networks from files, from OpenAI's checkpoints, by name
+configs.py, schedulers.py   what the files of others may say of a network and of its noise
 sampling.py     from noise to images, with a hook for a guide
 """
 

@@ -81,7 +81,8 @@ def from_diffusers(
     config: Any = unet.config
     schedule = NoiseSchedule.from_scheduler(scheduler)
     doubled = config.out_channels == 2 * config.in_channels
-    fixed = scheduler.config.get("variance_type", "fixed_small").removesuffix("_log")
+    # Solvers of other kinds have no variance, or say null.
+    fixed = (scheduler.config.get("variance_type") or "fixed_small").removesuffix("_log")
     arguments = {
         "prediction_type": scheduler.config.get("prediction_type", "epsilon"),
         "variance_type": "learned_range" if doubled else fixed,

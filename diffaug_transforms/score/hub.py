@@ -17,6 +17,9 @@ from .openai import load_openai_checkpoint
 from .schedule import AUGMENT_TIMESTEPS, ENSEMBLE_TIMESTEPS, NoiseSchedule, match_timesteps
 from .storage import check_sha256, download_file
 
+#: Endings of files with OpenAI's names of tensors.
+CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors")
+
 
 @dataclass(frozen=True)
 class NetworkCard:
@@ -80,6 +83,8 @@ def load_score_network(
     name_or_repo_or_path: str | Path,
     *,
     openai_flags: str | dict[str, Any] | None = None,
+    variant: str | None = None,
+    subfolder: str | None = None,
     revision: str | None = None,
     token: str | None = None,
     local_files_only: bool = False,
@@ -90,9 +95,12 @@ def load_score_network(
     Args:
         name_or_repo_or_path: a card's name ("cifar10", see ``list_score_networks``), a Hub repository
             ("google/ddpm-cifar10-32"; "google/ncsnpp-church-256", which is variance-exploding), a local folder in
-            diffusers' layout, or an OpenAI ``.pt`` file.
-        openai_flags: for a ``.pt`` file that is not named as OpenAI released it: its flags, as a dict or as the
-            command line its README prints ("--attention_resolutions 32,16,8 --class_cond False ...").
+            diffusers' layout, or a file with OpenAI's names of tensors (.pt, .pth, .ckpt, .safetensors).
+        openai_flags: for such a file that is not named as OpenAI released it: its flags, as a dict or as the command
+            line its README prints ("python scripts/image_sample.py --attention_resolutions 32,16,8 ..."). The numbers
+            of classes and of channels are read from the weights.
+        variant: of a folder's or repository's weights, such as "fp16", diffusers' word. Loaded in float32.
+        subfolder: where in the folder or repository the network lies, such as "checkpoint-500".
         revision: of the Hub repository; None: the card's, or main.
         token: for private repositories; None: the one that ``hf auth login`` stored.
         local_files_only: use the cache only, ask no server.
@@ -108,25 +116,34 @@ def load_score_network(
         (32, 10)
     """
     hub: dict[str, Any] = {"revision": revision, "token": token, "local_files_only": local_files_only}
+    layout: dict[str, Any] = {"variant": variant, "subfolder": subfolder}
     # diffusers draws initial weights before it loads them; a lazy load must not move the caller's seed.
     with torch.random.fork_rng(devices=[]):
-        network = _load(str(name_or_repo_or_path), openai_flags, hub)
+        network = _load(str(name_or_repo_or_path), openai_flags, hub, layout)
     return network if dtype is None else network.to(dtype)
 
 
-def _load(name: str, openai_flags: str | dict[str, Any] | None, hub: dict[str, Any]) -> ScoreNetwork:
+def _load(
+    name: str, openai_flags: str | dict[str, Any] | None, hub: dict[str, Any], layout: dict[str, Any]
+) -> ScoreNetwork:
     """Tell names, paths and repositories apart."""
     path = Path(name).expanduser()
+    given = sorted(key for key, value in layout.items() if value is not None)
+    if given and (name in _cards() or path.is_file()):
+        raise ValueError(f"{' and '.join(given)} are for folders and Hub repositories. Got them with {name!r}")
     if name in _cards():
         return _load_card(_cards()[name], hub)
     if path.is_dir():
-        return ScoreNetwork.from_pretrained(path)
-    if path.suffix in (".pt", ".pth"):
+        return ScoreNetwork.from_pretrained(path, **layout)
+    if path.suffix in CHECKPOINTS:
         return load_openai_checkpoint(path, openai_flags)
     if path.is_file():
-        raise ValueError(f"a network is a folder in diffusers' layout or an OpenAI .pt file. Got the file {name!r}")
+        raise ValueError(
+            f"a network is a folder in diffusers' layout or an OpenAI .pt file. Got the file {name!r}, whose ending is "
+            f"none of {', '.join(CHECKPOINTS)}"
+        )
     if name.count("/") == 1 and not name.startswith((".", "~", "/")):
-        return ScoreNetwork.from_pretrained(name, **hub)
+        return ScoreNetwork.from_pretrained(name, **hub, **layout)
     raise ValueError(_unknown(name))
 
 

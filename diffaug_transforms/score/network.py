@@ -82,7 +82,7 @@ class ScoreNetwork(nn.Module):
             )
         if variance_type not in functional.VARIANCE_TYPES:
             raise ValueError(f"variance_type must be one of {functional.VARIANCE_TYPES}. Got {variance_type!r}")
-        config: Any = unet.config
+        config = check_config(unet, variance_type)
         num_labels: int | None = getattr(config, "num_class_embeds", None)
         has_null = null_class is not None
         if has_null and null_class != (num_labels or 0) - 1:
@@ -115,17 +115,30 @@ class ScoreNetwork(nn.Module):
         revision: str | None = None,
         token: str | None = None,
         local_files_only: bool = False,
+        variant: str | None = None,
+        subfolder: str | None = None,
     ) -> ScoreNetwork:
         """From a local folder or a Hub repository in diffusers' layout, frozen and in eval mode.
+
+        Args:
+            variant: of the weights, diffusers' word: ``"fp16"`` for diffusion_pytorch_model.fp16.safetensors. They are
+                loaded in float32.
+            subfolder: where in the folder or repository the network lies, such as ``"checkpoint-500"``. The scheduler
+                may lie there or in the folder itself.
 
         Raises:
             OSError: files are missing or damaged. ValueError: the model is no pixel-space UNet2DModel.
         """
         folder = Path(folder_or_repo)
         if not folder.is_dir():
-            folder = storage.fetch_folder(str(folder_or_repo), revision, token, local_files_only)
-        unet, scheduler, extras = storage.read_folder(folder)
-        return cls.from_diffusers(unet, scheduler, **extras).requires_grad_(False).eval()
+            name = str(folder_or_repo)
+            folder = storage.fetch_folder(name, revision, token, local_files_only, subfolder, variant)
+        unet, scheduler, extras = storage.read_folder(folder, subfolder, variant)
+        try:
+            network = cls.from_diffusers(unet, scheduler, **extras)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from error
+        return network.requires_grad_(False).eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that this class and ``DiffusionPipeline.from_pretrained`` read, weights as safetensors.
@@ -238,3 +251,24 @@ class ScoreNetwork(nn.Module):
         super()._apply(fn, recurse)
         self.schedule = self.schedule.to(fn(torch.empty(0, device=self.device)).device)
         return self
+
+
+def check_config(unet: nn.Module, variance_type: str) -> Any:
+    """The network's ``config``. ValueError unless it says what is needed and fits ``variance_type``."""
+    config: Any = getattr(unet, "config", None)
+    missing = [name for name in ("in_channels", "sample_size") if getattr(config, name, None) is None]
+    if missing:
+        raise ValueError(
+            "unet must have a config with in_channels and sample_size (the side of its images in pixels), such as "
+            "unet.config = types.SimpleNamespace(in_channels=3, sample_size=32). "
+            f"Got a {type(unet).__name__} without {' and '.join(missing)}"
+        )
+    if getattr(config, "class_embed_type", None) is not None:
+        raise ValueError(f"class_embed_type must be None: labels in 0...K-1. Got {config.class_embed_type!r}")
+    channels = config.in_channels
+    outputs = getattr(config, "out_channels", None)
+    if outputs not in (None, channels, 2 * channels):
+        raise ValueError(f"out_channels must be in_channels, {channels}, or twice that. Got {outputs}")
+    if variance_type == "learned_range" and outputs == channels:
+        raise ValueError(f"variance_type 'learned_range' needs {2 * channels} out_channels. Got {outputs}")
+    return config

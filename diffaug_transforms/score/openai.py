@@ -1,7 +1,8 @@
 """OpenAI's checkpoints (improved-diffusion, guided-diffusion) as diffusers U-Nets.
 
 Weights alone do not tell head counts, attention order, schedule or timestep rescaling: their training flags do. The
-released files' flags are in ``openai_releases.json``; other files are loaded with ``openai_flags``.
+released files' flags are in ``openai_releases.json``; other files are loaded with ``openai_flags``. The numbers of
+classes and of channels are read from the weights.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from ..files import check_entries, integer, load_strictly, number, read_tensors, reading, several
 from ..images import ASSETS
+from .configs import MAX_SIDE, MAX_TIMESTEPS, MAX_WIDTH
 from .network import ScoreNetwork
 from .schedule import BETAS, NoiseSchedule
-from .storage import load_strictly, read_tensors, unpack_attention
+from .storage import unpack_attention
 
 #: Defaults of ``model_and_diffusion_defaults`` in both repositories' script_util.py, as far as they shape the network.
 DEFAULTS: dict[str, Any] = {
@@ -51,6 +53,22 @@ OTHER_FLAGS = {
     *("resume_checkpoint", "classifier_path", "classifier_scale", "classifier_use_fp16", "classifier_width"),
     *("classifier_depth", "classifier_attention_resolutions", "classifier_use_scale_shift_norm"),
     *("classifier_resblock_updown", "classifier_pool"),
+}
+#: What wrappers put before the names of tensors: DataParallel, torch.compile, Lightning.
+PREFIXES = ("module.", "_orig_mod.", "model.")
+#: What a command line holds beside flags: how the script is started, and the shell's variables.
+COMMAND_WORD = re.compile(
+    r"(\S*/)?(python[\d.]*|mpiexec|mpirun|torchrun|srun)|-m|-np?|\d+|\S+\.py|\$\{?\w+\}?|\w+=\S*|export|[$>\\;&]+"
+)
+#: Flags with their least and their largest value.
+FLAG_RULES = {
+    "image_size": integer(1, MAX_SIDE),
+    "num_channels": integer(1, MAX_WIDTH),
+    "num_res_blocks": integer(1, 16),
+    "num_heads": integer(1, MAX_WIDTH),
+    "num_heads_upsample": integer(-1, MAX_WIDTH),
+    "num_head_channels": integer(-1, MAX_WIDTH),
+    "diffusion_steps": integer(1, MAX_TIMESTEPS),
 }
 CHANNEL_MULTIPLIERS = {
     512: (0.5, 1, 1, 2, 2, 4, 4),
@@ -90,7 +108,8 @@ def released_flags() -> dict[str, str]:
 def parse_flags(flags: str | dict[str, Any]) -> dict[str, Any]:
     """OpenAI's flags with their defaults filled in, from a dict or a command line.
 
-    ValueError for flags neither repository has, and for upsamplers, which take a second image.
+    ValueError for flags that neither repository has, for values out of range, and for upsamplers, which take a second
+    image.
     """
     given = flags_of_command_line(flags) if isinstance(flags, str) else dict(flags)
     if {"large_size", "small_size"} & set(given):
@@ -101,17 +120,21 @@ def parse_flags(flags: str | dict[str, Any]) -> dict[str, Any]:
     parsed = {name: typed(name, given.get(name, default), default) for name, default in DEFAULTS.items()}
     if parsed["rescale_timesteps"] is None:
         parsed["rescale_timesteps"] = not GUIDED_FLAGS & set(given)
+    check_entries(parsed, FLAG_RULES, "openai_flags")
     if parsed["noise_schedule"] not in BETAS:
         raise ValueError(f"noise_schedule must be one of {sorted(BETAS)}. Got {parsed['noise_schedule']!r}")
     return parsed
 
 
 def flags_of_command_line(line: str) -> dict[str, str]:
-    """``--name value`` pairs, also as the READMEs' shell assignments: ``MODEL_FLAGS="..." DIFFUSION_FLAGS="..."``."""
-    pairs = r"--(\w+)[=\s]+([^\s\"']+)"
-    rest = re.sub(r"\w+_FLAGS=", "", re.sub(pairs, "", line)).strip(" \t\n\"'\\")
+    """``--name value`` pairs of a command line, or of shell assignments: ``MODEL_FLAGS="..." DIFFUSION_FLAGS="..."``.
+
+    The line may be whole: ``mpiexec -n 8 python scripts/image_train.py --data_dir images $MODEL_FLAGS``.
+    """
+    pairs = r"--(\w+)(?:\s*=\s*|\s+)[\"']?(?!--)([^\s\"']+)"
+    rest = re.sub(r"[\"']", " ", re.sub(pairs, " ", line)).split()
     found = dict(re.findall(pairs, line))
-    if rest or not found:
+    if not found or not all(COMMAND_WORD.fullmatch(word) for word in rest):
         raise ValueError(f"openai_flags must be pairs such as '--image_size 256 --class_cond False'. Got {line!r}")
     return found
 
@@ -135,7 +158,9 @@ def typed(name: str, value: Any, default: Any) -> Any:
 
 def channel_multipliers(flags: dict[str, Any]) -> tuple[float, ...]:
     if flags["channel_mult"]:
-        return tuple(float(part) for part in flags["channel_mult"].split(","))
+        multipliers = numbers("channel_mult", flags["channel_mult"])
+        check_entries({"channel_mult": multipliers}, {"channel_mult": several(number(0.01, 64), 12)}, "openai_flags")
+        return multipliers
     if flags["image_size"] not in CHANNEL_MULTIPLIERS:
         raise ValueError(
             f"image_size must be one of {sorted(CHANNEL_MULTIPLIERS)} where channel_mult is not given. "
@@ -144,19 +169,36 @@ def channel_multipliers(flags: dict[str, Any]) -> tuple[float, ...]:
     return CHANNEL_MULTIPLIERS[flags["image_size"]]
 
 
-def unet_config(flags: dict[str, Any]) -> dict[str, Any]:
-    """The diffusers configuration, with ``OpenAIUNet2DModel``'s keys where stock diffusers cannot say it."""
-    channels = tuple(int(flags["num_channels"] * multiplier) for multiplier in channel_multipliers(flags))
-    resolutions = [int(part) for part in flags["attention_resolutions"].split(",") if part.strip()]
-    attended = [2**level in {flags["image_size"] // r for r in resolutions} for level in range(len(channels))]
+def numbers(name: str, value: str) -> tuple[float, ...]:
+    """The numbers in a flag such as "32,16,8"."""
+    try:
+        return tuple(float(part) for part in value.split(",") if part.strip())
+    except ValueError:
+        raise ValueError(f"{name} must be numbers with commas between them. Got {value!r}") from None
+
+
+def unet_config(flags: dict[str, Any], channels: int = 3, num_classes: int = NUM_CLASSES) -> dict[str, Any]:
+    """The diffusers configuration, with ``OpenAIUNet2DModel``'s keys if stock diffusers cannot say it.
+
+    Args:
+        flags: what ``parse_flags`` gives.
+        channels: of the images. OpenAI's code has no flag for it.
+        num_classes: if the flags say class_cond. OpenAI's code has no flag for it.
+    """
+    widths = tuple(int(flags["num_channels"] * multiplier) for multiplier in channel_multipliers(flags))
+    resolutions = numbers("attention_resolutions", flags["attention_resolutions"])
+    if not all(r >= 1 for r in resolutions):
+        raise ValueError(f"attention_resolutions must be at least 1. Got {flags['attention_resolutions']!r}")
+    attended = [2**level in {flags["image_size"] // int(r) for r in resolutions} for level in range(len(widths))]
     kind = "resnet" if flags["resblock_updown"] else "conv"
     down, up = (
         ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D") if kind == "resnet" else ("DownBlock2D", "UpBlock2D")
     )
     config: dict[str, Any] = {
         "sample_size": flags["image_size"],
-        "out_channels": 6 if flags["learn_sigma"] else 3,
-        "block_out_channels": channels,
+        "in_channels": channels,
+        "out_channels": 2 * channels if flags["learn_sigma"] else channels,
+        "block_out_channels": widths,
         "layers_per_block": flags["num_res_blocks"],
         "down_block_types": tuple("AttnDownBlock2D" if a else down for a in attended),
         "up_block_types": tuple("AttnUpBlock2D" if a else up for a in reversed(attended)),
@@ -165,9 +207,9 @@ def unet_config(flags: dict[str, Any]) -> dict[str, Any]:
         "attention_head_dim": flags["num_head_channels"] if flags["num_head_channels"] > 0 else 32,
         "attn_norm_num_groups": 32,
         "resnet_time_scale_shift": "scale_shift" if flags["use_scale_shift_norm"] else "default",
-        "num_class_embeds": NUM_CLASSES if flags["class_cond"] else None,
+        "num_class_embeds": num_classes if flags["class_cond"] else None,
     }
-    return config | openai_keys(flags, channels[0])
+    return config | openai_keys(flags, widths[0])
 
 
 def openai_keys(flags: dict[str, Any], first_width: int) -> dict[str, Any]:
@@ -184,16 +226,17 @@ def openai_keys(flags: dict[str, Any], first_width: int) -> dict[str, Any]:
 
 
 def load_openai_checkpoint(path: str | Path, flags: str | dict[str, Any] | None = None) -> ScoreNetwork:
-    """A ScoreNetwork (float32) from an OpenAI ``.pt`` file.
+    """A ScoreNetwork (float32) from a file with OpenAI's names of tensors.
 
     Args:
-        path: the file; read with ``weights_only=True``.
-        flags: OpenAI's flags, as a dict or a command line; None for the released file names.
+        path: a ``.pt``, ``.pth`` or ``.ckpt`` file, read with ``weights_only=True``, or a ``.safetensors`` file.
+        flags: OpenAI's flags, as a dict or a command line; None for the released file names. They do not say the
+            numbers of classes and of channels, which are read from the weights.
 
     Raises:
         ValueError: flags are missing or wrong. OSError: the file is missing, damaged, or does not fit its flags.
     """
-    from .unet import OpenAIUNet2DModel, UNet2DModel
+    from .unet import build_unet
 
     path = Path(path)
     if not path.is_file():
@@ -207,12 +250,16 @@ def load_openai_checkpoint(path: str | Path, flags: str | dict[str, Any] | None 
             "line its README prints"
         )
     parsed = parse_flags(flags)
-    config = unet_config(parsed)
-    own_keys = {"num_heads", "num_heads_upsample", "model_channels", "timestep_scale"}
-    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
-        unet = (OpenAIUNet2DModel if own_keys & set(config) else UNet2DModel)(**config)
-    state = convert_state_dict(read_tensors(path), unet, not parsed["use_new_attention_order"])
-    load_strictly(unet, state, path, "openai_flags")
+    state = read_tensors(path)
+    names = list(state)
+    state = without_prefixes(state)
+    channels = size_in_file(state, "input_blocks.0.0.weight", 1, 3)
+    unet = build_unet(
+        unet_config(parsed, channels, size_in_file(state, "label_emb.weight", 0, NUM_CLASSES)), f"{path}, openai_flags"
+    )
+    with reading(path, "has weights that do not fit openai_flags"):
+        state = convert_state_dict(state, unet, not parsed["use_new_attention_order"])
+    load_strictly(unet, state, path, "openai_flags", names)
     learned, small = parsed["learn_sigma"], parsed["sigma_small"]
     network = ScoreNetwork(
         unet,
@@ -221,6 +268,18 @@ def load_openai_checkpoint(path: str | Path, flags: str | dict[str, Any] | None 
         variance_type="learned_range" if learned else "fixed_small" if small else "fixed_large",
     )
     return network.requires_grad_(False).eval()
+
+
+def without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without the ``PREFIXES`` that all their names have."""
+    while prefix := next((p for p in PREFIXES if state and all(name.startswith(p) for name in state)), None):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
+
+
+def size_in_file(state: dict[str, Tensor], name: str, dimension: int, default: int) -> int:
+    """The length of a tensor's dimension; ``default`` if there is no such tensor."""
+    return state[name].shape[dimension] if name in state and state[name].ndim > dimension else default
 
 
 def convert_state_dict(state: dict[str, Tensor], unet: Any, legacy_order: bool) -> dict[str, Tensor]:

@@ -44,6 +44,14 @@ def cosine_betas(num_timesteps: int = 1000) -> Tensor:
 BETAS = {"linear": linear_betas, "cosine": cosine_betas}
 
 
+def rescale_to_zero_snr(betas: Tensor) -> Tensor:
+    """Betas whose last timestep has no signal (Lin et al. 2023, algorithm 1), but at most 0.999, as cosine's. (T,)."""
+    signal = torch.cumprod(1 - betas, dim=0).sqrt()
+    signal = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
+    alphas_cumprod = signal**2
+    return (1 - alphas_cumprod / torch.cat([torch.ones_like(signal[:1]), alphas_cumprod[:-1]])).clamp(max=0.999)
+
+
 class NoiseSchedule:
     """A noise schedule over timesteps 0...T-1, variance-preserving or variance-exploding.
 
@@ -143,7 +151,7 @@ class NoiseSchedule:
                 [0, 1] and are doubled here for [-1, 1].
 
         Raises:
-            ValueError: another scheduler.
+            ValueError: another scheduler, or rescale_betas_zero_snr with a rarer schedule.
         """
         config = scheduler.config
         if hasattr(scheduler, "discrete_sigmas"):
@@ -153,12 +161,21 @@ class NoiseSchedule:
         if betas is None:
             name = type(scheduler).__name__
             raise ValueError(f"a scheduler with betas (DDPM, DDIM, ...) or ScoreSdeVeScheduler is needed. Got {name}")
+        schedule = config.get("beta_schedule")
         if config.get("trained_betas") is not None:
             betas = torch.tensor(config["trained_betas"], dtype=torch.float64)
-        elif config.get("beta_schedule") == "squaredcos_cap_v2":
+        elif schedule == "squaredcos_cap_v2":
             betas = cosine_betas(len(betas))
-        elif config.get("beta_schedule") == "linear":
-            betas = torch.linspace(config["beta_start"], config["beta_end"], len(betas), dtype=torch.float64)
+        elif schedule in ("linear", "scaled_linear"):
+            power = 1 if schedule == "linear" else 2
+            first, last = config["beta_start"] ** (1 / power), config["beta_end"] ** (1 / power)
+            betas = torch.linspace(first, last, len(betas), dtype=torch.float64) ** power
+        elif config.get("rescale_betas_zero_snr"):
+            raise ValueError(
+                f"rescale_betas_zero_snr needs a linear, scaled_linear or cosine schedule. Got {schedule!r}"
+            )
+        if config.get("rescale_betas_zero_snr"):
+            betas = rescale_to_zero_snr(betas)
         return cls(betas)
 
     def respaced(self, timesteps: Sequence[int]) -> NoiseSchedule:

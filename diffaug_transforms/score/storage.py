@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +18,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..files import add_checksum, load_strictly, read_json, read_tensors, reading
 from .adapters import DUPLICATE_KEYS, make_picklable, to_diffusers
+from .configs import UNETS, check_extras
 from .schedule import NoiseSchedule
+from .schedulers import read_scheduler
 
-WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+#: The weights' name without its ending, and the endings, the best first.
+STEM, ENDINGS = "diffusion_pytorch_model", ("safetensors", "bin")
+WEIGHTS = tuple(f"{STEM}.{ending}" for ending in ENDINGS)
 METADATA = "score_network.json"
 METADATA_PATTERNS = ["*.json", "unet/*.json", "scheduler/*.json"]
+#: Parts of an attention block under the names that diffusers gave them before version 0.15.
+OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 #: The pipelines that sample with the schedulers that are written here.
 PIPELINES = {"DDPMScheduler": "DDPMPipeline", "ScoreSdeVeScheduler": "ScoreSdeVePipeline"}
 #: Parts of a pipeline that show that it works on latents or on text.
@@ -110,7 +119,7 @@ def unet_folder(folder: Path) -> Path:
     """Where the U-Net lies: in ``unet/`` (pipelines) or in the folder itself. ValueError for foreign models."""
     index = folder / "model_index.json"
     if index.exists():
-        pipeline = json.loads(index.read_text())
+        pipeline = read_json(index)
         foreign = sorted(FOREIGN_PARTS & set(pipeline))
         if foreign:
             name = pipeline.get("_class_name", "a pipeline")
@@ -118,31 +127,89 @@ def unet_folder(folder: Path) -> Path:
     for candidate in (folder / "unet", folder):
         config = candidate / "config.json"
         if config.exists():
-            name = json.loads(config.read_text()).get("_class_name")
-            if name not in ("UNet2DModel", "OpenAIUNet2DModel"):
-                raise ValueError(f"{folder} holds a {name or 'model of no named class'}. {SUPPORTED}")
+            name = read_json(config).get("_class_name")
+            if name not in UNETS:
+                raise ValueError(f"{config}: it holds a {name or 'model of no named class'}. {SUPPORTED}")
             return candidate
     raise ValueError(f"{folder} holds neither unet/config.json nor config.json. {SUPPORTED}")
 
 
-def weights_patterns(folder: Path) -> list[str]:
-    """The Hub patterns of the weights that belong to a downloaded folder's metadata, safetensors and older files."""
-    inside = unet_folder(folder)
-    prefix = "unet/" if inside != folder else ""
-    return [prefix + name for name in WEIGHTS]
+def weights_files(folder: Path, ending: str, variant: str | None) -> list[str]:
+    """Names of the files that hold the weights: the shards that an index names, or else one file.
+
+    Args:
+        ending: ``"safetensors"`` or ``"bin"``.
+        variant: such as ``"fp16"``, in diffusers' names.
+
+    Raises:
+        ValueError: the index names a file outside of the folder.
+    """
+    middle = "" if variant is None else f".{variant}"
+    index = folder / f"{STEM}.{ending}.index{middle}.json"
+    if not index.is_file():
+        return [f"{STEM}{middle}.{ending}"]
+    places = read_json(index).get("weight_map")
+    names = sorted({str(name) for name in places.values()}) if isinstance(places, dict) else []
+    wrong = [name for name in names if not re.fullmatch(rf"{STEM}[\w.-]*\.{ending}", name)]
+    if wrong or not names:
+        got = repr(wrong[0]) if wrong else "none"
+        raise ValueError(f"{index}: weight_map must name files of its folder, {STEM}*.{ending}. Got {got}")
+    return names
 
 
-def fetch_folder(repo: str, revision: str | None, token: str | None, local_files_only: bool) -> Path:
+def fetch_folder(
+    repo: str,
+    revision: str | None,
+    token: str | None,
+    local_files_only: bool,
+    subfolder: str | None = None,
+    variant: str | None = None,
+) -> Path:
     """Download a Hub repository's metadata, see what it is, and only then its weights."""
-    folder = download_folder(repo, METADATA_PATTERNS, revision, token, local_files_only)
-    wanted = METADATA_PATTERNS + weights_patterns(folder)
-    return download_folder(repo, wanted, revision, token, local_files_only)
+    hub = (revision, token, local_files_only)
+    folder = download_folder(repo, METADATA_PATTERNS, *hub)
+    inside = unet_folder(inner_folder(folder, subfolder)).relative_to(folder)
+    for ending in ENDINGS:
+        names = weights_files(folder / inside, ending, check_variant(variant))
+        wanted = [(inside / name).as_posix() for name in names]
+        folder = download_folder(repo, METADATA_PATTERNS + wanted, *hub)
+        if all((folder / name).is_file() for name in wanted):
+            break
+    return folder
 
 
-def read_folder(folder: Path) -> tuple[nn.Module, Any, dict[str, Any]]:
-    """The U-Net (float32), the scheduler, and ``score_network.json``'s entries."""
-    extras = json.loads((folder / METADATA).read_text()) if (folder / METADATA).exists() else {}
-    return read_unet(unet_folder(folder)), read_scheduler(folder), current_names(extras)
+def inner_folder(folder: Path, subfolder: str | None) -> Path:
+    """``folder/subfolder``. ValueError for a path that leaves the folder, OSError if it is missing."""
+    inner = Path(subfolder or "")
+    if inner.is_absolute() or ".." in inner.parts:
+        raise ValueError(f"subfolder must be a path inside of the folder or repository. Got {subfolder!r}")
+    if not (folder / inner).is_dir():
+        raise OSError(f"{folder} has no folder {subfolder}")
+    return folder / inner
+
+
+def check_variant(variant: str | None) -> str | None:
+    if variant is not None and not re.fullmatch(r"[\w-]+", variant):
+        raise ValueError(f"variant must be a word, such as 'fp16'. Got {variant!r}")
+    return variant
+
+
+def read_folder(
+    folder: Path, subfolder: str | None = None, variant: str | None = None
+) -> tuple[nn.Module, Any, dict[str, Any]]:
+    """The U-Net (float32), the scheduler, and ``score_network.json``'s entries.
+
+    What ``subfolder`` does not hold but the U-Net is taken from ``folder``: diffusers' training checkpoints lie beside
+    their scheduler.
+    """
+    inner = inner_folder(folder, subfolder)
+    inside = unet_folder(inner)
+    scheduler = read_scheduler([inner / "scheduler", inner, folder / "scheduler", folder], SUPPORTED)
+    path = next((place / METADATA for place in (inner, folder) if (place / METADATA).exists()), None)
+    extras = {} if path is None else current_names(read_json(path))
+    if path is not None:
+        check_extras(extras, path)
+    return read_unet(inside, check_variant(variant)), scheduler, extras
 
 
 def current_names(extras: dict[str, Any]) -> dict[str, Any]:
@@ -156,68 +223,64 @@ def current_names(extras: dict[str, Any]) -> dict[str, Any]:
     return extras
 
 
-def read_scheduler(folder: Path) -> Any:
-    import diffusers
+def read_unet(folder: Path, variant: str | None = None) -> nn.Module:
+    from .unet import build_unet
 
-    for candidate in (folder / "scheduler", folder):
-        path = candidate / "scheduler_config.json"
-        if path.exists():
-            name = json.loads(path.read_text()).get("_class_name", "DDPMScheduler")
-            if not hasattr(diffusers, name):
-                raise ValueError(f"{path} names the scheduler {name}, which diffusers does not have. {SUPPORTED}")
-            try:
-                return getattr(diffusers, name).from_pretrained(candidate)
-            except Exception as error:
-                raise ValueError(f"{path} is no configuration of a {name}: {error}") from error
-    raise ValueError(f"{folder} holds no scheduler_config.json, so the noise schedule is unknown. {SUPPORTED}")
-
-
-def read_unet(folder: Path) -> nn.Module:
-    from .unet import OpenAIUNet2DModel, UNet2DModel
-
-    config = json.loads((folder / "config.json").read_text())
-    if not any((folder / name).exists() for name in WEIGHTS):
-        raise OSError(f"{folder} has no weights: neither {' nor '.join(WEIGHTS)}. Download the repository again.")
-    if config.get("time_embedding_type") == "adm" or "attention_legacy_order" in config:
-        return read_forked_unet(folder, config)
-    kind = OpenAIUNet2DModel if config["_class_name"] == "OpenAIUNet2DModel" else UNet2DModel
-    try:
-        unet, report = kind.from_pretrained(folder, output_loading_info=True, low_cpu_mem_usage=False)
-    except Exception as error:
-        raise OSError(f"{folder} could not be read; its weights are damaged or not its own: {error}") from error
-    wrong = {
-        what: sorted(map(str, set(keys) - DUPLICATE_KEYS))
-        for what, keys in report.items()
-        if set(keys) - DUPLICATE_KEYS
-    }
-    if wrong:
-        raise OSError(f"{folder}: the weights do not fit config.json: {str(wrong)[:300]}")
+    path = folder / "config.json"
+    config = read_json(path)
+    is_fork = config.get("time_embedding_type") == "adm" or "attention_legacy_order" in config
+    unet = build_unet(fork_config(config) if is_fork else config, path)
+    found = [weights_files(folder, ending, variant) for ending in ENDINGS]
+    names = next((names for names in found if all((folder / name).is_file() for name in names)), None)
+    if names is None:
+        raise OSError(missing_weights(folder, found))
+    state: dict[str, Tensor] = {}
+    for name in names:
+        state |= read_tensors(folder / name)
+    with reading(folder, "has weights that do not fit config.json"):
+        state = {current_key(key): tensor for key, tensor in state.items() if key not in DUPLICATE_KEYS}
+        if config.get("attention_legacy_order"):
+            unpack_fork(state, unet)
+    load_strictly(unet, state, folder, "config.json")
     make_picklable(unet)
     return unet
 
 
-def read_forked_unet(folder: Path, config: dict[str, Any]) -> nn.Module:
-    """A checkpoint of the diffusers fork that ``xutongda/adm_imagenet_256x256_unconditional`` is written for.
+def missing_weights(folder: Path, wanted: list[list[str]]) -> str:
+    lacking = [next(name for name in names if not (folder / name).is_file()) for names in wanted]
+    others = sorted(path.name for path in folder.glob(f"{STEM}*") if path.suffix != ".json")
+    hint = f" It has {', '.join(others[:4])}: pass variant." if others else ""
+    return (
+        f"{folder} has no weights: neither {' nor '.join(lacking)}.{hint} Download the repository again, or see "
+        "whether it has another variant."
+    )
 
-    Its ``time_embedding_type: "adm"`` is diffusers' "positional" (flipped, no shift). With ``attention_legacy_order``
-    its to_q, to_k and to_v are plain thirds of OpenAI's packed qkv, head by head, so they are stacked and unpacked.
+
+def current_key(key: str) -> str:
+    """The name of a tensor in today's ``UNet2DModel``."""
+    return ".".join(OLD_ATTENTION.get(part, part) for part in key.split(".")) if ".attentions." in key else key
+
+
+def fork_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of the diffusers fork of ``xutongda/adm_imagenet_256x256_unconditional`` in diffusers' words.
+
+    Its ``time_embedding_type: "adm"`` is diffusers' "positional" (flipped, no shift).
     """
-    from .unet import UNet2DModel
+    # OpenAI's GroupNorm, with which these weights were trained, has 1e-5; the fork's file says 1e-6.
+    changed = {"time_embedding_type": "positional", "flip_sin_to_cos": True, "freq_shift": 0, "norm_eps": 1e-5}
+    return {key: value for key, value in config.items() if key != "attention_legacy_order"} | changed
 
-    legacy_order = config.pop("attention_legacy_order", False)
-    config.update(_class_name="UNet2DModel", time_embedding_type="positional", flip_sin_to_cos=True, freq_shift=0)
-    # OpenAI's GroupNorm, with which these weights were trained; the fork's file says 1e-6.
-    config["norm_eps"] = 1e-5
-    with torch.device("meta"):
-        unet = UNet2DModel.from_config(config)
-    state = read_tensors(next(folder / name for name in WEIGHTS if (folder / name).exists()))
-    if legacy_order:
-        for name in [key for key in state if ".to_q." in key]:
-            names = [name, name.replace(".to_q.", ".to_k."), name.replace(".to_q.", ".to_v.")]
-            heads = unet.get_submodule(name.rsplit(".to_q.", 1)[0]).heads
-            state.update(zip(names, unpack_attention(torch.cat([state[n] for n in names]), heads, True)))
-    load_strictly(unet, state, folder, "config.json")
-    return unet
+
+def unpack_fork(state: dict[str, Tensor], unet: nn.Module) -> None:
+    """Put the fork's projections into diffusers' order, in place.
+
+    With ``attention_legacy_order`` its to_q, to_k and to_v are plain thirds of OpenAI's packed qkv, head by head, so
+    they are stacked and unpacked.
+    """
+    for name in [key for key in state if ".to_q." in key]:
+        names = [name, name.replace(".to_q.", ".to_k."), name.replace(".to_q.", ".to_v.")]
+        heads: Any = unet.get_submodule(name.rsplit(".to_q.", 1)[0]).heads
+        state.update(zip(names, unpack_attention(torch.cat([state[n] for n in names]), heads, True)))
 
 
 def unpack_attention(packed: Tensor, heads: int, legacy_order: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -235,32 +298,6 @@ def unpack_attention(packed: Tensor, heads: int, legacy_order: bool) -> tuple[Te
     return query, key, value
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file, in float32: safetensors, else ``torch.load(weights_only=True)``.
-
-    OSError for damaged files and for anything that is not a plain state dict.
-    """
-    from safetensors.torch import load_file
-
-    try:
-        safe = path.suffix == ".safetensors"
-        state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise OSError(f"{path} is damaged, incomplete or no state dict: {reason}. Download it again.") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise OSError(f"{path} is no plain state dict of tensors, as OpenAI's checkpoints are")
-    return {name: value.float() for name, value in state.items()}
-
-
-def load_strictly(unet: nn.Module, state: dict[str, Tensor], source: Path, description: str) -> None:
-    """Load every parameter, none left over. OSError if they do not fit the network that ``description`` describes."""
-    try:
-        unet.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        raise OSError(f"the weights of {source} do not fit {description}: {str(error)[:400]}") from error
-
-
 def write_folder(
     folder: Path,
     unet: nn.Module,
@@ -274,18 +311,30 @@ def write_folder(
 
     inner, scheduler, unsaid = to_diffusers(unet, schedule, prediction_type, variance_type)
     model: Any = inner
-    model.save_pretrained(folder / "unet")
-    config = folder / "unet" / "config.json"
-    entries = json.loads(config.read_text())
-    # The path it was loaded from says nothing to others.
-    entries.pop("_name_or_path", None)
-    config.write_text(json.dumps(entries, indent=2) + "\n")
-    scheduler.save_pretrained(folder / "scheduler")
     library = "diffusers" if type(model) is UNet2DModel else OpenAIUNet2DModel.__module__
     index = {
         "_class_name": PIPELINES[type(scheduler).__name__],
         "scheduler": ["diffusers", type(scheduler).__name__],
         "unet": [library, type(model).__name__],
     }
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    (folder / METADATA).write_text(json.dumps(metadata | unsaid, indent=2) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    # Written whole beside their places, then moved: a link in the folder is replaced, and what it points to is kept.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
+        new = Path(temporary)
+        model.save_pretrained(new / "unet")
+        for path in (new / "unet").glob("*.safetensors"):
+            add_checksum(path)
+        config = new / "unet" / "config.json"
+        entries = read_json(config)
+        # The path it was loaded from says nothing to others.
+        entries.pop("_name_or_path", None)
+        config.write_text(json.dumps(entries, indent=2) + "\n")
+        scheduler.save_pretrained(new / "scheduler")
+        (new / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+        (new / METADATA).write_text(json.dumps(metadata | unsaid, indent=2) + "\n")
+        for path in [path for path in new.rglob("*") if path.is_file()]:
+            place = folder / path.relative_to(new)
+            if place.parent != folder and place.parent.is_symlink():
+                raise OSError(f"{place.parent} is a link to another folder: nothing is written through it")
+            place.parent.mkdir(exist_ok=True)
+            path.replace(place)

@@ -7,7 +7,10 @@ It imports diffusers, so the package imports this module only when a network is 
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
+
+import torch
 
 # DDPMPipeline.from_pretrained looks for ModelMixin in the module of a network that is not diffusers' own.
 from diffusers import ModelMixin, UNet2DModel
@@ -15,7 +18,32 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor
 
-__all__ = ["ModelMixin", "OpenAIUNet2DModel", "UNet2DModel", "set_heads"]
+from .configs import check_unet_config
+
+__all__ = ["ModelMixin", "OpenAIUNet2DModel", "UNet2DModel", "build_unet", "set_heads"]
+
+OWN_KEYS = {"model_channels", "num_heads", "num_heads_upsample", "timestep_scale"}
+
+
+def build_unet(config: dict[str, Any], source: Path | str) -> UNet2DModel:
+    """The network of a configuration, on the meta device: no memory and no random numbers for its weights.
+
+    Args:
+        config: arguments of ``UNet2DModel`` and ``OpenAIUNet2DModel``. Other entries are left out.
+        source: what errors call the configuration.
+
+    Raises:
+        ValueError: a value is not supported, or the values do not fit each other.
+    """
+    check_unet_config(config, source)
+    known = set(inspect.signature(UNet2DModel.__init__).parameters) - {"self"} | OWN_KEYS
+    arguments = {key: value for key, value in config.items() if key in known}
+    kind = OpenAIUNet2DModel if OWN_KEYS & set(arguments) else UNet2DModel
+    try:
+        with torch.device("meta"):
+            return kind(**arguments)
+    except Exception as error:
+        raise ValueError(f"{source} describes no network that can be built: {error}") from error
 
 
 class OpenAIUNet2DModel(UNet2DModel):

@@ -188,6 +188,16 @@ def test_files_that_do_not_fit(tmp_path):
         load_guidance_classifier(unet, flags)
 
 
+def test_classes_and_prefixes_of_ones_own_classifier(tmp_path):
+    path, flags, expected = golden("adm_classifier_64", tmp_path)
+    state = torch.load(path, weights_only=True)
+    for kind in ("weight", "bias"):
+        state[f"out.2.c_proj.{kind}"] = state[f"out.2.c_proj.{kind}"][:7].clone()
+    torch.save({f"module.{name}": tensor for name, tensor in state.items()}, path)
+    logits = load_guidance_classifier(path, flags)(expected["x_t"][:1], expected["t"][:1])
+    assert relative_error(logits, expected["logits"][:1, :7]) < 1e-5
+
+
 def test_damaged_and_missing_files(tmp_path):
     (tmp_path / "64x64_classifier.pt").write_bytes(b"")
     with pytest.raises(OSError, match="damaged, incomplete or no state dict"):

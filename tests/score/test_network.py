@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -184,3 +186,21 @@ def test_another_schedules_timesteps_lie_in_it():
     network = ScoreNetwork(GaussianOracle(schedule, size=64), schedule)
     assert max(network.augment_timesteps) < 4000
     assert network.ensemble_timesteps[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (None, "must have a config with in_channels and sample_size.*Got a Conv2d without in_channels and sample_size"),
+        ({"in_channels": 3}, "Got a Conv2d without sample_size"),
+        ({"in_channels": 3, "sample_size": None}, "Got a Conv2d without sample_size"),
+        ({"in_channels": 3, "sample_size": 8, "out_channels": 1}, "out_channels must be in_channels, 3, or .* Got 1"),
+        ({"in_channels": 3, "sample_size": 8, "class_embed_type": "identity"}, "class_embed_type must be None"),
+    ],
+)
+def test_a_module_of_ones_own_is_told_what_it_needs(schedule, config, message):
+    module = torch.nn.Conv2d(3, 3, 1)
+    if config is not None:
+        module.config = SimpleNamespace(**config)
+    with pytest.raises(ValueError, match=message):
+        ScoreNetwork(module, schedule)

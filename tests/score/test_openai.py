@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from diffaug_transforms import load_score_network
@@ -201,3 +202,95 @@ def test_known_names_need_no_flags(tmp_path):
     (tmp_path / "256x256_diffusion_uncond.pt").write_bytes(b"")
     with pytest.raises(OSError, match="damaged"):
         load_score_network(tmp_path / "256x256_diffusion_uncond.pt")
+
+
+def small_checkpoint(channels: int, classes: int | None) -> tuple[dict[str, Tensor], dict[str, object], UNet2DModel]:
+    """A checkpoint of a network trained on one's own data: other channels, other classes."""
+    flags = {"image_size": 32, "num_channels": 32, "num_res_blocks": 1, "class_cond": classes is not None}
+    parsed = parse_flags(flags | {"learn_sigma": True})
+    unet = OpenAIUNet2DModel(**unet_config(parsed, channels, classes or 1000))
+    with torch.no_grad():
+        for name, parameter in unet.named_parameters():
+            parameter.copy_(fill_one(name, list(parameter.shape)))
+    return openai_state(unet, True), flags | {"learn_sigma": True}, unet
+
+
+@pytest.mark.parametrize(("channels", "classes"), [(3, 10), (1, None), (4, 7)])
+def test_classes_and_channels_are_read_from_the_weights(tmp_path, channels, classes):
+    state, flags, unet = small_checkpoint(channels, classes)
+    torch.save(state, tmp_path / "own.pt")
+    network = load_score_network(tmp_path / "own.pt", openai_flags=flags)
+    assert (network.in_channels, network.num_classes) == (channels, classes)
+    x_t, t = torch.randn(2, channels, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([5, 900])
+    labels = None if classes is None else torch.tensor([0, classes - 1])
+    expected = unet(x_t, t, labels).sample[:, :channels]
+    torch.testing.assert_close(network.eps(x_t, t, labels), expected, rtol=1e-4, atol=1e-5)
+    network.save_pretrained(tmp_path / "folder")
+    assert torch.equal(load_score_network(tmp_path / "folder").eps(x_t, t, labels), network.eps(x_t, t, labels))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "_orig_mod.module.", "model.module."])
+@pytest.mark.parametrize("name", ["own.pt", "own.ckpt", "own.safetensors"])
+def test_prefixes_and_endings(tmp_path, prefix, name):
+    state, flags, unet = small_checkpoint(3, None)
+    renamed = {prefix + key: tensor.detach().clone() for key, tensor in state.items()}
+    if name.endswith("safetensors"):
+        save_file(renamed, tmp_path / name)
+    else:
+        torch.save({"state_dict": renamed, "epoch": 3} if name.endswith("ckpt") else renamed, tmp_path / name)
+    network = load_score_network(tmp_path / name, openai_flags=flags)
+    assert torch.equal(network.unet.conv_in.weight, unet.conv_in.weight)
+
+
+def test_weights_that_do_not_fit_show_their_first_names(tmp_path):
+    state, flags, _ = small_checkpoint(3, None)
+    torch.save({f"net.{key}": tensor for key, tensor in state.items()}, tmp_path / "own.pt")
+    with pytest.raises(OSError, match=r"do not fit openai_flags: .*first tensors: net\.time_embed"):
+        load_score_network(tmp_path / "own.pt", openai_flags=flags)
+    with pytest.raises(OSError, match="do not fit openai_flags"):
+        load_score_network(tmp_path / "own.pt", openai_flags=flags | {"class_cond": True})
+    torch.save({}, tmp_path / "own.pt")
+    with pytest.raises(OSError, match="do not fit openai_flags"):
+        load_score_network(tmp_path / "own.pt", openai_flags=flags)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "python scripts/image_sample.py --image_size 64 --num_channels 96",
+        "mpiexec -n 8 python3 scripts/image_train.py --data_dir path/to/images --image_size 64 --num_channels 96",
+        "python image_sample.py --model_path m.pt $A --image_size=64 \\\n  --num_channels '96' ${SAMPLE_FLAGS}",
+        'MODEL_FLAGS="--image_size 64 --num_channels 96"; GPU=0 python image_sample.py $MODEL_FLAGS',
+        "$ OPENAI_LOGDIR=/tmp/x /usr/bin/python3.11 image_sample.py --image_size 64 --num_channels 96",
+    ],
+)
+def test_whole_command_lines(line):
+    assert parse_flags(line) == parse_flags({"image_size": 64, "num_channels": 96, "rescale_timesteps": True})
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("image_size 64 --num_channels 96", "must be pairs such as"),
+        ("--class_cond --image_size 64", "must be pairs such as"),
+        ("--image_size 1000000000", "openai_flags: image_size must be an integer in 1...8192. Got 1000000000"),
+        ("--num_res_blocks 1000000", "num_res_blocks must be an integer in 1...16"),
+        ("--diffusion_steps 0", "diffusion_steps must be .* Got 0"),
+        ("--num_heads 0", "num_heads must be .* Got 0"),
+        ("--attention_resolutions 0", "attention_resolutions must be at least 1. Got '0'"),
+        ("--attention_resolutions a", "attention_resolutions must be numbers with commas between them. Got 'a'"),
+        ("--channel_mult 1,x", "channel_mult must be numbers"),
+        ("--channel_mult 0,1", "channel_mult must be a list"),
+    ],
+)
+def test_flags_out_of_range(flags, message):
+    with pytest.raises(ValueError, match=message):
+        unet_config(parse_flags(flags))
+
+
+@pytest.mark.parametrize("flags", [{"num_channels": 100}, {"num_heads": 3}, {"num_head_channels": 5}])
+def test_flags_of_no_network(tmp_path, flags):
+    state, given, _ = small_checkpoint(3, None)
+    torch.save(state, tmp_path / "own.pt")
+    with pytest.raises((ValueError, OSError), match="describes no network that can be built|do not fit openai_flags"):
+        load_score_network(tmp_path / "own.pt", openai_flags=given | flags)

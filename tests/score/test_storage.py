@@ -136,7 +136,7 @@ def test_schedulers_without_betas_are_refused(tmp_path, network):
     network.save_pretrained(tmp_path)
     path = tmp_path / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps({"_class_name": "FlowMatchEulerDiscreteScheduler"}))
-    with pytest.raises(ValueError, match="scheduler with betas .* is needed. Got FlowMatchEulerDiscreteScheduler"):
+    with pytest.raises(ValueError, match="a scheduler with betas or .*Got 'FlowMatchEulerDiscreteScheduler'"):
         load_score_network(tmp_path)
     path.unlink()
     with pytest.raises(ValueError, match="no scheduler_config.json, so the noise schedule is unknown"):
@@ -148,13 +148,13 @@ def test_missing_truncated_and_foreign_weights(tmp_path, network):
     weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(OSError, match="damaged or not its own"):
+    with pytest.raises(OSError, match="damaged, incomplete or no state dict"):
         load_score_network(tmp_path)
     weights.write_bytes(whole)
     state = load_file(weights)
     state.pop("conv_out.bias")
     save_file(state, weights)
-    with pytest.raises(OSError, match=r"weights do not fit config.json.*conv_out\.bias"):
+    with pytest.raises(OSError, match=r"weights of .* do not fit config.json.*conv_out\.bias"):
         load_score_network(tmp_path)
     weights.unlink()
     with pytest.raises(OSError, match="has no weights"):
@@ -164,3 +164,38 @@ def test_missing_truncated_and_foreign_weights(tmp_path, network):
 def test_an_empty_folder(tmp_path):
     with pytest.raises(ValueError, match=r"neither unet/config.json nor config.json"):
         load_score_network(tmp_path)
+
+
+def test_a_changed_byte_of_a_saved_network_is_seen(tmp_path, network):
+    network.save_pretrained(tmp_path)
+    weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-1001] ^= 1
+    weights.write_bytes(changed)
+    with pytest.raises(OSError, match="not those that were written, by their checksum"):
+        load_score_network(tmp_path)
+
+
+def test_saving_replaces_links_and_follows_none(tmp_path, network):
+    """Snapshots in the Hub's cache are links to files that other snapshots use."""
+    network.save_pretrained(tmp_path / "first")
+    weights = tmp_path / "first" / "unet" / "diffusion_pytorch_model.safetensors"
+    blob = tmp_path / "blob"
+    weights.rename(blob)
+    weights.symlink_to(blob)
+    before = blob.read_bytes()
+    again = load_score_network(tmp_path / "first")
+    again.unet.conv_in.weight.mul_(2)
+    again.save_pretrained(tmp_path / "first")
+    assert blob.read_bytes() == before
+    assert torch.equal(load_score_network(tmp_path / "first").unet.conv_in.weight, again.unet.conv_in.weight)
+    assert sorted(path.name for path in (tmp_path / "first").iterdir()) == [
+        "model_index.json",
+        "scheduler",
+        "score_network.json",
+        "unet",
+    ]
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "unet").symlink_to(tmp_path / "first" / "unet")
+    with pytest.raises(OSError, match="second/unet is a link to another folder"):
+        again.save_pretrained(tmp_path / "second")

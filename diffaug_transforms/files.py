@@ -1,0 +1,185 @@
+"""Files that others wrote: JSON and tensors, read with care.
+
+Nothing in a file is run. A damaged file gives an OSError that names it. A value that is out of range gives a
+ValueError that names the file, the key and the value, before anything is built or allocated with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import pickle
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+#: The largest JSON file that is read, in bytes. The index of a network in many shards needs less than one MiB.
+MAX_JSON_BYTES = 64 * 2**20
+#: Key of a safetensors file's metadata: the checksum of its tensors.
+CHECKSUM = "tensors_sha256"
+#: A test of one value, and the words that say what it asks for.
+Rule = tuple[Callable[[Any], bool], str]
+
+
+@contextmanager
+def reading(path: Path, fault: str = "is damaged or incomplete") -> Iterator[None]:
+    """Turn whatever a reader raises into an OSError that names the file."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise OSError(f"{path} {fault}: {reason[:300]}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. OSError if the file is missing, damaged, too large, or holds something else."""
+    with reading(path):
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError(f"it has more than {MAX_JSON_BYTES} bytes")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise OSError(f"{path} must hold a JSON object. Got {reprlib.repr(content)}")
+    return content
+
+
+def integer(low: int, high: int) -> Rule:
+    test = lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high  # noqa: E731
+    return test, f"an integer in {low}...{high}"
+
+
+def number(low: float, high: float) -> Rule:
+    """A finite number in a range."""
+    test = lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high  # noqa: E731
+    return test, f"a number in {low:g}...{high:g}"
+
+
+def one_of(*words: Any) -> Rule:
+    return lambda value: any(value is word or (isinstance(value, str) and value == word) for word in words), (
+        f"one of {', '.join(map(repr, words))}"
+    )
+
+
+def text() -> Rule:
+    return lambda value: isinstance(value, str), "text"
+
+
+def boolean() -> Rule:
+    return lambda value: isinstance(value, bool), "true or false"
+
+
+def several(rule: Rule, most: int) -> Rule:
+    """A list of 1...most values that each follow the rule."""
+    test, words = rule
+    return lambda values: isinstance(values, (list, tuple)) and 1 <= len(values) <= most and all(map(test, values)), (
+        f"a list of 1...{most} values, each {words}"
+    )
+
+
+def optional(rule: Rule) -> Rule:
+    test, words = rule
+    return lambda value: value is None or test(value), f"{words}, or null"
+
+
+def check_entries(entries: Mapping[str, Any], rules: Mapping[str, Rule], source: Path | str) -> None:
+    """ValueError unless each entry that has a rule follows it."""
+    for key, (test, words) in rules.items():
+        if key in entries and not test(entries[key]):
+            raise ValueError(f"{source}: {key} must be {words}. Got {reprlib.repr(entries[key])}")
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, in float32 and in memory of their own.
+
+    The file is safetensors, or else ``torch.load(weights_only=True)`` reads it. A dict with the entry ``state_dict``
+    (Lightning) is read as that entry.
+
+    Raises:
+        OSError: the file is damaged, is no plain state dict, or holds NaN or infinite values.
+    """
+    safe = path.suffix == ".safetensors"
+    with reading(path, "is damaged, incomplete or no state dict. Download it again"):
+        state = load_safetensors(path) if safe else load_pickle(path)
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(x, Tensor) and not x.is_complex() for x in state.values()):
+        raise OSError(f"{path} is no plain state dict of tensors, as OpenAI's checkpoints are")
+    with reading(path):
+        # load_file maps the file into memory; a file that is written over must not change a loaded network.
+        state = {str(name): value.to(torch.float32, copy=safe) for name, value in state.items()}
+    check_finite(state, path)
+    return state
+
+
+def load_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. ValueError unless they have the checksum that ``add_checksum`` wrote."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    state = load_file(path)
+    with safe_open(path, "pt") as file:
+        expected = (file.metadata() or {}).get(CHECKSUM)
+    if expected is not None and expected != tensors_sha256(state):
+        raise ValueError("its tensors are not those that were written, by their checksum")
+    return state
+
+
+def add_checksum(path: Path) -> None:
+    """Write the checksum of a safetensors file's tensors into its metadata."""
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(path)
+    new = path.with_name(f".{path.name}")
+    save_file(state, new, metadata={"format": "pt", CHECKSUM: tensors_sha256(state)})
+    new.replace(path)
+
+
+def tensors_sha256(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all names, dtypes, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def load_pickle(path: Path) -> Any:
+    """What ``torch.load(weights_only=True)`` reads. UnpicklingError without torch's advice to run the file's code."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise pickle.UnpicklingError("it holds Python objects, which are never run, or it is damaged") from None
+
+
+def check_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    """OSError if a tensor holds a NaN or an infinite value."""
+    for name, tensor in state.items():
+        if tensor.numel() and not all(map(math.isfinite, torch.stack(tensor.aminmax()).tolist())):
+            raise OSError(f"{path} is damaged: {name} has values that are NaN or infinite")
+
+
+def load_strictly(
+    module: nn.Module, state: dict[str, Tensor], source: Path, description: str, names: Iterable[str] = ()
+) -> None:
+    """Load every parameter, none left over.
+
+    Args:
+        names: the tensors' names in the file, if they differ from those of ``state``.
+
+    Raises:
+        OSError: the tensors do not fit the network that ``description`` describes. The message has the file's own
+            first names.
+    """
+    try:
+        module.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        first = ", ".join(list(names or state)[:4])
+        reason = " ".join(str(error).split()).rstrip(". ")[:400]
+        raise OSError(
+            f"the weights of {source} do not fit {description}: {reason}. The file's first tensors: {first}"
+        ) from error

@@ -1,0 +1,197 @@
+"""Files that others wrote: damaged ones give errors that name them, and values are checked before they are used."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from diffaug_transforms.app.pictures import read_picture
+from diffaug_transforms.classifiers import build_model, load_classifier, load_weights
+from diffaug_transforms.files import (
+    add_checksum,
+    boolean,
+    check_entries,
+    integer,
+    number,
+    one_of,
+    optional,
+    read_json,
+    read_tensors,
+    several,
+)
+from diffaug_transforms.images import MAX_SIDE, load_image
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is damaged or incomplete"),
+        (b'{"a": 1', "is damaged or incomplete"),
+        (b"\xff\xfe{", "is damaged or incomplete"),
+        (b"[" * 100_000, "is damaged or incomplete"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "is damaged or incomplete"),
+        (b"[1, 2]", r"must hold a JSON object. Got \[1, 2\]"),
+    ],
+)
+def test_damaged_json_names_the_file(tmp_path, content, message):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(OSError, match=rf"config\.json {message}"):
+        read_json(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("rule", "right", "wrong"),
+    [
+        (integer(1, 5), [1, 5], [0, 6, 2.0, True, "3", None, [1]]),
+        (number(0, 1), [0, 0.5, 1], [-0.1, float("nan"), float("inf"), "0", False]),
+        (one_of("a", None), ["a", None], ["b", 0, ["a"], {}]),
+        (one_of(False), [False], [True, 0, None]),
+        (boolean(), [True, False], [0, 1, None]),
+        (several(integer(1, 5), 2), [[1], (1, 5)], [[], [1, 2, 3], [6], 1, "12"]),
+        (optional(integer(1, 5)), [None, 3], [0]),
+    ],
+)
+def test_rules(rule, right, wrong):
+    for value in right:
+        check_entries({"key": value}, {"key": rule}, "file.json")
+    for value in wrong:
+        with pytest.raises(ValueError, match="file.json: key must be .* Got "):
+            check_entries({"key": value}, {"key": rule}, "file.json")
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pt"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, name, value):
+    state = {"first": torch.ones(3), "second.bias": torch.tensor([1.0, value])}
+    (save_file if name.endswith("safetensors") else torch.save)(state, tmp_path / name)
+    with pytest.raises(OSError, match=f"{name} is damaged: second.bias has values that are NaN or infinite"):
+        read_tensors(tmp_path / name)
+
+
+def test_truncated_tensors_give_one_kind_of_error(tmp_path):
+    state = {"a": torch.ones(40), "b": torch.ones(3, 3)}
+    save_file(state, tmp_path / "whole.safetensors")
+    torch.save(state, tmp_path / "whole.pt")
+    for ending in ("safetensors", "pt"):
+        whole = (tmp_path / f"whole.{ending}").read_bytes()
+        for length in range(0, len(whole), 61):
+            (tmp_path / f"cut.{ending}").write_bytes(whole[:length])
+            with pytest.raises(OSError, match=rf"cut\.{ending} is damaged"):
+                read_tensors(tmp_path / f"cut.{ending}")
+
+
+def test_a_changed_byte_is_seen_by_the_checksum(tmp_path):
+    path = tmp_path / "model.safetensors"
+    classifier_folder(tmp_path)
+    add_checksum(path)
+    load_classifier(tmp_path)
+    whole = path.read_bytes()
+    state = read_tensors(path)
+    start = len(whole) - sum(tensor.nbytes for tensor in load_file(path).values())
+    for place in range(start, len(whole), 997):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        for load in (read_tensors, lambda path: load_classifier(path.parent)):
+            with pytest.raises(OSError, match=r"model\.safetensors is damaged.*checksum"):
+                load(path)
+    save_file(state, path)  # other tools write no checksum, and nothing is checked
+    assert set(read_tensors(path)) == set(state)
+
+
+class Evil:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return open, (self.mark, "w")
+
+
+def test_a_pickle_does_not_run_and_nobody_is_told_to_run_it(tmp_path):
+    torch.save({"a": Evil(str(tmp_path / "it_ran"))}, tmp_path / "evil.pt")
+    for load in (read_tensors, lambda path: load_weights(build_model("cifar_resnet-4", 2), path)):
+        with pytest.raises(OSError, match=r"evil\.pt is damaged.*Python objects, which are never run") as caught:
+            load(tmp_path / "evil.pt")
+        assert "weights_only" not in str(caught.value)
+    assert not (tmp_path / "it_ran").exists()
+
+
+def test_loaded_tensors_do_not_follow_their_file(tmp_path):
+    save_file({"a": torch.ones(1000)}, tmp_path / "a.safetensors")
+    state = read_tensors(tmp_path / "a.safetensors")
+    with (tmp_path / "a.safetensors").open("r+b") as file:
+        file.write(bytes(4000))
+    assert torch.equal(state["a"], torch.ones(1000))
+
+
+def classifier_folder(folder, **changes):
+    model = build_model("cifar_resnet-4", 2)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    config = {"name": "cifar_resnet-4", "mean": [0.5] * 3, "std": [0.5] * 3, "classes": ["a", "b"]} | changes
+    (folder / "classifier.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "timm/hf-hub:owner/evil"}, "name must be a torchvision classifier.*Got 'timm/hf-hub:owner/evil'"),
+        ({"name": "timm/local-dir:/tmp"}, "Got 'timm/local-dir:/tmp'"),
+        ({"name": "cifar_resnet-100000"}, "width of at most 512. Got 'cifar_resnet-100000'"),
+        ({"name": ["evil"]}, r"name must be text. Got \['evil'\]"),
+        ({"name": "resnet51"}, "torchvision classifier"),
+        ({"mean": [0.5, None, 0.5]}, "mean must be a list"),
+        ({"std": [0.5]}, "mean and std must be three numbers each"),
+        ({"std": [0, 0, 0]}, r"std must be a list.*Got \[0, 0, 0\]"),
+        ({"classes": []}, r"classes must be a list.*Got \[\]"),
+        ({"arguments": {"size": 1e9}}, "size must be an integer"),
+    ],
+)
+def test_a_classifiers_file_chooses_nothing_unsafe(tmp_path, changes, message):
+    load_classifier(classifier_folder(tmp_path))
+    with pytest.raises(ValueError, match=rf"classifier\.json: {message}|classifier\.json: .*{message}"):
+        load_classifier(classifier_folder(tmp_path, **changes))
+
+
+def test_a_classifiers_damaged_files(tmp_path):
+    classifier_folder(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:100])
+    with pytest.raises(OSError, match=r"model\.safetensors is damaged or does not fit the model"):
+        load_classifier(tmp_path)
+    weights.write_bytes(whole)
+    (tmp_path / "classifier.json").write_text('{"name": "cifar_resnet-4"}')
+    with pytest.raises(
+        ValueError, match=r"classifier\.json must have the entries.*Missing: \['mean', 'std', 'classes'\]"
+    ):
+        load_classifier(tmp_path)
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(OSError, match=r"list\.pt is damaged or does not fit the model"):
+        load_weights(build_model("cifar_resnet-4", 2), tmp_path / "list.pt")
+
+
+def png(width: int, height: int) -> bytes:
+    """A file of a few bytes that declares a size."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("size", [(1, 49_000_000), (49_000_000, 1), (MAX_SIDE + 1, 1)])
+def test_a_side_that_a_picture_declares_is_checked_before_its_pixels(tmp_path, size):
+    (tmp_path / "long.png").write_bytes(png(*size))
+    with pytest.raises(
+        OSError, match=rf"long\.png is no whole picture.*at most 32768 pixels. Got {size[0]} x {size[1]}"
+    ):
+        load_image(tmp_path / "long.png")
+    with pytest.raises(ValueError, match=f"sides must have at most 32768 pixels. Got {size[0]} x {size[1]}"):
+        read_picture(tmp_path / "long.png")
