@@ -194,8 +194,9 @@ def load_classifier(folder: str | Path) -> NormalizedClassifier:
     if lacking:
         raise ValueError(f"{path} must have the entries {', '.join(RULES)}. Missing: {lacking}")
     check_entries(config, RULES, path)
-    if not len(config["mean"]) == len(config["std"]) == 3:
-        raise ValueError(f"{path}: mean and std must be three numbers each. Got {config['mean']} and {config['std']}")
+    for key in ("mean", "std"):
+        if len(config[key]) not in (1, 3):
+            raise ValueError(f"{path}: {key} must be one number, or one for each of three channels. Got {config[key]}")
     check_file_name(config["name"], path)
     arguments = config.get("arguments")
     size = arguments.get("size") if isinstance(arguments, dict) else None

@@ -146,7 +146,7 @@ def classifier_folder(folder, **changes):
         ({"name": ["evil"]}, r"name must be text. Got \['evil'\]"),
         ({"name": "resnet51"}, "torchvision classifier"),
         ({"mean": [0.5, None, 0.5]}, "mean must be a list"),
-        ({"std": [0.5]}, "mean and std must be three numbers each"),
+        ({"std": [0.5, 0.5]}, "std must be one number, or one for each of three channels. Got"),
         ({"std": [0, 0, 0]}, r"std must be a list.*Got \[0, 0, 0\]"),
         ({"classes": []}, r"classes must be a list.*Got \[\]"),
         ({"arguments": {"size": 1e9}}, "size must be an integer"),
