@@ -136,7 +136,18 @@ def add_checksum(path: Path) -> None:
     state = load_file(path)
     new = path.with_name(f".{path.name}")
     save_file(state, new, metadata={"format": "pt", CHECKSUM: tensors_sha256(state)})
+    sort_metadata(new)
     new.replace(path)
+
+
+def sort_metadata(path: Path) -> None:
+    """Sort the metadata in a safetensors file, which has it in random order: equal tensors then give equal bytes."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        file.seek(8)
+        file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size))
 
 
 def tensors_sha256(state: Mapping[str, Tensor]) -> str:

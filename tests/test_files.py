@@ -195,3 +195,15 @@ def test_a_side_that_a_picture_declares_is_checked_before_its_pixels(tmp_path, s
         load_image(tmp_path / "long.png")
     with pytest.raises(ValueError, match=f"sides must have at most 32768 pixels. Got {size[0]} x {size[1]}"):
         read_picture(tmp_path / "long.png")
+
+
+def test_equal_tensors_give_equal_files(tmp_path):
+    """safetensors writes two metadata entries in either order."""
+    contents = set()
+    for i in range(12):
+        path = tmp_path / f"{i}.safetensors"
+        save_file({"weight": torch.arange(6.0), "bias": torch.ones(3)}, path)
+        add_checksum(path)
+        contents.add(path.read_bytes())
+    assert len(contents) == 1
+    assert torch.equal(read_tensors(path)["weight"], torch.arange(6.0))
