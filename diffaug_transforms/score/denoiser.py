@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..deprecated import warn_renamed
-from ..images import as_labels, check_max_batch
+from ..images import as_labels, check_labels, check_max_batch
 from .functional import diffuse, prediction_to_x0, reflect_pad_to_multiple, to_signed, to_unit
 from .hub import load_score_network
 from .network import ScoreNetwork
@@ -259,7 +259,7 @@ class Denoiser(nn.Module):
             if null_class is None:
                 raise
             return None
-        return as_labels(labels, len(images), images.device, num_classes)
+        return check_labels(labels, num_classes)
 
     def _check_not_forked(self, device: torch.device) -> None:
         forked = os.getpid() != self._process and self.network.device.type == "cuda"
