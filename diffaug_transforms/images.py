@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
 import PIL.ImageOps
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
@@ -33,9 +33,6 @@ MAX_SIDE = 32_768
 TOLERANCE = 5e-5
 #: Keys under which a dict sample may hold its labels.
 LABEL_KEYS = ("labels", "label", "targets", "target", "y")
-
-#: What wrappers of a classifier take as ``normalize``.
-Normalize = Callable[[Tensor], Tensor] | tuple[Sequence[float], Sequence[float]] | None
 
 
 def batch_shape(image: Tensor | PIL.Image.Image) -> tuple[tuple[int, ...], torch.device]:
@@ -113,35 +110,6 @@ def restore(pixels: Tensor, like: Tensor | PIL.Image.Image) -> Tensor | PIL.Imag
 def check_channels(batch: Tensor, channels: int) -> None:
     if batch.shape[1] != channels:
         raise ValueError(f"images must have the network's {channels} channels. Got {batch.shape[1]}")
-
-
-def check_max_batch(max_batch: int | None) -> None:
-    if max_batch is not None and max_batch < 1:
-        raise ValueError(f"max_batch must be at least 1. Got {max_batch}")
-
-
-def as_timesteps(timesteps: Iterable[int] | int | None) -> tuple[int, ...] | None:
-    """``timesteps`` as a tuple of ints >= 0; None stays None. Whether they are below T is checked once T is known."""
-    if timesteps is None:
-        return None
-    if isinstance(timesteps, Tensor):
-        timesteps = timesteps.tolist()
-    steps = (timesteps,) if isinstance(timesteps, int) else tuple(timesteps)
-    if not steps:
-        raise ValueError("timesteps must hold at least one timestep. Got none")
-    for t in steps:
-        if isinstance(t, bool) or not hasattr(t, "__index__"):
-            raise TypeError(f"timesteps must be integers. Got {t!r}")
-        if t < 0:
-            raise ValueError(f"timesteps must be at least 0. Got {t}")
-    return tuple(int(t) for t in steps)
-
-
-def as_normalize(normalize: Normalize) -> Callable[[Tensor], Tensor]:
-    """The step before a classifier: ``v2.Normalize`` for ``(mean, std)``, nothing for None, a callable as it is."""
-    if normalize is None:
-        return nn.Identity()
-    return v2.Normalize(*normalize) if isinstance(normalize, tuple) else normalize
 
 
 def find_labels(sample: Any) -> Any:

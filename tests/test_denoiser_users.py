@@ -127,8 +127,8 @@ def test_bad_images(make, network, images, error, message):
     ("arguments", "error", "message"),
     [
         ({"max_batch": 0}, ValueError, "max_batch must be at least 1. Got 0"),
-        ({"dtype": torch.int8}, ValueError, "dtype must be a floating point type. Got torch.int8"),
-        ({"network": 7}, TypeError, "network must be a name, a path, a ScoreNetwork or a Denoiser. Got int"),
+        ({"dtype": torch.int8}, ValueError, "dtype must be float16, bfloat16, float32 or float64. Got torch.int8"),
+        ({"network": 7}, TypeError, "network must be a name, a path, a ScoreNetwork or a Denoiser. Got 7"),
     ],
 )
 def test_bad_arguments(make, arguments, error, message):

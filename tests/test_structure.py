@@ -19,6 +19,7 @@ PACKAGE = Path(__file__).parent.parent / "diffaug_transforms"
 #: A layer imports only from those before it.
 LAYERS = (
     "deprecated",
+    "arguments",
     "files",
     "images",
     "figures",

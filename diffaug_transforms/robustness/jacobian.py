@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.torch_version import TorchVersion
 
-from ..images import check_max_batch
+from ..arguments import as_optional_integer
 from ..score import ScoreNetwork
 from ..score.functional import prediction_to_x0, scales
 
@@ -166,7 +166,7 @@ def leading_directions(
         raise ValueError(f"k must be in 1...{x_t.numel()}. Got {k}")
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1. Got {iterations}")
-    check_max_batch(max_batch)
+    max_batch = as_optional_integer("max_batch", max_batch, 1)
     width = min(k + OVERSAMPLING, x_t.numel())
 
     def multiply(product: Callable[..., Tensor], matrix: Tensor) -> Tensor:

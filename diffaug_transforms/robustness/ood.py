@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..images import Normalize, as_normalize, to_batch
+from ..arguments import Normalize, as_normalize
+from ..images import to_batch
 
 Scores = Tensor | np.ndarray | Sequence[float]
 

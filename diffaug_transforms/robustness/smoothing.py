@@ -18,8 +18,9 @@ import PIL.Image
 import torch
 from torch import Tensor, nn
 
+from ..arguments import Normalize, as_normalize
 from ..deprecated import renamed_attribute
-from ..images import Normalize, as_normalize, to_batch
+from ..images import to_batch
 from ..score import Denoiser, NoiseSchedule, ScoreNetwork
 from ..score.denoiser import as_denoiser
 from ..score.sampling import draw_like

@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import as_optional_integer, check_dtype, check_flags, shown
 from ..deprecated import warn_renamed
-from ..images import as_labels, check_labels, check_max_batch
+from ..images import as_labels, check_labels
 from .functional import diffuse, prediction_to_x0, reflect_pad_to_multiple, to_signed, to_unit
 from .hub import load_score_network
 from .network import ScoreNetwork
@@ -113,13 +114,10 @@ class Denoiser(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(network, (str, Path, ScoreNetwork)):
-            raise TypeError(
-                f"network must be a name, a path, a ScoreNetwork or a Denoiser. Got {type(network).__name__}"
-            )
-        if dtype is not None and not dtype.is_floating_point:
-            raise ValueError(f"dtype must be a floating point type. Got {dtype}")
-        check_max_batch(max_batch)
-        self.max_batch = max_batch
+            raise TypeError(f"network must be a name, a path, a ScoreNetwork or a Denoiser. Got {shown(network)}")
+        check_dtype(dtype)
+        check_flags(compile=compile, differentiable=differentiable, checkpointing=checkpointing)
+        self.max_batch = as_optional_integer("max_batch", max_batch, 1)
         self.dtype = dtype
         self.compile_network = compile
         self.differentiable = differentiable

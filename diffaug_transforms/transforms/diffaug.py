@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torchvision.transforms import v2
 
+from ..arguments import as_timesteps
 from ..deprecated import renamed_attribute
-from ..images import IMAGE_TYPES, as_timesteps, batch_shape, find_labels, from_batch, to_batch
+from ..images import IMAGE_TYPES, batch_shape, find_labels, from_batch, to_batch
 from ..score import Denoiser, ScoreNetwork
 from ..score.denoiser import as_denoiser
 

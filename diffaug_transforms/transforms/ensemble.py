@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..arguments import Normalize, as_normalize, as_timesteps, check_classifier, check_generator
 from ..deprecated import renamed_attribute
-from ..images import Normalize, as_normalize, as_timesteps, to_batch
+from ..images import to_batch
 from ..score import Denoiser, ScoreNetwork
 from ..score.denoiser import as_denoiser
 
@@ -62,6 +63,8 @@ class DiffAugEnsemble(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        check_classifier(classifier)
+        check_generator(generator)
         self.classifier = classifier
         self.normalize = as_normalize(normalize)
         self.timesteps = as_timesteps(timesteps)
@@ -172,6 +175,7 @@ class SelfEnsemble(nn.Module):
         self, classifier: nn.Module, adapt: Callable[[Tensor], Tensor], *, normalize: Normalize = None
     ) -> None:
         super().__init__()
+        check_classifier(classifier)
         if not callable(adapt):
             raise TypeError(f"adapt must be callable. Got {type(adapt).__name__}")
         self.classifier = classifier

@@ -1,0 +1,169 @@
+"""Every check of a constructor's or a function's arguments, stated once: a value in, the checked value out.
+
+Errors name the constraint and echo the value: "p must be in [0, 1]. Got 1.5". A value of another kind is a TypeError, a
+value out of range a ValueError. Images and labels are checked in ``images.py`` and ``labels.py``, entries of files in
+``files.py``.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+#: What wrappers of a classifier take as ``normalize``.
+Normalize = Callable[[Tensor], Tensor] | tuple[Sequence[float], Sequence[float]] | None
+#: The types that networks and classifiers compute in.
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def as_number(
+    name: str,
+    value: Any,
+    *,
+    at_least: float = -math.inf,
+    at_most: float = math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+) -> float:
+    """A finite number within its limits, as it is; NumPy's numbers become Python's.
+
+    Example:
+        >>> as_number("p", 1.5, at_least=0, at_most=1)
+        Traceback (most recent call last):
+        ValueError: p must be in [0, 1]. Got 1.5
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number. Got {shown(value)}")
+    number = value if isinstance(value, (int, float)) else float(value)
+    if not (math.isfinite(number) and at_least <= number <= at_most and above < number < below):
+        raise ValueError(f"{name} must be {_limits(at_least, at_most, above, below)}. Got {number}")
+    return number
+
+
+def _limits(at_least: float, at_most: float, above: float, below: float) -> str:
+    """The words for a range: "in [0, 1]", "at least 1", "finite and above 0"."""
+    low, high = max(at_least, above), min(at_most, below)
+    if math.isfinite(low) and math.isfinite(high):
+        return f"in {'[' if low == at_least else '('}{low}, {high}{']' if high == at_most else ')'}"
+    if math.isfinite(low):
+        return f"at least {low}" if low == at_least else f"finite and above {low}"
+    return f"at most {high}" if math.isfinite(high) else "finite"
+
+
+def as_integer(name: str, value: Any, at_least: int, at_most: int | None = None) -> int:
+    """An integer within its limits as an int. Floating point numbers and truth values are refused."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or isinstance(value, Tensor):
+        raise TypeError(f"{name} must be an integer. Got {shown(value)}")
+    number = int(value)
+    if number < at_least or (at_most is not None and number > at_most):
+        limits = f"at least {at_least}" if at_most is None else f"in {at_least}...{at_most}"
+        raise ValueError(f"{name} must be {limits}. Got {number}")
+    return number
+
+
+def as_optional_integer(name: str, value: Any, at_least: int, at_most: int | None = None) -> int | None:
+    """``as_integer``, or None."""
+    return None if value is None else as_integer(name, value, at_least, at_most)
+
+
+def check_flags(**flags: Any) -> None:
+    """TypeError unless each value is True or False."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False. Got {shown(value)}")
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+    """ValueError unless the value is one of the names."""
+    names = tuple(choices)
+    if value not in names:
+        raise ValueError(f"{name} must be one of {', '.join(names)}. Got {shown(value)}")
+
+
+def check_generator(generator: Any) -> None:
+    """TypeError unless it is a ``torch.Generator`` or None."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator must be a torch.Generator or None. Got {shown(generator)}: torch.Generator().manual_seed(0)"
+        )
+
+
+def check_classifier(classifier: Any) -> None:
+    """TypeError unless it can be called."""
+    if not callable(classifier) or isinstance(classifier, type):
+        raise TypeError(
+            "classifier must be a module from images to logits, such as timm.create_model(NAME, pretrained=True). "
+            f"Got {shown(classifier)}"
+        )
+
+
+def check_dtype(dtype: Any) -> None:
+    """TypeError unless it is a ``torch.dtype`` or None; ValueError unless networks can compute in it."""
+    if dtype is None:
+        return
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype must be a torch.dtype, such as torch.bfloat16, or None. Got {shown(dtype)}")
+    if dtype not in FLOATS:
+        raise ValueError(f"dtype must be float16, bfloat16, float32 or float64. Got {dtype}")
+
+
+def as_timesteps(timesteps: Iterable[int] | int | None) -> tuple[int, ...] | None:
+    """``timesteps`` as a tuple of ints >= 0; None stays None. Whether they are below T is checked once T is known."""
+    if timesteps is None:
+        return None
+    if isinstance(timesteps, Tensor) or hasattr(timesteps, "tolist"):
+        timesteps = timesteps.tolist()  # also of NumPy's arrays and integers
+    if isinstance(timesteps, (str, bytes)) or not (hasattr(timesteps, "__index__") or isinstance(timesteps, Iterable)):
+        raise TypeError(f"timesteps must be integers, or one integer. Got {shown(timesteps)}")
+    steps = tuple(timesteps) if isinstance(timesteps, Iterable) else (timesteps,)
+    if not steps:
+        raise ValueError("timesteps must hold at least one timestep. Got none")
+    for t in steps:
+        if isinstance(t, bool) or not hasattr(t, "__index__"):
+            raise TypeError(f"timesteps must be integers. Got {shown(t)}")
+        if t < 0:
+            raise ValueError(f"timesteps must be at least 0. Got {t}")
+    return tuple(int(t) for t in steps)
+
+
+def as_normalize(normalize: Any) -> Callable[[Tensor], Tensor]:
+    """The step before a classifier: ``v2.Normalize`` for ``(mean, std)``, nothing for None, a callable as it is.
+
+    mean and std are one number for each channel, or one for all channels.
+    """
+    if normalize is None:
+        return nn.Identity()
+    if callable(normalize) and not isinstance(normalize, type):
+        return normalize
+    if isinstance(normalize, (str, bytes)) or not isinstance(normalize, Sequence) or len(normalize) != 2:
+        raise TypeError(f"normalize must be (mean, std), a callable or None. Got {shown(normalize)}")
+    mean, std = (_per_channel(name, values) for name, values in zip(("mean", "std"), normalize))
+    if len(mean) != len(std) and 1 not in (len(mean), len(std)):
+        raise ValueError(f"normalize must have as many means as stds. Got {len(mean)} and {len(std)}")
+    for value in std:
+        as_number("std", value, above=0)
+    return v2.Normalize(mean, std)
+
+
+def _per_channel(name: str, values: Any) -> list[float]:
+    """One number, or a sequence of numbers, as a list."""
+    if hasattr(values, "tolist"):  # a tensor or an array
+        values = values.tolist()
+    several = isinstance(values, Sequence) and not isinstance(values, (str, bytes)) and values
+    return [as_number(name, value) for value in (values if several else [values])]
+
+
+def shown(value: Any) -> str:
+    """A value as error messages show it: its repr, shortened, or its type if that is long."""
+    if isinstance(value, nn.Module):
+        return type(value).__name__
+    if shape := getattr(value, "shape", ()):
+        return f"{type(value).__name__} of shape {tuple(shape)}"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
