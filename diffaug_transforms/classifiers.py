@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,16 @@ class NormalizedClassifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         floats = images if images.is_floating_point() else F.to_dtype(images, torch.float32, scale=True)
         return self.model(F.normalize(floats, self.mean, self.std))
+
+
+def logits_of(classifier: nn.Module, normalize: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Logits (B, K), float32, of images (B, C, H, W) in [0, 1]. The classifier runs in the dtype of its own weights.
+
+    So classifiers may be float16, bfloat16 or double. ``normalize`` gets the images in their own dtype.
+    """
+    weights = classifier.parameters() if isinstance(classifier, nn.Module) else ()
+    dtype = next((weight.dtype for weight in weights if weight.is_floating_point()), images.dtype)
+    return classifier(normalize(images).to(dtype)).float()
 
 
 def build_model(name: str, num_classes: int, pretrained: bool = False) -> nn.Module:
