@@ -108,7 +108,7 @@ def test_one_warning_for_images_far_from_the_networks_size(make, network):
 @pytest.mark.parametrize(
     ("images", "error", "message"),
     [
-        (GOOD[:, :1], ValueError, "must have the network's 3 channels. Got 1"),
+        (GOOD[:, :1], ValueError, r"images must have 3 channels. Got 1: image.convert\(\"RGB\"\)"),
         (GOOD.long(), TypeError, r"must be uint8 in 0\.\.\.255 or .*Got torch.int64"),
         (GOOD * torch.nan, ValueError, r"must be finite and in \[0, 1\]. Got values in \[nan, nan\]"),
         (GOOD + torch.inf, ValueError, r"Got values in \[inf, inf\]"),
@@ -173,11 +173,15 @@ def test_bad_networks_are_named_at_the_first_image(make, conditional):
         (torch.tensor([1, 9]), r"labels must be in 0\.\.\.4. Got 9"),
         (torch.tensor([1, 2, 3]), "labels must be one per image. Got 3 for 2 images"),
         (torch.rand(2, 5), "labels must be integer classes.*put DiffAug before MixUp and CutMix"),
+        ([1.9, 2.9], "labels must be integer classes. Got torch.float32"),
+        ([True, False], "labels must be integer classes. Got torch.bool"),
+        (["cat", "dog"], r"labels must be integer classes. Got \['cat', 'dog'\]"),
+        (None, "conditional=True needs labels, and labels_getter found none"),
     ],
 )
 def test_bad_labels(conditional, labels, message):
     with pytest.raises(ValueError, match=message):
-        DiffAug(conditional)(GOOD, labels)
+        DiffAug(conditional, conditional=True)(GOOD, labels)
 
 
 @pytest.mark.parametrize("p", [1.5, -0.1, float("nan")])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..images import as_labels, check_labels
+from ..labels import as_labels, check_labels
 from ..score import NoiseSchedule
 from ..score.functional import ReverseStep, scales
 from ..score.sampling import Guide, Predict

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..deprecated import warn_renamed
-from ..images import as_labels, to_batch
+from ..images import to_batch
+from ..labels import as_labels
 
 OUTPUTS = ("log_probability", "logit")
 

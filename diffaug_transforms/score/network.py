@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..deprecated import renamed_attribute, warn_renamed
-from ..images import check_labels
+from ..labels import check_labels
 from . import functional, storage
 from .adapters import from_diffusers
 from .schedule import AUGMENT_TIMESTEPS, ENSEMBLE_TIMESTEPS, NoiseSchedule, match_timesteps

@@ -126,7 +126,7 @@ class PerBatchTransform(nn.Module):
     def forward(self, views: Mapping[str, Tensor], labels: Tensor | None = None) -> dict[str, Tensor]:
         """All views by name, as ``tv_tensors.Image``. A view "diffaug" that was prepared before stays as it is.
 
-        ``views`` are a batch of ``PerSampleTransform``'s. ``labels``, int64 (B,), are for a conditional DiffAug.
+        ``views`` are a batch of ``PerSampleTransform``'s. ``labels``, int64 (B,), are for DiffAug(conditional=True).
         """
         # As tv_tensors.Image, all views are images to the v2 transforms that follow, such as MixUp and CutMix.
         result = {name: tv_tensors.Image(view) for name, view in views.items()}
@@ -137,7 +137,8 @@ class PerBatchTransform(nn.Module):
         if prepared is not None:
             result["diffaug"] = prepared
         elif self.diffaug is not None:
-            result["diffaug"] = self.diffaug(start) if labels is None else self.diffaug(start, labels)[0]
+            conditional = self.diffaug.conditional and labels is not None
+            result["diffaug"] = self.diffaug(start, labels)[0] if conditional else self.diffaug(start)
         return result
 
 
@@ -165,7 +166,7 @@ class Views(nn.Module):
 
         Args:
             images: (B, C, H, W), floating point in [0, 1] or uint8.
-            labels: int64 (B,), for a conditional DiffAug.
+            labels: int64 (B,), for ``DiffAug(conditional=True)``.
         """
         return self.per_batch(self.per_sample(images), labels)
 

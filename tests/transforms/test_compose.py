@@ -81,7 +81,7 @@ def test_prepared_diffaug_views_pass_through(diffaug):
 
 
 def test_labels_travel_to_conditional_networks(conditional):
-    diffaug, image = DiffAug(conditional), contracts.images(SIZE)
+    diffaug, image = DiffAug(conditional, conditional=True), contracts.images(SIZE)
     views = compose_with(diffaug=diffaug)
     for labels in (torch.tensor([0, 1, 2, 3]), torch.tensor([4, 4, 4, 4])):
         expected, _ = contracts.seeded(diffaug, image, labels)
