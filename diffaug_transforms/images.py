@@ -72,7 +72,7 @@ def to_batch(image: Tensor | PIL.Image.Image) -> Tensor:
         return pixels.float() / 255
     if not pixels.is_floating_point():
         raise TypeError(f"images must be uint8 in 0...255 or floating point in [0, 1]. Got {pixels.dtype}")
-    if pixels.numel():
+    if not torch.compiler.is_compiling() and pixels.numel():
         low, high = torch.stack(torch.aminmax(pixels.detach())).tolist()
         if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
             values = [round(low, 4), round(high, 4)]
