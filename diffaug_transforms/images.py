@@ -104,7 +104,7 @@ def to_batch(image: Image) -> Tensor:
         return pixels.float() / 255
     if pixels.dtype not in FLOATS:
         raise TypeError(f"images must be uint8 in 0...255 or floating point in [0, 1]. Got {pixels.dtype}")
-    if pixels.numel() and not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and pixels.numel():
         low, high = torch.stack(torch.aminmax(pixels.detach())).tolist()
         if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
             raise _out_of_range(low, high)

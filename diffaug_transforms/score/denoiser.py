@@ -13,7 +13,8 @@ import copy
 import os
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -163,14 +164,14 @@ class Denoiser(nn.Module):
 
         Labels are for conditional networks; others leave them out.
         """
-        network = self.ready(images.device, len(images))
+        network = self.ready(images.device, images.shape[0])
         self._check(network, images, timesteps, noise)
         if labels is not None or network.null_class is None:
             labels = self.check_labels(labels, images)
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
             size = self.max_batch or fast_batch(images)
-            if len(images) <= size:
-                return denoise(network, images, timesteps, noise, labels) if len(images) else images
+            if size is None or images.shape[0] <= size:
+                return denoise(network, images, timesteps, noise, labels) if images.shape[0] else images
             core = partial(denoise, network)
             return in_equal_parts(core, size, self.compile_network, images, timesteps, noise, labels)
 
@@ -180,44 +181,66 @@ class Denoiser(nn.Module):
         Copies are kept by device and options, and are never moved. On a CPU there is one for few and one for many
         images, which share their weights. RuntimeError for CUDA in a forked process.
         """
-        device = torch.device(device)
-        many = batch >= MANY_IMAGES and device.type == "cpu"
-        # A string, because torch.compile cannot guard on a dict with devices for keys.
-        key = f"{device} {self.dtype} {self.differentiable} {self.checkpointing} {self.compile_network} {many}"
-        found = self._ready.get(key)
-        if found is None or device.type == "cuda":
+        device, tracing = torch.device(device), torch.compiler.is_compiling()
+        if device.type == "cuda" and not tracing:
             self._check_not_forked(device)
-        return found or self._prepare(key, device, many)
+            if device.index is None:
+                device = torch.device("cuda", torch.cuda.current_device())
+        many = device.type == "cpu" and not tracing and batch >= MANY_IMAGES
+        if torch.compiler.is_dynamo_compiling() and (error := self._error_of_preparing(device)):
+            raise RuntimeError(error)
+        return self._ready.get(self._key(device, many)) or in_own_thread(self._prepare, device, many)
 
-    def _prepare(self, key: str, device: torch.device, many: bool) -> ScoreNetwork:
-        # Weights made in inference mode could never take part in a gradient again.
-        with self._lock, torch.inference_mode(False):
+    def load(self) -> dict[str, Any]:
+        """Load the network if it was not, with the defaults that it implies. Called at the first image."""
+        if torch.compiler.is_dynamo_compiling() and (error := self._error_of_loading()):
+            raise RuntimeError(error)
+        return self._loaded or in_own_thread(self._load)
+
+    # While torch.compile traces, it calls the next two functions as they are and does not look into them. So there is
+    # something to trace afterwards, or an error to show.
+    @torch.compiler.assume_constant_result
+    def _error_of_loading(self) -> str | None:
+        return None if self._loaded else error_of(in_own_thread, self._load)
+
+    @torch.compiler.assume_constant_result
+    def _error_of_preparing(self, device: torch.device) -> str | None:
+        found = self._key(device, False) in self._ready
+        return None if found else error_of(in_own_thread, self._prepare, device, False)
+
+    def _load(self) -> dict[str, Any]:
+        with self._lock:
+            if not self._loaded:
+                source = self.source
+                network = source if isinstance(source, ScoreNetwork) else load_score_network(source)
+                names = ("augment_timesteps", "ensemble_timesteps")
+                self._loaded = {"network": network, **{name: getattr(network, name) for name in names}}
+            return self._loaded
+
+    def _prepare(self, device: torch.device, many: bool) -> ScoreNetwork:
+        key = self._key(device, many)
+        with self._lock:
             if key not in self._ready:
+                self._load()
+                self._check_not_forked(device)
                 options = (self.dtype, self.differentiable, self.checkpointing)
-                ready = for_many_images(self.ready(device)) if many else prepare(self._own_copy(), device, *options)
+                few = self._prepare(device, False) if many else prepare(self._own_copy(), device, *options)
+                ready = for_many_images(few) if many else few
                 if self.compile_network:
                     ready.unet.compile()
                 self._ready[key] = ready
             return self._ready[key]
 
+    def _key(self, device: torch.device, many: bool) -> str:
+        """The options of a copy. A string, because torch.compile cannot guard on a dict with devices for keys."""
+        return f"{device} {self.dtype} {self.differentiable} {self.checkpointing} {self.compile_network} {many}"
+
     def _own_copy(self) -> ScoreNetwork:
         """A network that nobody else holds. A large one loaded by name is not kept twice for its first device."""
-        self.load()
         source = self.source
         if isinstance(source, ScoreNetwork):
             return copy.deepcopy(source)
-        return load_score_network(source) if self._ready else self.network
-
-    def load(self) -> dict[str, Any]:
-        """Load the network if it was not, with the defaults that it implies. Called at the first image."""
-        if not self._loaded:
-            with self._lock, torch.inference_mode(False):
-                if not self._loaded:
-                    source = self.source
-                    network = source if isinstance(source, ScoreNetwork) else load_score_network(source)
-                    names = ("augment_timesteps", "ensemble_timesteps")
-                    self._loaded = {"network": network, **{name: getattr(network, name) for name in names}}
-        return self._loaded
+        return load_score_network(source) if self._ready else self._loaded["network"]
 
     def warn_of_size(self, images: Tensor, stacklevel: int = 1) -> None:
         """One warning, the first time that images are more than twice as large or small as the network's."""
@@ -237,7 +260,9 @@ class Denoiser(nn.Module):
         if noise.shape != images.shape:
             shapes = f"{tuple(noise.shape)}. Got {tuple(images.shape)}"
             raise ValueError(f"images must have the shape of the noise, {shapes}")
-        if timesteps.device.type == "cpu" and not torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            return
+        if timesteps.device.type == "cpu":
             steps, last = timesteps.tolist(), len(network.schedule.exact_betas) - 1
             if steps and not (min(steps) >= 0 and max(steps) <= last):
                 network.schedule.check_timesteps(steps)
@@ -290,11 +315,41 @@ def as_denoiser(network: str | Path | ScoreNetwork | Denoiser, **options: Any) -
     return network
 
 
-def fast_batch(images: Tensor) -> int:
-    """How many images (B, C, H, W) to give a network at once: all; on a CPU equal parts that fit its cache."""
-    if images.device.type != "cpu":
-        return max(len(images), 1)
+def fast_batch(images: Tensor) -> int | None:
+    """How many images (B, C, H, W) to give a network at once: None, all; on a CPU equal parts that fit its cache.
+
+    In a compiled or exported program all, because parts would fix the size of the batch.
+    """
+    if images.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
     return max(1, CPU_BATCH_PIXELS // max(images.shape[-2] * images.shape[-1], 1))
+
+
+def in_own_thread(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function in a thread of its own, and wait for its result or its exception.
+
+    PyTorch keeps its modes by thread: tracing, fake tensors, inference mode, autocast, the default device. None of them
+    may reach the weights of a network that is loaded while they are on.
+    """
+    answer: Future[Any] = Future()
+
+    def call() -> None:
+        try:
+            answer.set_result(function(*args))
+        except BaseException as error:  # the caller gets it
+            answer.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return answer.result()
+
+
+def error_of(function: Callable[..., Any], *args: Any) -> str | None:
+    """The name and message of the exception that a function raises, or None."""
+    try:
+        function(*args)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def in_equal_parts(core: Any, size: int, fill: bool, *batches: Tensor | None) -> Tensor:

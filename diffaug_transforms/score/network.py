@@ -6,6 +6,7 @@ x_t, timesteps, labels --predict--> prediction --functional.py--> pred_x0, eps, 
 from __future__ import annotations
 
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +267,8 @@ class ScoreNetwork(nn.Module):
         contiguous = x_t.requires_grad and x_t.device.type == "cpu"
         layout = torch.contiguous_format if contiguous else torch.channels_last
         device_type = x_t.device.type if x_t.device.type in AUTOCAST_DEVICES else "cpu"
-        with torch.autocast(device_type, enabled=False):
+        autocast = torch.is_autocast_enabled(device_type)
+        with torch.autocast(device_type, enabled=False) if autocast else nullcontext():
             output = self.unet(x_t.to(self.dtype, memory_format=layout), timesteps, labels)
         output = (output if isinstance(output, Tensor) else output.sample).float()
         if guided:

@@ -83,7 +83,7 @@ class DiffAugEnsemble(nn.Module):
             noise: for the timesteps above 0, ``(|S without 0|, B, C, H, W)``. None draws it.
         """
         batch = to_batch(images)
-        if not len(batch):
+        if not batch.shape[0]:
             return self.classifier(self.normalize(batch)).float().log_softmax(dim=-1)
         return log_mean_probabilities(self.classify(self.views(batch, noise)))
 
@@ -111,7 +111,7 @@ class DiffAugEnsemble(nn.Module):
     def classify(self, views: Tensor) -> Tensor:
         """Logits ``(|S|, B, K)`` of views ``(|S|, B, C, H, W)``, in batches of at most ``max_batch``."""
         flat = views.flatten(0, 1)
-        parts = flat.split(self.denoiser.max_batch or len(flat))
+        parts = flat.split(self.denoiser.max_batch) if self.denoiser.max_batch else [flat]
         logits = [self.classifier(self.normalize(part)) for part in parts]
         return torch.cat(logits).unflatten(0, views.shape[:2])
 
@@ -131,9 +131,9 @@ def denoised_views(denoiser: Denoiser, images: Tensor, timesteps: Sequence[int],
         raise ValueError(f"noise must be (|S without 0|, B, C, H, W), {shape}. Got {tuple(noise.shape)}")
     if not noisy:
         return images.repeat(len(timesteps), 1, 1, 1, 1)
-    t = torch.tensor(noisy, device=images.device).repeat_interleave(len(images))
+    t = torch.tensor(noisy, device=images.device).repeat_interleave(images.shape[0])
     denoised = denoiser(images.repeat(len(noisy), 1, 1, 1), t, noise.flatten(0, 1))
-    parts = iter(denoised.split(len(images)))
+    parts = iter(denoised.unflatten(0, (len(noisy), -1)))
     return torch.stack([next(parts) if t else images for t in timesteps])
 
 
