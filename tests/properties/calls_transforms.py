@@ -1,0 +1,240 @@
+"""Calls of what stands in ``diffaug_transforms.transforms``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+
+from . import arguments as a
+from . import images
+from .checks import BatchCheck, ResultCheck, SampleCheck, finite_scalar, tensor_complaint
+from .expectations import image_expectation
+from .names import CLASSES
+from .values import Call, Value, calls, one_of_codes, pick
+
+#: Good samples, so that the constructor's arguments alone decide.
+good_samples = st.one_of(images.good_tensors(), st.just("(pixels((2, 3, 16, 16)), 'path')"))
+batches = images.good_tensors(batched=True)
+own_getter = pick(
+    ["'default'", "None", "(lambda inputs: inputs[1])"], ["3", "'labels'", "[]", "object()", "True", "''", a.NAN]
+)
+
+DIFFAUG: dict[str, st.SearchStrategy[Value]] = {
+    "timesteps": a.timesteps,
+    "p": a.probability,
+    "max_batch": a.max_batch,
+    "dtype": a.dtype,
+    "compile": a.off,
+    "differentiable": pick(["False"], ["None", "1", "'yes'"]),
+    "conditional": pick(["False"], ["None", "1", "'yes'", "[]"]),
+    "labels_getter": own_getter,
+    "generator": a.generator,
+}
+ENSEMBLE = {name: DIFFAUG[name] for name in ("timesteps", "max_batch", "dtype", "compile", "differentiable", "generator")}
+any_transform = pick(
+    ["AugMix()", "DeepAugment()", "v2.RandomHorizontalFlip()", "Brightness()", "v2.Compose([AugMix()])", "nn.Identity()"],
+    ["None", "7", "'augmix'", "[AugMix()]", "DiffAug(plain)", "object()", "pixels((3, 16, 16))", a.NAN],
+    ["AugMix", "v2.Compose([DiffAug(plain)])"],
+)
+diffaug = pick(["None", "DiffAug(plain)", "DiffAug(exact, p=0.5)"], ["'cifar10'", "plain", "AugMix()", "7", "DiffAug", "[]"])
+clean = pick(["None", "v2.Identity()", "v2.RandomHorizontalFlip()"], ["7", "'crop'", "[]", "object()", a.NAN])
+recipes = pick(
+    ["'baseline'", "'diffaug'", "'augmix'", "'augmix+diffaug'", "'deepaugment'", "'deepaugment+augmix+diffaug'"],
+    ["'nonsense'", "''", "None", "7", "[]", "'diffaug+'", "'+'", "'augmix+augmix'", "b'augmix'", "object()", "{}", a.NAN],
+    ["'diffaug+augmix'", "'augmix+deepaugment'", "'AugMix'"],
+)
+deepaugment = pick(["None", "DeepAugment()"], ["'noise2net'", "AugMix()", "7", "[]", "DeepAugment"])
+
+
+@dataclass(frozen=True)
+class LabelledCheck(SampleCheck):
+    """A conditional transform of two images and their labels. The Value of the labels says what must happen."""
+
+    changes: bool = True
+
+    def expects(self, arguments: list[Any]) -> bool | None:
+        return True
+
+
+def views_complaint(arguments: list[Any], views: Any) -> str | None:
+    """Named views, each like the images."""
+    if not isinstance(views, dict) or "clean" not in views:
+        return f"{type(views).__name__} instead of named views"
+    for name, view in views.items():
+        if view.shape[-3] != 3 or not 0 <= float(view.min() if view.numel() else 0) <= float(view.max() if view.numel() else 1) <= 255:
+            return f"view {name} of {view.dtype} {tuple(view.shape)}"
+    return None
+
+
+def views_expectation(arguments: list[Any]) -> bool | None:
+    image = arguments[0]
+    verdict = image_expectation(image, (3,))
+    # Views are for single images and plain batches.
+    return None if verdict is True and getattr(image, "ndim", 3) > 4 else verdict
+
+
+views_check = ResultCheck(views_complaint, views_expectation)
+
+
+@st.composite
+def view_calls(draw: st.DrawFn) -> Call:
+    """compose_with(augmentations..., diffaug=...)(images)."""
+    augmentations = [draw(any_transform) for _ in range(draw(st.integers(0, 2)))]
+    options = {"diffaug": draw(diffaug)}
+    for name in ("clean", "original"):
+        if draw(st.booleans()):
+            options[name] = draw(clean)
+    parts = [*(value.code for value in augmentations), *(f"{name}={value.code}" for name, value in options.items())]
+    good = [value.good for value in (*augmentations, *options.values())]
+    image = draw(st.one_of(images.good_tensors(), images.good_pictures, images.images, images.nonsense))
+    verdict = False if False in good else None if None in good else True
+    return Call(f"compose_with({', '.join(parts)})", (image,), (), verdict, views_check)
+
+
+@st.composite
+def recipe_calls(draw: st.DrawFn) -> Call:
+    call = draw(calls("recipe", views_check, first=recipes, options={"diffaug": diffaug, "deepaugment": deepaugment, "clean": clean}))
+    # A default network has 32 pixels and is slow, so the recipe gets a small one.
+    target = call.target if "diffaug=" in call.target else call.target.removesuffix(")") + ", diffaug=DiffAug(plain))"
+    return Call(f"{target}[0]", ("pixels((2, 3, 16, 16))",), (), call.good, views_check)
+
+
+logits = pick(
+    [f"{{'clean': pixels((4, {CLASSES}), values='normalised')}}",
+     f"{{name: pixels((4, {CLASSES}), values='normalised') for name in ('clean', 'augmix1', 'augmix2', 'diffaug')}}",
+     f"{{name: pixels((4, {CLASSES}), 'bfloat16', 'normalised') for name in ('clean', 'deepaugment')}}"],
+    ["{}", "None", "[]", "pixels((4, 7))", "{'clean': None}", "{'diffaug': pixels((4, 7))}", "{'clean': [1, 2]}",
+     "{'clean': pixels((4, 7)), 'augmix': pixels((3, 7))}", "{'clean': pixels((4, 7)), 'diffaug': pixels((4, 6))}",
+     "{'clean': pixels((4,))}", "{'clean': pixels((4, 7, 2))}", "{'clean': pixels((4, 7), 'int64')}", "7", "'clean'",
+     "{'clean': pixels((4, 0))}", "{1: pixels((4, 7)), 'clean': pixels((4, 7))}", "{'clean': pixels((4, 7), values='nan')}"],
+)  # fmt: skip
+targets = pick(
+    ["torch.arange(4)", "torch.tensor([6, 0, 0, 1])", "pixels((4, 7)).softmax(1)", "torch.arange(4, dtype=torch.int32)"],
+    ["torch.arange(3)", "torch.tensor([0, 1, 2, 7])", "torch.tensor([0, 1, 2, -1])", "None", "'cat'", "pixels((4,))",
+     "pixels((4, 6))", "3", "pixels((4, 7), values='nan')", "torch.tensor([])", "{}", "torch.zeros(4, 2).long()"],
+    ["[0, 1, 2, 3]", "torch.tensor([True, False, True, False])", "np.arange(4)", "torch.zeros(4, 7).long()"],
+)  # fmt: skip
+weight = a.number("0 1 0.5 12 np.float32(2)", "-1 -0.1 float('inf')", "10**400")
+kinds = pick(["None", "{}", "{'augmix1': 'augmented'}", "{'clean': 'clean'}"], ["7", "'clean'", "{'diffaug': 'nonsense'}", "{'clean': 3}", "[1]"])
+
+CALLS: dict[str, st.SearchStrategy[Call]] = {
+    "DiffAug, samples": calls("DiffAug(plain, timesteps=range(200, 700))", SampleCheck(), [images.everything]),
+    "DiffAug, grey": calls(
+        "DiffAug(grey, timesteps=[400])",
+        SampleCheck((1,)),
+        [st.one_of(images.good_tensors(channels=1), images.odd_pictures, images.odd_tensors(), images.arrays())],
+    ),
+    "DiffAug, several inputs": calls(
+        "DiffAug(exact, timesteps=[400])", SampleCheck(), [images.images, st.one_of(images.everything, images.nonsense)]
+    ),
+    "DiffAug, p": calls("DiffAug(exact, p=0.5)", SampleCheck(changes=False, detached=False), [images.everything]),
+    "DiffAug, arguments": calls("DiffAug", SampleCheck(changes=False, detached=False), [good_samples], first=a.networks, options=DIFFAUG),
+    "DiffAug, labels": calls(
+        "DiffAug(classes, conditional=True, timesteps=[400])",
+        LabelledCheck(),
+        [st.just("pixels((2, 3, 16, 16))"), pick(images.GOOD_LABELS, [*images.BAD_LABELS, "None"], images.LISTED_LABELS)],
+    ),
+    "DiffAug, labels of a null class": calls(
+        "DiffAug(null, conditional=True, timesteps=[400])",
+        LabelledCheck(),
+        [st.just("pixels((2, 3, 16, 16))"), pick(images.GOOD_LABELS, images.BAD_LABELS, [*images.LISTED_LABELS, "None"])],
+    ),
+    "DiffAug, labels left alone": calls(
+        "DiffAug(null, timesteps=[400])",
+        SampleCheck(),
+        [st.just("pixels((2, 3, 16, 16))"), one_of_codes(*images.GOOD_LABELS, *images.BAD_LABELS, "None")],
+    ),
+    "AugMix, samples": calls("AugMix()", SampleCheck((1, 3), changes=False, detached=False), [images.everything]),
+    "AugMix, arguments": calls(
+        "AugMix",
+        SampleCheck((1, 3), changes=False, detached=False),
+        [good_samples],
+        options={
+            "severity": a.number("1 3 10 0.1 np.float32(2)", "0 0.05 11 -1 float('inf')"),
+            "width": a.integer("1 3 np.int64(2)", "0 -1"),
+            "depth": a.integer("None 1 2 np.int64(3)", "0 -1"),
+        },
+    ),
+    "DeepAugment, samples": calls("DeepAugment()", SampleCheck(), [images.everything]),
+    "DeepAugment, arguments": calls(
+        "DeepAugment",
+        SampleCheck(changes=False),
+        [good_samples],
+        options={
+            "network": pick(["'noise2net'"], ["'edsr2'", "''", "None", "7", "[]", "plain", "b'edsr'", "{}"]),
+            "weights": pick(["None"], ["'file.pt'", "7", "Path('x')", "[]"]),
+            "size": pick(["None"], ["16", "0", "-1", "'16'", "1.5"]),
+            "max_epsilon": a.number("0 0.3 1 np.float32(0.2)", "-0.1 float('inf')", "1e30"),
+            "generator": a.generator,
+        },
+    ),
+    "DiffAugEnsemble, images": calls("DiffAugEnsemble(head, plain)", BatchCheck(), [images.wrapped]),
+    "DiffAugEnsemble, raw images alone": calls("DiffAugEnsemble(head, plain, timesteps=0)", BatchCheck(), [images.wrapped]),
+    "DiffAugEnsemble.predict_proba": calls("DiffAugEnsemble(convnet, exact).predict_proba", BatchCheck("proba"), [images.wrapped]),
+    "DiffAugEnsemble, noise": calls(
+        "DiffAugEnsemble(head, exact, timesteps=[0, 50])",
+        BatchCheck(),
+        [one_of_codes("pixels((2, 3, 16, 16))"),
+         pick(["None", "torch.randn(1, 2, 3, 16, 16)"],
+              ["torch.randn(2, 2, 3, 16, 16)", "torch.randn(2, 3, 16, 16)", "7", "'noise'", "[]", "torch.randn(1, 2, 3, 16, 16).long()",
+               "torch.full((1, 2, 3, 16, 16), float('nan'))", "np.zeros((1, 2, 3, 16, 16))", "seeded()"],
+              ["torch.randn(1, 2, 3, 16, 16).double()", "torch.randn(1, 2, 3, 16, 16).half()"])],
+    ),
+    "DiffAugEnsemble, arguments": calls(
+        "DiffAugEnsemble",
+        BatchCheck(),
+        [batches],
+        first=a.classifier,
+        options={"network": a.networks, "normalize": a.normalize, **ENSEMBLE},
+    ),
+    "AnytimeEnsemble": calls("AnytimeEnsemble(DiffAugEnsemble(head, exact))", BatchCheck(), [images.wrapped]),
+    "AnytimeEnsemble, arguments": calls(
+        "AnytimeEnsemble",
+        BatchCheck(),
+        [batches],
+        first=pick(["DiffAugEnsemble(head, exact)"], ["head", "None", "'ensemble'", "DiffAugEnsemble", "7"]),
+        options={"confidence": a.number("None 1 0.5 np.float32(0.9)", "0 -1 1.1 float('inf')"), "min_views": a.integer("1 2 5 np.int64(2)", "0 -1")},
+    ),
+    "SelfEnsemble": calls(
+        "SelfEnsemble",
+        BatchCheck(),
+        [images.wrapped],
+        first=a.classifier.map(lambda value: Value(f"{value.code}, nn.Identity()", value.good)),
+        options={"normalize": a.normalize},
+    ),
+    "SelfEnsemble, adapt": calls(
+        "SelfEnsemble",
+        BatchCheck(),
+        [one_of_codes("pixels((2, 3, 16, 16))", "pixels((0, 3, 16, 16))")],
+        first=one_of_codes("head, DiffAug(exact)", "head, nn.Identity()", "convnet, (lambda x: (x * 255).byte())"),
+    ),
+    "SelfEnsemble, bad adapt": calls(
+        "SelfEnsemble",
+        BatchCheck(),
+        [one_of_codes("pixels((2, 3, 16, 16))")],
+        first=pick(bad=["head, None", "head, 7", "head, 'dda'", "head, (lambda x: None)", "head, (lambda x: x[:1])",
+                        "head, (lambda x: x * 9)", "head, (lambda x: x[..., :8])", "head, (lambda x: 'x')", "head, (lambda x: [x])"]),
+    ),
+    "compose_with": view_calls(),
+    "recipe": recipe_calls(),
+    "ViewsLoss": calls("ViewsLoss()", ResultCheck(finite_scalar), [logits, targets]),
+    "ViewsLoss, empty": calls(
+        "ViewsLoss()", ResultCheck(finite_scalar),
+        [one_of_codes("{'clean': pixels((0, 7)), 'diffaug': pixels((0, 7)), 'augmix': pixels((0, 7))}"), one_of_codes("torch.zeros(0).long()", "pixels((0, 7))")],
+    ),
+    "ViewsLoss, arguments": calls(
+        "ViewsLoss",
+        ResultCheck(finite_scalar),
+        [st.just("{name: pixels((4, 7)) for name in ('clean', 'augmix1', 'diffaug')}"), st.just("torch.arange(4)")],
+        options={**{name: weight for name in ("clean", "diffaug", "deepaugment", "augmented", "jsd")}, "kinds": kinds},
+    ),
+    "views.per_batch": calls(
+        "compose_with(diffaug=DiffAug(exact)).per_batch",
+        ResultCheck(views_complaint),
+        [pick(["{'clean': pixels((2, 3, 16, 16))}", "{'clean': pixels((2, 3, 16, 16)), 'original': pixels((2, 3, 20, 20))}"],
+              ["{}", "None", "pixels((2, 3, 16, 16))", "{'clean': None}", "{'clean': 'x'}", "{'original': pixels((2, 3, 16, 16))}", "[]", "7"])],
+    ),
+}  # fmt: skip
