@@ -75,7 +75,9 @@ def main() -> None:
         print(f"{name}: {dict(verdicts)} in {seconds} s", flush=True)
         for fault in faults.values():
             print(f"  {fault}", flush=True)
-    totals = {kind: sum(record["value"] for record in records if record["metric"] == kind) for kind in (RIGHT, CLEAR, THIRD)}
+    totals = {
+        kind: sum(record["value"] for record in records if record["metric"] == kind) for kind in (RIGHT, CLEAR, THIRD)
+    }
     print(f"all: {totals}, at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
     write_results("reliability", records, Path(arguments.output))
 

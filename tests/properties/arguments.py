@@ -9,7 +9,20 @@ from .values import Value, pick
 NAN, INF = "float('nan')", "float('inf')"
 #: What is no number at all.
 NO_NUMBERS = ("'half'", "[0.5]", "{}", "1j", "object()", "torch.rand(2)", "np.array([0.5, 0.5])", "b'1'")
-NO_INTEGERS = (NAN, INF, "0.5", "np.float64(2)", "'3'", "'three'", "[3]", "(1, 2)", "{}", "1j", "object()", "torch.rand(2)")
+NO_INTEGERS = (
+    NAN,
+    INF,
+    "0.5",
+    "np.float64(2)",
+    "'3'",
+    "'three'",
+    "[3]",
+    "(1, 2)",
+    "{}",
+    "1j",
+    "object()",
+    "torch.rand(2)",
+)
 
 probability = pick(
     ["0", "1", "0.5", "1.0", "0.0", "np.float32(0.5)", "np.int64(1)"],

@@ -72,7 +72,7 @@ def image_complaint(old: Any, new: Any, changes: bool, detached: bool) -> str | 
         return f"{new.dtype} {tuple(new.shape)} instead of {old.dtype} {tuple(old.shape)}"
     if isinstance(new, np.ndarray):
         return range_complaint(torch.from_numpy(np.ascontiguousarray(new))) or _unchanged(old, new, changes)
-    if detached and new.requires_grad:
+    if detached and new.requires_grad and new.numel():
         return "a gradient that nobody asked for"
     old, new = (image.detach().as_subclass(Tensor) for image in (old, new))
     return range_complaint(new) or _unchanged(old.double().numpy(), new.double().numpy(), changes)
@@ -83,7 +83,7 @@ def range_complaint(image: Tensor) -> str | None:
     if not image.numel() or image.dtype == torch.uint8:
         return None
     low, high = float(image.double().min()), float(image.double().max())
-    return None if -1e-3 <= low and high <= 1 + 1e-3 else f"values in [{low}, {high}]"
+    return None if low >= -1e-3 and high <= 1 + 1e-3 else f"values in [{low}, {high}]"
 
 
 def _unchanged(old: np.ndarray, new: np.ndarray, changes: bool) -> str | None:
@@ -95,16 +95,21 @@ class BatchCheck:
     """A wrapper of a classifier: images in, one float32 row of K numbers for each image out.
 
     Attributes:
-        kind: "log" for log-probabilities, "proba" for probabilities, "logits", or "scores", (B,).
+        kind: "log" for log-probabilities, "proba" for probabilities, "logits", or "scores", (B,). Probabilities and
+            scores carry no gradient.
+        checks_values: floats outside [0, 1] must be refused.
     """
 
     kind: str = "log"
     channels: Collection[int] = (3,)
     classes: int = 7
-    detached: bool = True
+    checks_values: bool = True
 
     def expects(self, arguments: list[Any]) -> bool | None:
-        return batch_expectation(arguments[0], self.channels)
+        images = arguments[0]
+        if not self.checks_values and isinstance(images, Tensor) and images.is_floating_point():
+            return None
+        return batch_expectation(images, self.channels)
 
     def complaint(self, arguments: list[Any], result: Any) -> str | None:
         number = count_images(arguments[0])
@@ -112,7 +117,7 @@ class BatchCheck:
         problem = tensor_complaint(result, shape)
         if problem:
             return problem
-        if self.detached and result.requires_grad:
+        if self.kind in ("proba", "scores") and result.requires_grad:
             return "a gradient that nobody asked for"
         if not len(result) or self.kind in ("logits", "scores"):
             return None
@@ -146,14 +151,16 @@ def batch_expectation(images: Any, channels: Collection[int]) -> bool | None:
     return verdict
 
 
-def tensor_complaint(result: Any, shape: tuple[int | None, ...], dtype: torch.dtype | None = torch.float32) -> str | None:
-    """What is wrong with a tensor that shall have this shape and finite values. None in the shape: any length."""
+def tensor_complaint(
+    result: Any, shape: tuple[int | None, ...], dtype: torch.dtype | None = torch.float32, finite: bool = True
+) -> str | None:
+    """What is wrong with a tensor that shall have this shape. None in the shape: any length; as dtype: any."""
     if not isinstance(result, Tensor):
         return f"{type(result).__name__} instead of a tensor"
     fits = len(shape) == result.ndim and all(n is None or n == m for n, m in zip(shape, result.shape))
     if not fits or (dtype is not None and result.dtype != dtype):
         return f"{result.dtype} {tuple(result.shape)} instead of {dtype} {shape}"
-    if result.is_floating_point() and not result.isfinite().all():
+    if finite and result.is_floating_point() and not result.isfinite().all():
         return "a result that is not finite"
     return None
 
@@ -176,9 +183,16 @@ class ResultCheck:
         return self.right(arguments, result)
 
 
-def like_first(arguments: list[Any], result: Any) -> str | None:
-    """float32 of the shape of the first argument, finite."""
-    return tensor_complaint(result, tuple(arguments[0].shape))
+def like(place: int) -> Callable[[list[Any], Any], str | None]:
+    """float32 of the shape of the argument at this place; finite if that is."""
+
+    def right(arguments: list[Any], result: Any) -> str | None:
+        return tensor_complaint(result, tuple(arguments[place].shape), finite=bool(arguments[place].isfinite().all()))
+
+    return right
+
+
+like_first, like_second = like(0), like(1)
 
 
 def number_in(low: float = -math.inf, high: float = math.inf) -> Callable[[list[Any], Any], str | None]:

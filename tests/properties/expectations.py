@@ -66,9 +66,9 @@ def _array_expectation(image: np.ndarray, channels: Collection[int]) -> bool | N
 
 
 def _range_expectation(low: float, high: float) -> bool | None:
-    if -SURE <= low and high <= 1 + SURE:
+    if low >= -SURE and high <= 1 + SURE:
         return True
-    return None if -UNSURE <= low and high <= 1 + UNSURE else False
+    return None if low >= -UNSURE and high <= 1 + UNSURE else False
 
 
 def image_roles(sample: Any) -> list[str]:

@@ -4,7 +4,25 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-MODES = ("RGB", "L", "LA", "RGBA", "P", "1", "I", "I;16", "F", "CMYK", "HSV", "YCbCr", "LAB", "PA", "RGBX", "La", "RGBa")
+MODES = (
+    "RGB",
+    "L",
+    "LA",
+    "RGBA",
+    "P",
+    "1",
+    "I",
+    "I;16",
+    "F",
+    "CMYK",
+    "HSV",
+    "YCbCr",
+    "LAB",
+    "PA",
+    "RGBX",
+    "La",
+    "RGBa",
+)
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 INTEGERS = ("int8", "int16", "int32", "int64", "bool")
 ODD_TYPES = (*INTEGERS, "complex64", "float8_e4m3fn", "float8_e5m2", "uint16")
@@ -75,9 +93,13 @@ def arrays(draw: st.DrawFn) -> str:
     """NumPy arrays: height, width, channels as they should be, and others."""
     height, width = draw(sides), draw(sides)
     good = st.sampled_from(((height, width, 3), (height, width, 3), (2, height, width, 3)))
-    odd = st.sampled_from(((3, height, width), (height, width), (height, width, 4), (height, width, 1), (0, 16, 16, 3), ()))
+    odd = st.sampled_from(
+        ((3, height, width), (height, width), (height, width, 4), (height, width, 1), (0, 16, 16, 3), ())
+    )
     shape = draw(st.one_of(good, good, odd))
-    dtype = draw(st.sampled_from(("uint8", "uint8", "float32", "float64", "float16", "int64", "bool", "complex64", "object")))
+    dtype = draw(
+        st.sampled_from(("uint8", "uint8", "float32", "float64", "float16", "int64", "bool", "complex64", "object"))
+    )
     values = draw(st.sampled_from(("unit", "unit", "unit", "bytes", "normalised", "nan")))
     return f"array({shape}, {dtype!r}, {values!r})"
 
@@ -147,7 +169,9 @@ samples = st.builds(_filled, st.sampled_from(SAMPLES), st.one_of(good_images, im
 #: What transforms are called with.
 everything = st.one_of(images, images, samples, samples, samples, nonsense, empty)
 #: What ensembles and other wrappers are called with: mostly batches.
-wrapped = st.one_of(good_tensors(batched=True), good_tensors(batched=True), good_tensors(), images, images, nonsense, empty)
+wrapped = st.one_of(
+    good_tensors(batched=True), good_tensors(batched=True), good_tensors(), images, images, nonsense, empty
+)
 
 #: Labels for two images and a network of five classes.
 GOOD_LABELS = (

@@ -24,7 +24,7 @@ from .values import Call, both
 PACKAGE = str(Path(diffaug_transforms.__file__).parent)
 SECONDS = 20
 RIGHT, CLEAR, THIRD = "right", "clear error", "third kind"
-#: More warnings than this in one call are a flood.
+#: More warnings than this in one call are a flood. Python hides other libraries' DeprecationWarnings.
 MANY_WARNINGS = 3
 
 
@@ -55,7 +55,7 @@ def judge(call: Call) -> Verdict:
     try:
         with warnings.catch_warnings(record=True) as caught, time_limit():
             warnings.simplefilter("always")
-            result = eval(call.target, NAMES)(*arguments, **keywords)
+            result = eval(call.called, NAMES)(*arguments, **keywords)
     except TooLong:
         return Verdict(THIRD, f"more than {SECONDS} seconds")
     except Exception as error:
@@ -64,12 +64,14 @@ def judge(call: Call) -> Verdict:
             return Verdict(THIRD, f"refused though right: {_told(error)}")
         return verdict
     if expected is False:
-        return Verdict(THIRD, f"wrong arguments taken in silence; answer: {type(result).__name__}")
+        wrong = " and ".join(call.bad) or "an input that must be refused"
+        return Verdict(THIRD, f"taken in silence: {wrong}; the answer is of type {type(result).__name__}")
     problem = call.check.complaint(arguments, result)
     if problem is None and fingerprint([arguments, keywords]) != before:
         problem = "an input was changed in place"
-    if problem is None and len(caught) > MANY_WARNINGS:
-        problem = f"{len(caught)} warnings: {caught[0].message}"
+    seen = [warning for warning in caught if not issubclass(warning.category, DeprecationWarning)]
+    if problem is None and len(seen) > MANY_WARNINGS:
+        problem = f"{len(seen)} warnings: {seen[0].message}"
     return Verdict(RIGHT) if problem is None else Verdict(THIRD, problem)
 
 

@@ -8,11 +8,11 @@ import pytest
 
 pytest.importorskip("hypothesis")
 
-from hypothesis import HealthCheck, given, note, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
 
-from .all_calls import CALLS  # noqa: E402
-from .judge import THIRD, judge  # noqa: E402
+from .all_calls import CALLS
+from .judge import THIRD, judge
 
 EXAMPLES = int(os.environ.get("DIFFAUG_EXAMPLES", "15"))
 

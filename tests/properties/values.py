@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from hypothesis import strategies as st
@@ -15,6 +15,10 @@ class Value:
 
     code: str
     good: bool | None = True
+
+
+Values = st.SearchStrategy[Value]
+Options = Mapping[str, Values]
 
 
 class Check(Protocol):
@@ -29,33 +33,57 @@ class Check(Protocol):
 
 @dataclass(frozen=True)
 class Call:
-    """``target(*arguments, **keywords)``.
+    """``target(options...)(arguments..., keywords...)``, each of them code.
 
     Attributes:
-        target: code of what is called, such as ``DiffAug(plain, p=0.5)``.
-        arguments, keywords: code of what it is called with.
-        good: what the constructor's and the keywords' values say about the outcome, as ``Value.good``.
+        target: what is called. With ``options`` it is a class or a function whose result is called.
+        options: None, or the constructor's arguments: (name, code). A positional one has the name "".
+        arguments, keywords: those of the call.
+        good: what the values say about the outcome, as ``Value.good``.
+        bad: the values that must be refused.
         check: of the arguments and the result.
     """
 
     target: str
+    options: tuple[tuple[str, str], ...] | None
     arguments: tuple[str, ...]
     keywords: tuple[tuple[str, str], ...]
     good: bool | None
+    bad: tuple[str, ...]
     check: Check
 
+    @property
+    def called(self) -> str:
+        """The code of what is called."""
+        return self.target if self.options is None else f"{self.target}({_listed(self.options)})"
+
     def __str__(self) -> str:
-        return f"{self.target}({_listed(self.arguments, self.keywords)})"
+        return f"{self.called}({_listed([*(('', code) for code in self.arguments), *self.keywords])})"
+
+    def with_options(self, **defaults: str) -> Call:
+        """The same call, with these arguments of the constructor if it has none of their names."""
+        return replace(self, options=_added(self.options or (), defaults))
+
+    def with_keywords(self, **defaults: str) -> Call:
+        """The same call, with these keywords if it has none of their names."""
+        return replace(self, keywords=_added(self.keywords, defaults))
 
 
-def pick(good: Iterable[str] = (), bad: Iterable[str] = (), either: Iterable[str] = ()) -> st.SearchStrategy[Value]:
+def pick(good: Iterable[str] = (), bad: Iterable[str] = (), either: Iterable[str] = ()) -> Values:
     """Values of one argument. Three of four draws are good ones, so that calls with several arguments succeed too."""
-    kinds = {True: tuple(good), False: tuple(bad), None: tuple(either)}
-    strategies = {kind: st.sampled_from([Value(code, kind) for code in codes]) for kind, codes in kinds.items() if codes}
+    kinds: dict[bool | None, Iterable[str]] = {True: tuple(good), False: tuple(bad), None: tuple(either)}
+    strategies = {
+        kind: st.sampled_from([Value(code, kind) for code in codes]) for kind, codes in kinds.items() if codes
+    }
     others = [strategy for kind, strategy in strategies.items() if kind is not True]
     if True not in strategies:
         return st.one_of(others)
     return st.one_of(*[strategies[True]] * (3 * max(len(others), 1)), *others)
+
+
+def only(*codes: str) -> Values:
+    """Good values alone."""
+    return st.sampled_from([Value(code) for code in codes])
 
 
 def both(verdicts: Iterable[bool | None]) -> bool | None:
@@ -64,55 +92,62 @@ def both(verdicts: Iterable[bool | None]) -> bool | None:
     return False if False in listed else None if None in listed else True
 
 
-def one_of_codes(*codes: str) -> st.SearchStrategy[Value]:
-    """Good values alone."""
-    return st.sampled_from([Value(code) for code in codes])
-
-
 @st.composite
 def calls(
     draw: st.DrawFn,
     target: str,
     check: Check,
     arguments: Iterable[st.SearchStrategy[Any]] = (),
-    keywords: Mapping[str, st.SearchStrategy[Value]] | None = None,
-    first: st.SearchStrategy[Value] | None = None,
-    options: Mapping[str, st.SearchStrategy[Value]] | None = None,
+    keywords: Options | None = None,
+    first: Values | None = None,
+    options: Options | None = None,
 ) -> Call:
     """A call of an object, a function or a method.
 
     Args:
-        target: a name. With ``first`` or ``options`` it is constructed first.
+        target: a name. With ``first`` or ``options`` it is a class, and its instance is called.
         check: of the arguments and the result.
-        arguments: positional ones, as Values or as code.
-        keywords: any number of them is given to the call.
+        arguments: positional ones, as Values or as plain code.
+        keywords: at most three of them are given to the call.
         first: the first positional argument of the constructor.
-        options: any number of them is given to the constructor.
+        options: at most three of them are given to the constructor.
     """
-    good: list[bool | None] = []
+    values: list[tuple[str, Value]] = []
+    constructed = None
     if first is not None or options is not None:
-        start = [] if first is None else [_code(draw(first), good)]
-        target = f"{target}({_listed(start, _some(draw, options or {}, good))})"
-    codes = tuple(_code(draw(strategy), good) for strategy in arguments)
-    return Call(target, codes, _some(draw, keywords or {}, good), both(good), check)
+        start = [] if first is None else [("", draw(first))]
+        constructed = [*start, *_some(draw, options or {})]
+        values += constructed
+    positional = [draw(strategy) for strategy in arguments]
+    named = _some(draw, keywords or {})
+    values += [*(("", value) for value in positional if isinstance(value, Value)), *named]
+    return Call(
+        target,
+        None if constructed is None else _codes(constructed),
+        tuple(value.code if isinstance(value, Value) else value for value in positional),
+        _codes(named),
+        both(value.good for _, value in values),
+        tuple(_listed([(name, value.code)]) for name, value in values if value.good is False),
+        check,
+    )
 
 
-def _some(
-    draw: st.DrawFn, options: Mapping[str, st.SearchStrategy[Value]], good: list[bool | None]
-) -> tuple[tuple[str, str], ...]:
-    """A few of the options, at most three, with their code."""
+def _some(draw: st.DrawFn, options: Options) -> list[tuple[str, Value]]:
+    """A few of the options, at most three, with their values."""
     if not options:
-        return ()
+        return []
     names = draw(st.lists(st.sampled_from(sorted(options)), max_size=3, unique=True))
-    return tuple((name, _code(draw(options[name]), good)) for name in names)
+    return [(name, draw(options[name])) for name in names]
 
 
-def _code(value: Value | str, good: list[bool | None]) -> str:
-    if isinstance(value, str):
-        return value
-    good.append(value.good)
-    return value.code
+def _codes(values: Iterable[tuple[str, Value]]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, value.code) for name, value in values)
 
 
-def _listed(arguments: Iterable[str], keywords: Iterable[tuple[str, str]]) -> str:
-    return ", ".join([*arguments, *(f"{name}={code}" for name, code in keywords)])
+def _added(given: tuple[tuple[str, str], ...], defaults: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    names = {name for name, _ in given}
+    return (*given, *((name, code) for name, code in defaults.items() if name not in names))
+
+
+def _listed(arguments: Iterable[tuple[str, str]]) -> str:
+    return ", ".join(f"{name}={code}" if name else code for name, code in arguments)
