@@ -61,9 +61,10 @@ def _as_sample(arguments: list[Any]) -> Any:
 
 def image_complaint(old: Any, new: Any, changes: bool, detached: bool) -> str | None:
     """What is wrong with one image after a transform."""
-    if type(new) is not type(old) and not (isinstance(old, torch.nn.Parameter) and type(new) is Tensor):
-        if not (isinstance(old, PIL.Image.Image) and isinstance(new, PIL.Image.Image)):
-            return f"{type(new).__name__} instead of {type(old).__name__}"
+    kinds = (type(old), Tensor) if isinstance(old, torch.nn.Parameter) else (type(old),)
+    pictures = isinstance(old, PIL.Image.Image) and isinstance(new, PIL.Image.Image)
+    if type(new) not in kinds and not pictures:
+        return f"{type(new).__name__} instead of {type(old).__name__}"
     if isinstance(old, PIL.Image.Image):
         if (new.mode, new.size) != (old.mode, old.size):
             return f"picture {new.mode} {new.size} instead of {old.mode} {old.size}"

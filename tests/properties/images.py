@@ -116,9 +116,12 @@ def tv_images(draw: st.DrawFn) -> str:
 
 nonsense = choice(
     "None", "'cat.png'", "Path('cat.png')", "7", "2.5", "True", "b'png'", "'x'", "object()", "torch", "int", "1j",
-    "boxes()", "tv_tensors.Mask(pixels((1, 16, 16), 'uint8'))", "float('nan')", "range(3)", "{1, 2}", "lambda: 3",
+    "boxes()", "tv_tensors.Mask(pixels((1, 16, 16), 'uint8'))", "nan", "range(3)", "{1, 2}", "lambda: 3",
 )  # fmt: skip
 empty = choice("[]", "()", "{}", "[[]]", "{'image': []}", "pixels((0, 3, 16, 16))", "pixels((0,))")
+bytes_of_pictures = choice(
+    "picture()", "pixels((3, 16, 16), 'uint8')", "pixels((2, 3, 17, 24), 'uint8')", "pixels((2, 1, 3, 16, 40), 'uint8')"
+)
 good_images = st.one_of(good_tensors(), good_tensors(), good_pictures, tv_images())
 images = st.one_of(good_images, odd_tensors(), odd_pictures, arrays(), arrays())
 
@@ -198,7 +201,7 @@ BAD_LABELS = (
     "[10**30, 1]",
     "{1: 2}",
     "object()",
-    "float('nan')",
+    "nan",
     "np.array(['a', 'b'])",
     "np.array([1.5, 2.5])",
     "np.array([None, 1])",

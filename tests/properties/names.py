@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict, namedtuple
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +70,26 @@ class NoisyHead(nn.Module):
 head, grey_head, convnet = linear_head(), linear_head(1), convolutional()
 half_net, bfloat_net, double_net = map(convolutional, (torch.float16, torch.bfloat16, torch.float64))
 noisy_head = NoisyHead()
-encoder = guidance.GuidanceEncoder(
-    SIZE, 3, 5, (32,), ("AttnDownBlock2D",), layers_per_block=1, attention_head_dim=16, norm_num_groups=8
-).eval()
+
+
+def small_encoder(**options: Any) -> guidance.GuidanceEncoder:
+    """Five classes, 16 pixels, one level."""
+    levels = {"block_out_channels": (32,), "down_block_types": ("AttnDownBlock2D",), "layers_per_block": 1}
+    widths = {"attention_head_dim": 16, "norm_num_groups": 8}
+    return guidance.GuidanceEncoder(**{"sample_size": SIZE, "num_classes": 5, **levels, **widths, **options}).eval()
+
+
+encoder = small_encoder()
 augmented_encoder = encoder.with_denoised_input().eval()
 training_items = [(torch.full((3, 32, 32), 7, dtype=torch.uint8), 3), (torch.zeros(3, 32, 32, dtype=torch.uint8), 8)]
 
 Shape = tuple[int, ...]
+
+
+def guided_sample(*arguments: Any, **options: Any) -> Tensor:
+    """Two images that a guide with these arguments makes in three steps."""
+    guide = guidance.classifier_guide(*arguments, **options)
+    return sampling.sample(exact, torch.randn(2, 3, SIZE, SIZE), [0, 300, 600], guide=guide, method="ddim")
 
 
 def numbers(shape: Shape, values: str) -> Tensor:
@@ -93,7 +107,7 @@ def numbers(shape: Shape, values: str) -> Tensor:
     }
     if values in made:
         return made[values]
-    wrong = {"nan": torch.nan, "inf": torch.inf, "minus_inf": -torch.inf}[values]
+    wrong = {"nan": nan, "inf": inf, "minus_inf": -inf}[values]
     return torch.where(unit < 0.5, wrong, unit)
 
 

@@ -69,9 +69,15 @@ class Call:
         return replace(self, keywords=_added(self.keywords, defaults))
 
 
-def pick(good: Iterable[str] = (), bad: Iterable[str] = (), either: Iterable[str] = ()) -> Values:
-    """Values of one argument. Three of four draws are good ones, so that calls with several arguments succeed too."""
-    kinds: dict[bool | None, Iterable[str]] = {True: tuple(good), False: tuple(bad), None: tuple(either)}
+Codes = str | Iterable[str]
+
+
+def pick(good: Codes = "", bad: Codes = "", either: Codes = "") -> Values:
+    """Values of one argument: their codes, or one text with " | " between them.
+
+    Three of four draws are good ones, so that calls with several arguments succeed too.
+    """
+    kinds = {True: split(good), False: split(bad), None: split(either)}
     strategies = {
         kind: st.sampled_from([Value(code, kind) for code in codes]) for kind, codes in kinds.items() if codes
     }
@@ -79,6 +85,13 @@ def pick(good: Iterable[str] = (), bad: Iterable[str] = (), either: Iterable[str
     if True not in strategies:
         return st.one_of(others)
     return st.one_of(*[strategies[True]] * (3 * max(len(others), 1)), *others)
+
+
+def split(codes: Codes) -> list[str]:
+    """The codes in a text with " | " between them."""
+    if isinstance(codes, str):
+        return [code for code in codes.split(" | ") if code.strip()]
+    return list(codes)
 
 
 def only(*codes: str) -> Values:
