@@ -247,7 +247,7 @@ class OODDetector(nn.Module):
         self._warned = True
         warnings.warn(
             f"{self.method} is made for features of at least 0, as behind a ReLU, and this classifier's go down to "
-            f'{lowest:.3g}, as behind a LayerNorm: use method="msp"',
+            f'{lowest:.3g}, as behind a LayerNorm or a SiLU: use method="msp"',
             stacklevel=3,
         )
 
