@@ -21,6 +21,8 @@ from torchvision.transforms import v2
 Normalize = Callable[[Tensor], Tensor] | tuple[Sequence[float], Sequence[float]] | None
 #: The types that networks and classifiers compute in.
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+#: The types of timesteps and labels.
+INTEGERS = (torch.int64, torch.int32)
 
 
 def as_number(
@@ -92,6 +94,12 @@ def check_instance(name: str, value: Any, kind: type | tuple[type, ...], hint: s
         names = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
         article = "an" if names[0] in "AEIOU" else "a"
         raise TypeError(f"{name} must be {article} {names}{hint}. Got {shown(value)}")
+
+
+def check_tensor(name: str, value: Any, dtypes: tuple[torch.dtype, ...], wanted: str) -> None:
+    """TypeError unless it is a tensor of one of the dtypes. ``wanted`` describes it: "an int64 tensor (B,)"."""
+    if not isinstance(value, Tensor) or value.dtype not in dtypes:
+        raise TypeError(f"{name} must be {wanted}. Got {value.dtype if isinstance(value, Tensor) else shown(value)}")
 
 
 def check_flags(**flags: Any) -> None:

@@ -102,7 +102,7 @@ class NormalizedClassifier(nn.Module):
         return self.model(to_own_dtype(F.normalize(floats, self.mean, self.std), self.model))
 
 
-def logits_of(classifier: nn.Module, normalize: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+def logits_of(classifier: Callable[[Tensor], Tensor], normalize: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Logits (B, K), float32, of images (B, C, H, W) in [0, 1]. The classifier runs in the dtype of its own weights.
 
     So classifiers may be float16, bfloat16 or double. ``normalize`` gets the images in their own dtype.
@@ -110,7 +110,7 @@ def logits_of(classifier: nn.Module, normalize: Callable[[Tensor], Tensor], imag
     return classifier(to_own_dtype(normalize(images), classifier)).float()
 
 
-def to_own_dtype(images: Tensor, classifier: nn.Module) -> Tensor:
+def to_own_dtype(images: Tensor, classifier: Callable[[Tensor], Tensor]) -> Tensor:
     """The images in the dtype of the classifier's weights; in their own if it has none."""
     weights = classifier.parameters() if isinstance(classifier, nn.Module) else ()
     return images.to(next((weight.dtype for weight in weights if weight.is_floating_point()), images.dtype))

@@ -12,7 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..arguments import FLOATS, as_integer, as_number, as_optional_integer, check_choice, check_instance, shown
+from ..arguments import (
+    FLOATS,
+    INTEGERS,
+    as_integer,
+    as_number,
+    as_optional_integer,
+    check_choice,
+    check_instance,
+    check_tensor,
+)
 from ..deprecated import renamed_attribute, warn_renamed
 from ..labels import check_labels
 from . import functional, storage
@@ -224,10 +233,7 @@ class ScoreNetwork(nn.Module):
         """
         if x_t is not None:
             check_noisy_images(x_t, self.in_channels, self.stride)
-        if not isinstance(timesteps, Tensor) or timesteps.dtype not in (torch.int64, torch.int32):
-            raise TypeError(
-                f"timesteps must be an int64 tensor (B,), such as torch.tensor([500]). Got {shown(timesteps)}"
-            )
+        check_tensor("timesteps", timesteps, INTEGERS, "an int64 tensor (B,), such as torch.tensor([500])")
         number = timesteps.numel() if x_t is None else len(x_t)
         if timesteps.shape != (number,):
             raise ValueError(f"timesteps must be one per image, ({number},). Got shape {tuple(timesteps.shape)}")
@@ -235,7 +241,9 @@ class ScoreNetwork(nn.Module):
             self.schedule.check_timesteps(timesteps.tolist())
         if self.num_classes is not None:
             if labels is not None:
-                check_label_tensor(labels, number)
+                check_tensor("labels", labels, INTEGERS, "an int64 tensor (B,)")
+                if labels.shape != (number,):
+                    raise ValueError(f"labels must be one per image, ({number},). Got shape {tuple(labels.shape)}")
                 check_labels(labels, self.num_classes)
             elif self.null_class is None:
                 raise ValueError(f"this network needs labels in 0...{self.num_classes - 1}: it has no null class")
@@ -274,8 +282,7 @@ class ScoreNetwork(nn.Module):
 
 def check_noisy_images(x_t: Any, channels: int, stride: int) -> None:
     """ValueError or TypeError unless x_t is a batch that a network with these channels and strides takes."""
-    if not isinstance(x_t, Tensor) or x_t.dtype not in FLOATS:
-        raise TypeError(f"x_t must be a floating point tensor (B, C, H, W). Got {getattr(x_t, 'dtype', shown(x_t))}")
+    check_tensor("x_t", x_t, FLOATS, "a floating point tensor (B, C, H, W)")
     if x_t.ndim != 4 or x_t.shape[1] != channels:
         raise ValueError(f"x_t must be (B, {channels}, H, W). Got shape {tuple(x_t.shape)}")
     height, width = x_t.shape[-2:]
@@ -284,14 +291,6 @@ def check_noisy_images(x_t: Any, channels: int, stride: int) -> None:
             f"x_t must be (B, {channels}, H, W), H and W above 0 and divisible by {stride}. Got shape "
             f"{tuple(x_t.shape)}: Denoiser pads images"
         )
-
-
-def check_label_tensor(labels: Any, number: int) -> None:
-    """ValueError or TypeError unless labels are an integer tensor (number,)."""
-    if not isinstance(labels, Tensor) or labels.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"labels must be an int64 tensor (B,). Got {getattr(labels, 'dtype', shown(labels))}")
-    if labels.shape != (number,):
-        raise ValueError(f"labels must be one per image, ({number},). Got shape {tuple(labels.shape)}")
 
 
 def check_config(unet: nn.Module, variance_type: str) -> Any:

@@ -172,7 +172,7 @@ def test_bad_arguments(network, conditional):
         DenoiseAugmentedClassifier(tiny_encoder(), network)
     with pytest.raises(ValueError, match="classes must be 7 names, one per class. Got 2"):
         NoisyClassifier(tiny_encoder(), classes=["a", "b"])
-    with pytest.raises(TypeError, match="network must be a name, a path, a ScoreNetwork or a Denoiser. Got int"):
+    with pytest.raises(TypeError, match="network must be a name, a path, a ScoreNetwork or a Denoiser. Got 5"):
         DenoiseAugmentedClassifier(tiny_encoder(0.1), 5)  # type: ignore[arg-type]
     classifier = DenoiseAugmentedClassifier(tiny_encoder(0.1), network)
     with pytest.raises(ValueError, match="x_t must have the classifier's 16x16 pixels. Got 32x32"):

@@ -115,7 +115,7 @@ def _as_uint8(image: Tensor | PIL.Image.Image) -> Tensor:
         cure = "v2.functional.to_dtype(image, torch.uint8, scale=True)"
         raise TypeError(f"image must be uint8 in 0...255. Got {pixels.dtype}: use {cure}")
     if pixels.shape[1] != 3:
-        raise ValueError(f"images must be RGB with 3 channels, (..., 3, H, W). Got shape {tuple(image.shape)}")
+        raise ValueError(f"images must be RGB with 3 channels, (..., 3, H, W). Got {shown(image)}")
     if min(pixels.shape[-2:]) < MIN_SIDE:
         raise ValueError(f"images must be at least {MIN_SIDE} pixels high and wide. Got {tuple(pixels.shape[-2:])}")
     return pixels
