@@ -114,8 +114,10 @@ def test_bad_arguments():
         compose_with("augmix")
     with pytest.raises(TypeError, match="pass it as diffaug="):
         compose_with(AugMix(), DiffAug("cifar10"))
-    with pytest.raises(TypeError, match="diffaug must be a DiffAug. Got str"):
-        compose_with(diffaug="cifar10")
+    with pytest.raises(
+        TypeError, match="diffaug must be a DiffAug or str or Path or ScoreNetwork or Denoiser, or None. Got 5"
+    ):
+        compose_with(diffaug=5)
     with pytest.raises(ValueError, match="jsd must be at least 0. Got -1"):
         ViewsLoss(jsd=-1)
     with pytest.raises(ValueError, match="views must hold 'clean'. Got \\['diffaug'\\]"):
