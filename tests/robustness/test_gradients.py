@@ -136,4 +136,4 @@ def test_classifiers_in_low_precision_and_empty_batches(classifier):
     got = input_gradient(classifier.bfloat16(), images(), [0, 1, 2])
     assert got.dtype == torch.float32
     assert torch.allclose(got, expected, atol=0.02 * expected.abs().max())
-    assert input_gradient(classifier, images()[:0], []).shape == (0, 3, 16, 16)
+    assert input_gradient(classifier, images()[:0], torch.empty(0).long()).shape == (0, 3, 16, 16)
