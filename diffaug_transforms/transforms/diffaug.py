@@ -98,6 +98,7 @@ class DiffAug(v2.Transform):
             flat[i] = self.transform(flat[i], params)
         return tree_unflatten(flat, structure)
 
+    @torch.compiler.disable
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw for each sample of the first image: timestep int64 (B,), noise (B, C, H, W), selected bool (B,).
 
