@@ -168,12 +168,13 @@ class Denoiser(nn.Module):
         self._check(network, images, timesteps, noise)
         if labels is not None or network.null_class is None:
             labels = self.check_labels(labels, images)
-        with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
-            size = self.max_batch or fast_batch(images)
-            if size is None or images.shape[0] <= size:
-                return denoise(network, images, timesteps, noise, labels) if images.shape[0] else images
-            core = partial(denoise, network)
-            return in_equal_parts(core, size, self.compile_network, images, timesteps, noise, labels)
+        if not self.differentiable:  # the weights are frozen, so there is nothing else to keep gradients of
+            images, noise = images.detach(), noise.detach()
+        size = self.max_batch or fast_batch(images)
+        if size is None or images.shape[0] <= size:
+            return denoise(network, images, timesteps, noise, labels) if images.shape[0] else images
+        core = partial(denoise, network)
+        return in_equal_parts(core, size, self.compile_network, images, timesteps, noise, labels)
 
     def ready(self, device: torch.device | str, batch: int = 1) -> ScoreNetwork:
         """The copy of the network that runs on a device: frozen, in eval mode, in this denoiser's dtype and layout.
@@ -256,10 +257,16 @@ class Denoiser(nn.Module):
         warnings.warn(message, stacklevel=stacklevel + 1)
 
     def _check(self, network: ScoreNetwork, images: Tensor, timesteps: Tensor, noise: Tensor) -> None:
+        if images.ndim != 4 or not images.is_floating_point() or 0 in images.shape[1:]:
+            got = f"{images.dtype} of shape {tuple(images.shape)}"
+            raise ValueError(f"images must be floating point (B, C, H, W) with at least one pixel. Got {got}")
         check_channels(images, network.in_channels)
         if noise.shape != images.shape:
             shapes = f"{tuple(noise.shape)}. Got {tuple(images.shape)}"
             raise ValueError(f"images must have the shape of the noise, {shapes}")
+        if timesteps.shape != images.shape[:1] or timesteps.is_floating_point():
+            got = f"{timesteps.dtype} of shape {tuple(timesteps.shape)}"
+            raise ValueError(f"timesteps must be int64, one for each of the {images.shape[0]} images. Got {got}")
         if torch.compiler.is_compiling():
             return
         if timesteps.device.type == "cpu":

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..arguments import as_integer, as_number, shown
 from ..images import check_channels, to_batch
-from .ensemble import DiffAugEnsemble, number_of_noisy
+from .ensemble import DiffAugEnsemble, check_noise, number_of_noisy
 
 #: Sums of float32 probabilities may be off by this. It is added to the bound, so that rounding decides nothing.
 MARGIN = 1e-4
@@ -48,7 +49,8 @@ class AnytimeEnsemble(nn.Module):
         min_views: how many views ``confidence`` waits for. The exact rule needs no such minimum.
 
     Raises:
-        TypeError: ``ensemble`` is no DiffAugEnsemble. ValueError: ``confidence`` or ``min_views`` out of range.
+        TypeError: ``ensemble`` is no DiffAugEnsemble, or another argument no number. ValueError: ``confidence`` or
+            ``min_views`` out of range.
 
     Example:
         >>> classifier = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10))
@@ -61,17 +63,13 @@ class AnytimeEnsemble(nn.Module):
     def __init__(self, ensemble: DiffAugEnsemble, *, confidence: float | None = None, min_views: int = 2) -> None:
         super().__init__()
         if not isinstance(ensemble, DiffAugEnsemble):
-            raise TypeError(f"ensemble must be a DiffAugEnsemble. Got {type(ensemble).__name__}")
-        if confidence is not None and not 0 < confidence <= 1:
-            raise ValueError(f"confidence must be in (0, 1]. Got {confidence}")
-        if min_views < 1:
-            raise ValueError(f"min_views must be at least 1. Got {min_views}")
+            raise TypeError(f"ensemble must be a DiffAugEnsemble. Got {shown(ensemble)}")
         self.ensemble = ensemble
-        self.confidence = confidence
-        self.min_views = min_views
+        self.confidence = None if confidence is None else as_number("confidence", confidence, above=0, at_most=1)
+        self.min_views = as_integer("min_views", min_views, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Log-probabilities (B, K), float32, for images uint8 or in [0, 1], (B, C, H, W)."""
+        """Log-probabilities (B, K), float32, for B images uint8 or in [0, 1], (..., C, H, W)."""
         return self.predict(images).log_probabilities
 
     @torch.no_grad()
@@ -80,16 +78,14 @@ class AnytimeEnsemble(nn.Module):
         return self(images).exp()
 
     def predict(self, images: Tensor, noise: Tensor | None = None) -> AnytimePrediction:
-        """Log-probabilities, and what they cost, for images uint8 or in [0, 1], (B, C, H, W).
+        """Log-probabilities, and what they cost, for B images uint8 or in [0, 1], (..., C, H, W).
 
         ``noise`` is as in ``DiffAugEnsemble.forward``: ``(|S without 0|, B, C, H, W)``. None draws it.
         """
         batch, timesteps = to_batch(images), self.ensemble.view_timesteps
         check_channels(batch, self.ensemble.denoiser.network.in_channels)
         noise = self.ensemble.draw_noise(batch) if noise is None else noise
-        shape = (number_of_noisy(timesteps), *batch.shape)
-        if noise.shape != shape:
-            raise ValueError(f"noise must be (|S without 0|, B, C, H, W), {shape}. Got {tuple(noise.shape)}")
+        check_noise(noise, number_of_noisy(timesteps), batch)
         draws = iter(noise)
         views, calls = torch.zeros(2, len(batch), dtype=torch.int64, device=batch.device)
         undecided = torch.arange(len(batch), device=batch.device)
@@ -111,7 +107,7 @@ class AnytimeEnsemble(nn.Module):
         if noise is not None:
             timesteps = torch.full((len(images),), t, device=images.device)
             images = self.ensemble.denoiser(images, timesteps, noise)
-        return self.ensemble.classify(images[None])[0].float().log_softmax(dim=-1)
+        return self.ensemble.classify(images[None])[0].log_softmax(dim=-1)
 
     def extra_repr(self) -> str:
         return f"confidence={self.confidence}, min_views={self.min_views}"

@@ -113,6 +113,7 @@ class DiffAug(v2.Transform):
             raise ValueError("conditional=True needs labels, and labels_getter found none: pass (images, labels)")
         return labels
 
+    @torch.compiler.disable
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw for each image of the first batch: timestep int64 (B,), noise (B, C, H, W), selected bool (B,).
 

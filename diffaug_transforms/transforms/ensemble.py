@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..arguments import Normalize, as_normalize, as_timesteps, check_classifier, check_generator
+from ..arguments import Normalize, as_normalize, as_timesteps, check_classifier, check_generator, shown
+from ..classifiers import logits_of
 from ..deprecated import renamed_attribute
 from ..images import to_batch
 from ..score import Denoiser, ScoreNetwork
@@ -79,12 +80,12 @@ class DiffAugEnsemble(nn.Module):
         """Log-probabilities (B, K), float32.
 
         Args:
-            images: uint8, or floating point in [0, 1], (B, C, H, W).
+            images: uint8, or floating point in [0, 1], (..., C, H, W): B images.
             noise: for the timesteps above 0, ``(|S without 0|, B, C, H, W)``. None draws it.
         """
         batch = to_batch(images)
         if not batch.shape[0]:
-            return self.classifier(self.normalize(batch)).float().log_softmax(dim=-1)
+            return self.classify(batch[None])[0].log_softmax(dim=-1)
         return log_mean_probabilities(self.classify(self.views(batch, noise)))
 
     @torch.no_grad()
@@ -94,8 +95,15 @@ class DiffAugEnsemble(nn.Module):
 
     @property
     def view_timesteps(self) -> tuple[int, ...]:
-        """The set S in the order of the views: ``timesteps``, or the network's own, which loads it."""
-        return as_timesteps(self.timesteps) or self.denoiser.ensemble_timesteps  # they may have been set since
+        """The set S in the order of the views: ``timesteps``, or the network's own. Loads the network.
+
+        ValueError for timesteps beyond the network's T.
+        """
+        timesteps = as_timesteps(self.timesteps)  # they may have been set since
+        if timesteps is None:
+            return self.denoiser.ensemble_timesteps
+        self.denoiser.network.schedule.check_timesteps(timesteps)
+        return timesteps
 
     def views(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """The views ``(|S|, B, C, H, W)`` in [0, 1], in the order of S. Arguments as in ``forward``, images float32."""
@@ -109,10 +117,10 @@ class DiffAugEnsemble(nn.Module):
         return torch.randn(shape, generator=self.generator, device=source).to(images.device)
 
     def classify(self, views: Tensor) -> Tensor:
-        """Logits ``(|S|, B, K)`` of views ``(|S|, B, C, H, W)``, in batches of at most ``max_batch``."""
+        """Logits ``(|S|, B, K)``, float32, of views ``(|S|, B, C, H, W)``, in batches of at most ``max_batch``."""
         flat = views.flatten(0, 1)
         parts = flat.split(self.denoiser.max_batch) if self.denoiser.max_batch else [flat]
-        logits = [self.classifier(self.normalize(part)) for part in parts]
+        logits = [logits_of(self.classifier, self.normalize, part) for part in parts]
         return torch.cat(logits).unflatten(0, views.shape[:2])
 
 
@@ -126,9 +134,7 @@ def denoised_views(denoiser: Denoiser, images: Tensor, timesteps: Sequence[int],
         noise: standard normal, for the timesteps above 0, ``(|S without 0|, B, C, H, W)``.
     """
     noisy = [t for t in timesteps if t]
-    if noise.shape != (len(noisy), *images.shape):
-        shape = (len(noisy), *images.shape)
-        raise ValueError(f"noise must be (|S without 0|, B, C, H, W), {shape}. Got {tuple(noise.shape)}")
+    check_noise(noise, len(noisy), images)
     if not noisy:
         return images.repeat(len(timesteps), 1, 1, 1, 1)
     t = torch.tensor(noisy, device=images.device).repeat_interleave(images.shape[0])
@@ -137,14 +143,23 @@ def denoised_views(denoiser: Denoiser, images: Tensor, timesteps: Sequence[int],
     return torch.stack([next(parts) if t else images for t in timesteps])
 
 
+def check_noise(noise: Tensor, views: int, images: Tensor) -> None:
+    """TypeError unless the noise is a floating point tensor, ValueError unless it has a part for each noisy view."""
+    if not isinstance(noise, Tensor) or not noise.is_floating_point():
+        raise TypeError(f"noise must be a floating point tensor. Got {getattr(noise, 'dtype', shown(noise))}")
+    shape = (views, *images.shape)
+    if noise.shape != shape:
+        raise ValueError(f"noise must be (|S without 0|, B, C, H, W), {shape}. Got {tuple(noise.shape)}")
+
+
 def number_of_noisy(timesteps: Sequence[int]) -> int:
     """How many of the timesteps need noise and the network: those above 0."""
     return len(timesteps) - timesteps.count(0)
 
 
 def log_mean_probabilities(logits: Tensor) -> Tensor:
-    """log of the mean over the first dimension of softmax(logits), float32: (S, B, K) to (B, K)."""
-    return logits.float().log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(logits))
+    """log of the mean over the first dimension of softmax(logits): (S, B, K) to (B, K)."""
+    return logits.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(logits))
 
 
 class SelfEnsemble(nn.Module):
@@ -161,8 +176,8 @@ class SelfEnsemble(nn.Module):
         normalize: as DiffAugEnsemble's. ``adapt`` sees images that are not normalised.
 
     Raises:
-        TypeError: ``adapt`` is not callable. ValueError: in the call, images that are not uint8 or in [0, 1], or an
-            ``adapt`` that returns another shape or range.
+        TypeError: ``adapt`` is not callable, or returns no tensor. ValueError: in the call, images that are not uint8
+            or in [0, 1], or an ``adapt`` that returns another shape or range.
 
     Example:
         >>> classifier = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10))
@@ -177,18 +192,20 @@ class SelfEnsemble(nn.Module):
         super().__init__()
         check_classifier(classifier)
         if not callable(adapt):
-            raise TypeError(f"adapt must be callable. Got {type(adapt).__name__}")
+            raise TypeError(f"adapt must be callable. Got {shown(adapt)}")
         self.classifier = classifier
         self.adapt = adapt
         self.normalize = as_normalize(normalize)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Log-probabilities (B, K), float32, for images uint8 or in [0, 1], (B, C, H, W)."""
+        """Log-probabilities (B, K), float32, for B images uint8 or in [0, 1], (..., C, H, W)."""
         batch = to_batch(images)
-        adapted = to_batch(self.adapt(batch)) if len(batch) else batch
+        adapted = self.adapt(batch) if batch.shape[0] else batch
+        if not isinstance(adapted, Tensor):
+            raise TypeError(f"adapt must return images, a tensor. Got {shown(adapted)}")
         if adapted.shape != batch.shape:
             raise ValueError(f"adapt must return its images' shape, {tuple(batch.shape)}. Got {tuple(adapted.shape)}")
-        logits = [self.classifier(self.normalize(seen)) for seen in (batch, adapted)]
+        logits = [logits_of(self.classifier, self.normalize, seen) for seen in (batch, to_batch(adapted))]
         return log_mean_probabilities(torch.stack(logits))
 
     @torch.no_grad()

@@ -119,7 +119,7 @@ def test_self_ensemble_is_the_mean_by_hand():
 
 
 def test_self_ensemble_refuses_what_is_no_adaptation(classifier):
-    with pytest.raises(TypeError, match="adapt must be callable. Got int"):
+    with pytest.raises(TypeError, match="adapt must be callable. Got 3"):
         SelfEnsemble(classifier, 3)
     batch = contracts.images(SIZE)
     with pytest.raises(ValueError, match=r"adapt must return its images' shape, \(4, 3, 16, 16\). Got \(4, 3, 8, 8\)"):
