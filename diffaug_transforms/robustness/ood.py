@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import Normalize, as_normalize, as_number, check_choice, check_instance, shown
-from ..classifiers import logits_of
+from ..classifiers import logits_of, to_own_dtype
 from ..images import to_batch
 
 Scores = Tensor | np.ndarray | Sequence[float]
@@ -217,7 +217,7 @@ class OODDetector(nn.Module):
         """What the last layer makes of pooled features, float32 (B, K)."""
         layer = self.classifier.get_submodule(self.layer)
         inputs = features[..., None, None] if isinstance(layer, nn.Conv2d) else features
-        return logits_of(layer, lambda image: image, inputs).flatten(1)
+        return layer(to_own_dtype(inputs, layer)).flatten(1).float()
 
     @torch.no_grad()
     def _check_logits(self, logits: Tensor, features: Tensor, tolerance: float) -> None:
