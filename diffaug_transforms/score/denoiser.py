@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import copy
 import os
+import pickle
 import threading
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +202,13 @@ class Denoiser(nn.Module):
             raise RuntimeError(error)
         return self._loaded or in_own_thread(self._load)
 
+    # torch.compile(denoiser) calls this with the first inputs before it traces, as it does for torch's lazy modules. So
+    # errors of loading keep their names even with fullgraph=True.
+    _initialize_hook = True
+
+    def _infer_parameters(self, *_: Any) -> None:
+        self.load()
+
     # While torch.compile traces, it calls the next two functions as they are and does not look into them. So there is
     # something to trace afterwards, or an error to show.
     @torch.compiler.assume_constant_result
@@ -316,6 +325,11 @@ class Denoiser(nn.Module):
     def extra_repr(self) -> str:
         source = self.source
         return f"<{source.image_size}px ScoreNetwork>" if isinstance(source, ScoreNetwork) else repr(str(source))
+
+
+# A worker process gets a denoiser in one piece. PyTorch would open a file for each weight of a network that was passed
+# in, and a forkserver takes at most 256.
+ForkingPickler.register(Denoiser, lambda denoiser: (pickle.loads, (pickle.dumps(denoiser),)))
 
 
 def as_denoiser(network: str | Path | ScoreNetwork | Denoiser, **options: Any) -> Denoiser:
