@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from torchvision.transforms import v2
 Normalize = Callable[[Tensor], Tensor] | tuple[Sequence[float], Sequence[float]] | None
 #: The types that networks and classifiers compute in.
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+#: The types of timesteps and labels.
+INTEGERS = (torch.int64, torch.int32)
 
 
 def as_number(
@@ -70,6 +73,33 @@ def as_integer(name: str, value: Any, at_least: int, at_most: int | None = None)
 def as_optional_integer(name: str, value: Any, at_least: int, at_most: int | None = None) -> int | None:
     """``as_integer``, or None."""
     return None if value is None else as_integer(name, value, at_least, at_most)
+
+
+def as_path(name: str, value: Any) -> Path:
+    """A path, from a string or a ``Path``."""
+    if not isinstance(value, (str, Path)):
+        raise TypeError(f"{name} must be a path. Got {shown(value)}")
+    return Path(value)
+
+
+def check_callable(name: str, value: Any, kind: str) -> None:
+    """TypeError unless it can be called, or is None. ``kind`` says what it should be: "a transform"."""
+    if value is not None and (not callable(value) or isinstance(value, type)):
+        raise TypeError(f"{name} must be {kind} or None. Got {shown(value)}")
+
+
+def check_instance(name: str, value: Any, kind: type | tuple[type, ...], hint: str = "") -> None:
+    """TypeError unless it is of a class, or of one of several."""
+    if not isinstance(value, kind):
+        names = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
+        article = "an" if names[0] in "AEIOU" else "a"
+        raise TypeError(f"{name} must be {article} {names}{hint}. Got {shown(value)}")
+
+
+def check_tensor(name: str, value: Any, dtypes: tuple[torch.dtype, ...], wanted: str) -> None:
+    """TypeError unless it is a tensor of one of the dtypes. ``wanted`` describes it: "an int64 tensor (B,)"."""
+    if not isinstance(value, Tensor) or value.dtype not in dtypes:
+        raise TypeError(f"{name} must be {wanted}. Got {value.dtype if isinstance(value, Tensor) else shown(value)}")
 
 
 def check_flags(**flags: Any) -> None:

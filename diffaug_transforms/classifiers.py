@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,16 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.transforms.v2 import functional as F
 
+from .arguments import (
+    as_integer,
+    as_normalize,
+    as_optional_integer,
+    as_path,
+    check_classifier,
+    check_flags,
+    check_instance,
+    shown,
+)
 from .files import (
     Rule,
     add_checksum,
@@ -48,11 +59,16 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class NormalizedClassifier(nn.Module):
     """A classifier of images, uint8 or floating point in [0, 1]. It normalises them and calls ``model``.
 
+    Images are normalised in float32. The model runs in the dtype of its own weights.
+
     Args:
         model: takes normalised images (B, C, H, W), returns logits (B, K).
-        mean, std: per channel, on the [0, 1] scale.
+        mean, std: per channel, or one number for all channels, on the [0, 1] scale.
         classes: names of the K classes, if known. Also the attribute ``classes``.
         size: side in pixels of the images that the model was trained on, if known. Also the attribute ``size``.
+
+    Raises:
+        ValueError, TypeError: an argument is not as above; in the call, integers other than uint8.
 
     Example:
         >>> classifier = NormalizedClassifier(build_model("resnet18", 10), IMAGENET_MEAN, IMAGENET_STD)
@@ -63,32 +79,36 @@ class NormalizedClassifier(nn.Module):
     def __init__(
         self,
         model: nn.Module,
-        mean: Sequence[float],
-        std: Sequence[float],
+        mean: Sequence[float] | float,
+        std: Sequence[float] | float,
         classes: Sequence[str] = (),
         size: int | None = None,
     ) -> None:
         super().__init__()
+        check_classifier(model)
+        if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+            raise TypeError(f"classes must be names, such as ('cat', 'dog'). Got {shown(classes)}")
+        normalize: Any = as_normalize((mean, std))
         self.model = model
         self.classes = tuple(classes)
-        self.size = size
-        self.mean = list(mean)
-        self.std = list(std)
+        self.size = as_optional_integer("size", size, 1)
+        self.mean = list(normalize.mean)
+        self.std = list(normalize.std)
 
     def forward(self, images: Tensor) -> Tensor:
-        floats = images if images.is_floating_point() else F.to_dtype(images, torch.float32, scale=True)
-        return self.model(F.normalize(floats, self.mean, self.std))
+        if not images.is_floating_point() and images.dtype != torch.uint8:
+            raise TypeError(f"images must be uint8 in 0...255 or floating point in [0, 1]. Got {images.dtype}")
+        floats = images.float() if images.is_floating_point() else F.to_dtype(images, torch.float32, scale=True)
+        return self.model(to_own_dtype(F.normalize(floats, self.mean, self.std), self.model))
 
 
-def logits_of(classifier: nn.Module, normalize: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+def logits_of(classifier: Callable[[Tensor], Tensor], normalize: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Logits (B, K), float32, of images (B, C, H, W) in [0, 1]. The classifier runs in the dtype of its own weights.
 
     So classifiers may be float16, bfloat16 or double. ``normalize`` gets the images in their own dtype. ValueError if
     the classifier returns anything else, such as a tuple or a dict.
     """
-    weights = classifier.parameters() if isinstance(classifier, nn.Module) else ()
-    dtype = next((weight.dtype for weight in weights if weight.is_floating_point()), images.dtype)
-    logits = classifier(normalize(images).to(dtype))
+    logits = classifier(to_own_dtype(normalize(images), classifier))
     shape = logits.shape if isinstance(logits, Tensor) else ()
     if len(shape) != 2 or shape[0] != images.shape[0] or not shape[1]:
         got = f"shape {tuple(shape)}" if isinstance(logits, Tensor) else type(logits).__name__
@@ -96,22 +116,33 @@ def logits_of(classifier: nn.Module, normalize: Callable[[Tensor], Tensor], imag
     return logits.float()
 
 
+def to_own_dtype(images: Tensor, classifier: Callable[[Tensor], Tensor]) -> Tensor:
+    """The images in the dtype of the classifier's weights; in their own if it has none."""
+    weights = classifier.parameters() if isinstance(classifier, nn.Module) else ()
+    return images.to(next((weight.dtype for weight in weights if weight.is_floating_point()), images.dtype))
+
+
 def build_model(name: str, num_classes: int, pretrained: bool = False) -> nn.Module:
     """A model by name: torchvision's ``resnet50``, ``timm/resnet50`` (extra ``train``), ``cifar_resnet-32``.
 
     Args:
         name: ``cifar_resnet-W`` is ``cifar_resnet(num_classes, width=W)``.
-        num_classes: number of outputs. A pretrained model with another number gets a new last layer.
+        num_classes: number of outputs. A pretrained model with another number gets a new last layer with random
+            weights, and a warning says so: train it before you use its answers.
         pretrained: start from the library's default weights.
 
     Raises:
-        ValueError: no library knows the name, or a ``cifar_resnet`` is to be pretrained.
+        ValueError, TypeError: no library knows the name, a ``cifar_resnet`` is to be pretrained, or an argument of
+            another kind.
         ImportError: timm is needed and missing.
 
     Example:
         >>> build_model("cifar_resnet-8", num_classes=10)(torch.rand(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
+    check_instance("name", name, str)
+    num_classes = as_integer("num_classes", num_classes, 1)
+    check_flags(pretrained=pretrained)
     own, _, width = name.partition("-")
     if own == "cifar_resnet" and width.isdecimal() and int(width):
         if pretrained:
@@ -122,7 +153,13 @@ def build_model(name: str, num_classes: int, pretrained: bool = False) -> nn.Mod
             import timm
         except ImportError:
             raise ImportError('timm models need timm: pip install "diffaug-transforms[train]"') from None
-        return timm.create_model(name.removeprefix("timm/"), pretrained=pretrained, num_classes=num_classes)
+        try:
+            model = timm.create_model(name.removeprefix("timm/"), pretrained=pretrained, num_classes=num_classes)
+        except RuntimeError as error:
+            raise ValueError(f"timm cannot make the model {name!r} (see timm.list_models()): {error}") from error
+        if pretrained:
+            warn_of_new_layer(name, pretrained_classes(model), num_classes)
+        return model
     if name not in models.list_models(module=models):
         raise ValueError(f"model must be a torchvision classifier, timm/NAME or cifar_resnet-WIDTH. Got {name!r}")
     if not pretrained:
@@ -130,9 +167,25 @@ def build_model(name: str, num_classes: int, pretrained: bool = False) -> nn.Mod
     model = models.get_model(name, weights="DEFAULT")
     path, last = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
     if last.out_features != num_classes:
+        warn_of_new_layer(name, last.out_features, num_classes)
         parent, _, attribute = path.rpartition(".")
         setattr(model.get_submodule(parent), attribute, nn.Linear(last.in_features, num_classes))
     return model
+
+
+def pretrained_classes(model: nn.Module) -> int | None:
+    """How many classes the pretrained last layer of a timm model has. None if the model does not say."""
+    return getattr(model, "pretrained_cfg", {}).get("num_classes")
+
+
+def warn_of_new_layer(name: str, pretrained: int | None, num_classes: int) -> None:
+    """One warning if a pretrained model has another number of classes than the model that was built."""
+    if pretrained not in (None, num_classes):
+        warnings.warn(
+            f"{name} has pretrained weights for {pretrained} classes, so its last layer for {num_classes} classes has "
+            "random weights: train it before you use its answers",
+            stacklevel=3,
+        )
 
 
 def cifar_resnet(num_classes: int = 10, width: int = 32) -> nn.Module:
@@ -141,6 +194,7 @@ def cifar_resnet(num_classes: int = 10, width: int = 32) -> nn.Module:
     torchvision's models start with strides that are made for 224 pixels. At width 32 this network has 0.7 M parameters
     and takes 45 MFLOP for an image of 32x32 pixels.
     """
+    num_classes, width = as_integer("num_classes", num_classes, 1), as_integer("width", width, 1)
     return nn.Sequential(
         _convolution(3, width, kernel_size=4, stride=2),
         _Residual(width),
@@ -168,7 +222,7 @@ def _convolution(inputs: int, outputs: int, kernel_size: int = 3, stride: int = 
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
-def save_classifier(classifier: NormalizedClassifier, folder: Path, name: str, **metadata: Any) -> None:
+def save_classifier(classifier: NormalizedClassifier, folder: str | Path, name: str, **metadata: Any) -> None:
     """Write a folder for ``load_classifier``: ``model.safetensors`` and ``classifier.json``.
 
     Args:
@@ -176,6 +230,9 @@ def save_classifier(classifier: NormalizedClassifier, folder: Path, name: str, *
         name: of the model, as ``build_model`` takes it.
         metadata: more entries for ``classifier.json``. ``load_classifier`` needs ``classes``, the names of the classes.
     """
+    check_instance("classifier", classifier, NormalizedClassifier)
+    check_instance("name", name, str)
+    folder = as_path("folder", folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_model(classifier.model, str(folder / "model.safetensors"))
     add_checksum(folder / "model.safetensors")
@@ -200,10 +257,11 @@ def load_classifier(folder: str | Path) -> NormalizedClassifier:
         >>> classifier.classes[robust(torch.rand(1, 3, 32, 32)).argmax()] in classifier.classes
         True
     """
-    folder = ASSETS / "classifiers" / folder if folder in EMBEDDED else Path(folder)
+    name = str(as_path("folder", folder))
+    folder = ASSETS / "classifiers" / name if name in EMBEDDED else Path(folder)
     if missing := [name for name in ("classifier.json", "model.safetensors") if not (folder / name).is_file()]:
         known = "a folder written by examples/train_classifier.py, " + " or ".join(EMBEDDED)
-        raise OSError(f"{folder} must be {known}. Missing: {missing}")
+        raise OSError(f"{folder} must be {known}. Missing: {missing}{hint_for_names(name)}")
     path, weights = folder / "classifier.json", folder / "model.safetensors"
     config = read_json(path)
     lacking = [key for key in RULES if key not in config]
@@ -225,6 +283,14 @@ def load_classifier(folder: str | Path) -> NormalizedClassifier:
     return NormalizedClassifier(model, config["mean"], config["std"], config["classes"], size).eval()
 
 
+def hint_for_names(name: str) -> str:
+    """What to do with the name of a library's model where a folder is needed; "" for anything else."""
+    if name not in models.list_models(module=models) and not name.startswith("timm/"):
+        return ""
+    made = f"build_model({name!r}, 1000, pretrained=True)"
+    return f". For a library's model: NormalizedClassifier({made}, IMAGENET_MEAN, IMAGENET_STD).eval()"
+
+
 def check_file_name(name: str, path: Path) -> None:
     """ValueError unless a file's model name is one that needs nothing from elsewhere.
 
@@ -239,11 +305,12 @@ def check_file_name(name: str, path: Path) -> None:
         )
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load weights into a model, from a training folder, a ``.safetensors`` file, or a ``.pt`` or ``.pth`` file.
 
     OSError if the file is missing or damaged, does not fit the model, or holds NaN or infinite values.
     """
+    path = as_path("path", path)
     path = path / "model.safetensors" if path.is_dir() else path
     with reading(path, "is damaged or does not fit the model"):
         if path.suffix == ".safetensors":

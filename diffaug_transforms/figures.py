@@ -12,12 +12,16 @@ import PIL.ImageFont
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from .arguments import as_integer, as_path, check_instance
+
 #: Sizes in a grid, in pixels: the side of an image, the gap after it, the row of headings, and the narrowest margin.
 CELL, GAP, TOP, LEFT = 96, 4, 28, 84
 
 
 def fit_to_network(image: PIL.Image.Image, image_size: int) -> Tensor:
     """Resize the shorter side to the network's size and cut out the centre: uint8 (3, image_size, image_size)."""
+    check_instance("image", image, PIL.Image.Image)
+    image_size = as_integer("image_size", image_size, 1)
     resized = F.resize(image.convert("RGB"), [image_size], antialias=True)
     return F.pil_to_tensor(F.center_crop(resized, [image_size, image_size]))
 
@@ -30,12 +34,20 @@ def draw_grid(rows: Sequence[Tensor], columns: Sequence[str], labels: Sequence[s
         columns: the headings.
         labels: one per row. The margin grows with the longest one.
 
+    Raises:
+        ValueError, TypeError: another number of labels than of rows, or of images in a row than of columns.
+
     Example:
         >>> draw_grid([torch.rand(2, 3, 32, 32)], ["t = 0", "t = 50"], ["cat"]).size
         (284, 128)
     """
+    if len(labels) != len(rows):
+        raise ValueError(f"labels must be one per row, {len(rows)}. Got {len(labels)}")
+    for row in rows:
+        if len(row) != len(columns):
+            raise ValueError(f"each row must have one image per column, {len(columns)}. Got {len(row)}")
     font = PIL.ImageFont.load_default(size=14)
-    left = max(LEFT, *(math.ceil(font.getlength(label)) + 11 for label in labels))
+    left = max([LEFT, *(math.ceil(font.getlength(label)) + 11 for label in labels)])
     width, height = left + len(columns) * (CELL + GAP), TOP + len(rows) * (CELL + GAP)
     canvas = PIL.Image.new("RGB", (width, height), "white")
     draw = PIL.ImageDraw.Draw(canvas)
@@ -52,7 +64,8 @@ def draw_grid(rows: Sequence[Tensor], columns: Sequence[str], labels: Sequence[s
     return canvas
 
 
-def save_grid(rows: Sequence[Tensor], columns: Sequence[str], labels: Sequence[str], path: Path) -> None:
+def save_grid(rows: Sequence[Tensor], columns: Sequence[str], labels: Sequence[str], path: str | Path) -> None:
     """Write ``draw_grid``'s picture to a file. Its folder is made if it is missing."""
+    path = as_path("path", path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draw_grid(rows, columns, labels).save(path)

@@ -1,83 +1,128 @@
-"""Every conversion and check of images and labels: what people hold <-> the float batch that everything computes on.
+"""Every conversion and check of images: what people hold <-> the float batch that everything computes on.
 
-    PIL image, uint8, float, tv_tensors, (..., C, H, W)  --to_batch-->  float32 (B, C, H, W) in [0, 1]
-                                                        <--from_batch--
+    PIL image, uint8, float, tv_tensors (..., C, H, W), NumPy (..., H, W, C)  --to_batch-->  float32 (B, C, H, W)
+                                                                             <--from_batch--      in [0, 1]
 
-`image` and `images` are pixels in [0, 1] or 0...255. `x_0` and `x_t` are on the scale of [-1, 1] (see `score`).
+``transform_sample`` finds the images in a sample of any structure: what DiffAug, AugMix and DeepAugment share. `image`
+and `images` are pixels in [0, 1] or 0...255. `x_0` and `x_t` are on the scale of [-1, 1] (see `score`).
 """
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torchvision import tv_tensors
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
+
+from .arguments import FLOATS, shown
+from .labels import as_labels
 
 #: The only data folder of the package: network weights, classifiers, sample images, tables.
 ASSETS = Path(__file__).parent / "assets"
-#: What transforms of this package augment; everything else in a sample passes through.
-IMAGE_TYPES = (v2._utils.is_pure_tensor, tv_tensors.Image, PIL.Image.Image)
 #: The longest side of a picture that is read, in pixels. Pillow limits the product of the sides only, and needs much
 #: memory for each row: a file of 74 bytes that declares 1 x 49,000,000 pixels would take 1.35 GB.
 MAX_SIDE = 32_768
 #: A chain of float transforms may leave [0, 1] by a rounding error.
 TOLERANCE = 5e-5
-#: Keys under which a dict sample may hold its labels.
-LABEL_KEYS = ("labels", "label", "targets", "target", "y")
+#: Modes of PIL images whose bands are the channels of a network. All others are refused, HSV and palettes too.
+MODES = ("L", "LA", "RGB", "RGBA")
+#: Types that are images wherever they stand in a sample.
+IMAGE_TYPES = (PIL.Image.Image, tv_tensors.Image, tv_tensors.Video)
+
+#: One image or many. Arrays have their channels last, tensors have them third from last.
+Image = Tensor | PIL.Image.Image | np.ndarray
 
 
-def batch_shape(image: Tensor | PIL.Image.Image) -> tuple[tuple[int, ...], torch.device]:
+def batch_shape(image: Image) -> tuple[tuple[int, ...], torch.device]:
     """(B, C, H, W) of the batch that ``to_batch`` makes, and its device. ValueError below three dimensions."""
     if isinstance(image, PIL.Image.Image):
         return (1, len(image.getbands()), image.height, image.width), torch.device("cpu")
+    if isinstance(image, np.ndarray):
+        *rest, height, width, channels = _check_array(image).shape
+        return (math.prod(rest), channels, height, width), torch.device("cpu")
     if image.ndim < 3:
         raise ValueError(f"images must be (..., C, H, W). Got shape {tuple(image.shape)}")
     return (math.prod(image.shape[:-3]), *image.shape[-3:]), image.device
 
 
-def to_pixels(image: Tensor | PIL.Image.Image) -> Tensor:
+def to_pixels(image: Image) -> Tensor:
     """One image or many as a plain (B, C, H, W) tensor of their own dtype."""
     if isinstance(image, PIL.Image.Image):
+        if image.mode not in MODES:
+            raise ValueError(f'PIL images must be RGB. Got mode {image.mode!r}: image.convert("RGB")')
         return F.pil_to_tensor(image)[None]
+    if isinstance(image, np.ndarray):
+        channels_first = np.moveaxis(_check_array(image), -1, -3)
+        return to_pixels(torch.from_numpy(channels_first.copy()))
+    if not isinstance(image, Tensor):
+        message = "images must be PIL images, tensors (..., C, H, W) or NumPy arrays (..., H, W, C)"
+        raise TypeError(f"{message}. Got {shown(image)}")
     if image.ndim < 3:
         raise ValueError(f"images must be (..., C, H, W). Got shape {tuple(image.shape)}")
     pixels = image.as_subclass(Tensor) if isinstance(image, tv_tensors.TVTensor) else image
     return pixels.reshape(math.prod(image.shape[:-3]), *image.shape[-3:])
 
 
-def to_batch(image: Tensor | PIL.Image.Image) -> Tensor:
+def _check_array(image: np.ndarray) -> np.ndarray:
+    if image.dtype != np.uint8 and image.dtype not in (np.float16, np.float32, np.float64):
+        raise TypeError(f"arrays must be uint8 in 0...255 or floating point in [0, 1]. Got {image.dtype}")
+    if image.ndim < 3:
+        raise ValueError(f"arrays must be (..., H, W, C). Got shape {image.shape}")
+    if image.shape[-1] > 4 and image.shape[-3] <= 4:
+        raise ValueError(f"arrays must be (..., H, W, C). Got shape {image.shape}: np.moveaxis(array, -3, -1)")
+    return image
+
+
+def to_batch(image: Image) -> Tensor:
     """One image or many as float32 (B, C, H, W) in [0, 1].
 
     Args:
-        image: a PIL image, or a tensor (..., C, H, W): uint8 in 0...255, or floating point in [0, 1].
+        image: a PIL image, a tensor (..., C, H, W), or a NumPy array (..., H, W, C): uint8 in 0...255, or floating
+            point in [0, 1].
 
     Raises:
-        TypeError: another dtype. ValueError: fewer than three dimensions, values outside [0, 1] or not finite.
+        TypeError: another type or dtype. ValueError: fewer than three dimensions, no pixels, values outside [0, 1] or
+            not finite, a PIL image of another mode than ``MODES``.
 
     Example:
         >>> to_batch(torch.tensor([[[0, 51, 255]]], dtype=torch.uint8))
         tensor([[[[0.0000, 0.2000, 1.0000]]]])
     """
     pixels = to_pixels(image)
+    if len(pixels) and not pixels.numel():
+        raise ValueError(f"images must have at least one pixel and one channel. Got shape {tuple(pixels.shape)}")
     if pixels.dtype == torch.uint8:
         return pixels.float() / 255
-    if not pixels.is_floating_point():
+    if pixels.dtype not in FLOATS:
         raise TypeError(f"images must be uint8 in 0...255 or floating point in [0, 1]. Got {pixels.dtype}")
     if not torch.compiler.is_compiling() and pixels.numel():
         low, high = torch.stack(torch.aminmax(pixels.detach())).tolist()
         if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
-            values = [round(low, 4), round(high, 4)]
-            raise ValueError(f"floating point images must be finite and in [0, 1]. Got values in {values}")
+            raise _out_of_range(low, high)
     return pixels.float()
+
+
+def _out_of_range(low: float, high: float) -> ValueError:
+    """The error for floating point images with these values. It names the likely cure."""
+    cure = ""
+    if low >= 0 and high <= 255:
+        cure = ": divide by 255, or use v2.ToDtype(torch.float32, scale=True)"
+    elif -math.inf < low < 0 and high < math.inf:
+        cure = (
+            ": put this before Normalize (wrappers of a classifier take normalize=(mean, std)); "
+            "images in [-1, 1] need (images + 1) / 2"
+        )
+    values = [round(low, 4), round(high, 4)]
+    return ValueError(f"floating point images must be finite and in [0, 1]. Got values in {values}{cure}")
 
 
 def to_dtype(batch: Tensor, dtype: torch.dtype) -> Tensor:
@@ -85,7 +130,7 @@ def to_dtype(batch: Tensor, dtype: torch.dtype) -> Tensor:
     return (batch * 255).round().to(dtype) if dtype == torch.uint8 else batch.to(dtype)
 
 
-def from_batch(batch: Tensor, like: Tensor | PIL.Image.Image, index: Tensor | None = None) -> Tensor | PIL.Image.Image:
+def from_batch(batch: Tensor, like: Image, index: Tensor | None = None) -> Image:
     """A float32 batch in [0, 1] in the type, dtype and shape of ``like``: the inverse of ``to_batch``.
 
     Args:
@@ -95,61 +140,147 @@ def from_batch(batch: Tensor, like: Tensor | PIL.Image.Image, index: Tensor | No
     """
     if isinstance(like, PIL.Image.Image):
         return like if index is not None and not len(index) else restore(to_dtype(batch, torch.uint8), like)
-    pixels = to_dtype(batch, like.dtype)
+    dtype = like.dtype if isinstance(like, Tensor) else torch.from_numpy(np.empty(0, like.dtype)).dtype
+    pixels = to_dtype(batch, dtype)
     return restore(pixels if index is None else to_pixels(like).index_copy(0, index, pixels), like)
 
 
-def restore(pixels: Tensor, like: Tensor | PIL.Image.Image) -> Tensor | PIL.Image.Image:
+def restore(pixels: Tensor, like: Image) -> Image:
     """(B, C, H, W) pixels of the final dtype in the type and shape of ``like``."""
     if isinstance(like, PIL.Image.Image):
         return F.to_pil_image(pixels[0], mode=like.mode)
+    if isinstance(like, np.ndarray):
+        return pixels.detach().permute(0, 2, 3, 1).reshape(like.shape).contiguous().numpy()
     pixels = pixels.reshape(like.shape)
     return tv_tensors.wrap(pixels, like=like) if isinstance(like, tv_tensors.TVTensor) else pixels
 
 
-def check_channels(batch: Tensor, channels: int) -> None:
-    if batch.shape[1] != channels:
-        raise ValueError(f"images must have the network's {channels} channels. Got {batch.shape[1]}")
+def check_channels(batch: Tensor, *channels: int) -> None:
+    """ValueError unless a batch (B, C, H, W) has one of these numbers of channels. The message names the cure."""
+    got = batch.shape[1]
+    if got in channels:
+        return
+    cure = ""
+    if batch.shape[-1] in channels and got > 4:
+        cure = ": images.movedim(-1, -3), because channels come third from last"
+    elif 3 in channels and got in (1, 2):
+        cure = ': image.convert("RGB"), or v2.RGB() for tensors'
+    elif 3 in channels and got == 4:
+        cure = ': image.convert("RGB"), or images[..., :3, :, :] for tensors'
+    elif channels == (1,) and got == 3:
+        cure = ": v2.Grayscale()"
+    allowed = " or ".join(str(number) for number in channels)
+    raise ValueError(f"images must have {allowed} channel{'s' if channels[-1] > 1 else ''}. Got {got}{cure}")
 
 
-def find_labels(sample: Any) -> Any:
-    """The labels in a sample: a dict's entry under one of ``LABEL_KEYS``, else what follows the images, else None."""
-    if isinstance(sample, Mapping):
-        return next((sample[key] for key in LABEL_KEYS if key in sample), None)
-    if isinstance(sample, (tuple, list)) and len(sample) > 1:
-        return find_labels(sample[1]) if isinstance(sample[1], Mapping) else sample[1]
-    return None
+def is_image_list(node: Any) -> bool:
+    """Whether a part of a sample is a list of single images, as Hugging Face batches have them; also an empty list.
+
+    Tensors and arrays in it must have three dimensions and the same number of channels.
+    """
+    if not isinstance(node, list):
+        return False
+    plain = [image for image in node if not isinstance(image, IMAGE_TYPES)]
+    if not all(_may_be_image(image) and image.ndim == 3 for image in plain):
+        return False
+    return len({batch_shape(image)[0][1] for image in plain}) <= 1
 
 
-def as_labels(labels: Any, number: int, device: torch.device | str, num_classes: int | None = None) -> Tensor:
-    """Labels as int64 (number,) on a device.
+def _may_be_image(node: Any) -> bool:
+    """Whether a plain tensor or array could hold images: pixels of a known type, at least three dimensions."""
+    if isinstance(node, np.ndarray):
+        return node.ndim >= 3 and (node.dtype == np.uint8 or node.dtype in (np.float16, np.float32, np.float64))
+    plain = isinstance(node, Tensor) and not isinstance(node, tv_tensors.TVTensor)
+    return plain and node.ndim >= 3 and (node.dtype == torch.uint8 or node.is_floating_point())
+
+
+def find_images(leaves: list[Any]) -> list[int]:
+    """The places of the images among the leaves of a sample, by the rules of torchvision's v2 transforms.
+
+    - PIL images, ``tv_tensors.Image`` and ``tv_tensors.Video`` are images, and so is all that a list of images holds.
+      A PIL image of one band beside images of more is a mask, and is none.
+    - If there are none of them, the first plain tensor or array that may hold images is one.
 
     Raises:
-        ValueError: None, floating point, not one per image, or outside 0...num_classes-1 where that is given.
+        TypeError, ValueError: there is no image. An empty list is a batch without images.
     """
-    if labels is None:
-        raise ValueError("labels must be one per image. Got None")
-    if isinstance(labels, Tensor) and (labels.is_floating_point() or labels.dtype == torch.bool):
-        raise ValueError(f"labels must be integer classes. Got {labels.dtype}: put DiffAug before MixUp and CutMix")
-    index = torch.as_tensor(labels, device=device).reshape(-1)
-    if index.is_floating_point():
-        raise ValueError(f"labels must be integer classes. Got {index.dtype}")
-    if len(index) != number:
-        raise ValueError(f"labels must be one per image. Got {len(index)} for {number} images")
-    return check_labels(index.long(), num_classes)
+    sure = [i for i, leaf in enumerate(leaves) if isinstance(leaf, IMAGE_TYPES) or (isinstance(leaf, list) and leaf)]
+    masks = {i for i in sure if isinstance(leaves[i], PIL.Image.Image) and len(leaves[i].getbands()) == 1}
+    if sure:
+        return [i for i in sure if i not in masks] or sure
+    for i, leaf in enumerate(leaves):
+        if _may_be_image(leaf):
+            return [i]
+    if any(isinstance(leaf, list) for leaf in leaves):
+        return []
+    raise _no_image(leaves)
 
 
-def check_labels(labels: Tensor, num_classes: int | None) -> Tensor:
-    """The labels. ValueError unless all lie in 0...num_classes-1; None checks the lower end alone."""
-    # Not on another device, where reading a value would wait for it.
-    if labels.device.type != "cpu" or torch.compiler.is_compiling():
-        return labels
-    top = math.inf if num_classes is None else num_classes
-    wrong = [label for label in labels.tolist() if not 0 <= label < top]
-    if wrong:
-        limits = "at least 0" if num_classes is None else f"in 0...{num_classes - 1}"
-        raise ValueError(f"labels must be {limits}. Got {wrong[0]}")
-    return labels
+def _no_image(leaves: list[Any]) -> Exception:
+    """The error for a sample without an image: what its likeliest part lacks, or what to pass."""
+    for leaf in leaves:
+        if isinstance(leaf, (Tensor, np.ndarray)) and not isinstance(leaf, tv_tensors.TVTensor):
+            try:
+                to_batch(leaf)
+            except (TypeError, ValueError) as error:
+                return error
+    kinds = ", ".join(dict.fromkeys(type(leaf).__name__ for leaf in leaves)) or "nothing"
+    return TypeError(
+        "a sample must hold an image: a PIL image, a tensor or tv_tensors.Image (..., C, H, W), a NumPy array "
+        f"(..., H, W, C), or a list of images. Got {kinds}"
+    )
+
+
+def transform_sample(transform: Any, sample: Any, labels: Any = None) -> Any:
+    """Augment all images in a sample. Everything else in it comes back as the same object.
+
+    Images of one shape share the draw, as in torchvision's v2. Images in a list have each their own.
+
+    Args:
+        transform: draws with ``make_params`` and applies with ``transform``.
+        sample: an image, or any structure of tuples, lists and dicts with images in it.
+        labels: put into the params as "labels", one for each image.
+
+    Raises:
+        TypeError, ValueError: there is no image in the sample.
+    """
+    if type(sample) in (Tensor, tv_tensors.Image):
+        return transform.transform(sample, draw(transform, sample, labels))
+    leaves, structure = tree_flatten(sample, is_leaf=is_image_list)
+    draws: dict[Any, dict[str, Any]] = {}
+    for i in find_images(leaves):
+        if isinstance(leaves[i], list):
+            leaves[i] = transform_list(transform, leaves[i], labels)
+            continue
+        shape = batch_shape(leaves[i])
+        if shape not in draws:
+            draws[shape] = draw(transform, leaves[i], labels)
+        leaves[i] = transform.transform(leaves[i], draws[shape])
+    return tree_unflatten(leaves, structure)
+
+
+def draw(transform: Any, image: Any, labels: Any) -> dict[str, Any]:
+    """The transform's params for an image or a batch, with labels if there are any."""
+    params = transform.make_params([image])
+    return params if labels is None else {**params, "labels": labels}
+
+
+def transform_list(transform: Any, images: list[Any], labels: Any) -> list[Any]:
+    """Augment a list of images, each with its own draw. Those of one shape go through the transform as one batch."""
+    places: dict[Any, list[int]] = {}
+    for i, image in enumerate(images):
+        places.setdefault(batch_shape(image)[0][1:], []).append(i)
+    if labels is not None:
+        labels = as_labels(labels, len(images), "cpu")
+    result = list(images)
+    for same in places.values():
+        batch = torch.cat([to_batch(images[i]) for i in same])
+        params = draw(transform, batch, None if labels is None else labels[same])
+        views = transform.transform(batch, params)
+        for n, i in enumerate(same):
+            if params.get("selected", [True] * len(same))[n]:
+                result[i] = from_batch(views[n : n + 1], images[i])
+    return result
 
 
 def load_image(file: str | Path | bytes, name: str | None = None) -> PIL.Image.Image:

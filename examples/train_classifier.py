@@ -53,6 +53,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=32, help="pixels that the classifier sees")
     parser.add_argument("--network", default="cifar10", help="DiffAug's score network")
     parser.add_argument("--p", type=float, default=1.0, help="probability of transforming a sample with DiffAug")
+    parser.add_argument("--conditional", action="store_true", help="give the score network each image's label")
     parser.add_argument("--max-batch", type=int, help="largest batch the score network sees at once")
     parser.add_argument(
         "--diffaug-data",
@@ -81,10 +82,11 @@ def build_views(args: argparse.Namespace, prepared: bool) -> tuple[Views, ViewsL
     """The recipe's views and loss. Prepared DiffAug views come with the samples, so the recipe leaves DiffAug out."""
     clean, original = geometry(args.size)
     dtype = torch.float32 if args.mixed_precision == "no" else None
+    options = {"conditional": args.conditional, "max_batch": args.max_batch, "compile": args.compile}
     name = args.recipe.removesuffix("diffaug").rstrip("+") or "baseline" if prepared else args.recipe
     return recipe(
         name,
-        diffaug=DiffAug(args.network, p=args.p, max_batch=args.max_batch, dtype=dtype, compile=args.compile),
+        diffaug=DiffAug(args.network, p=args.p, dtype=dtype, **options),
         deepaugment=DeepAugment(args.deepaugment, weights=args.deepaugment_weights),
         clean=clean,
         original=original,

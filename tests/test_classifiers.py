@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from diffaug_transforms.classifiers import (
     EMBEDDED,
     NormalizedClassifier,
     build_model,
+    cifar_resnet,
     load_classifier,
     load_weights,
     save_classifier,
@@ -79,7 +81,10 @@ def test_torchvisions_models_and_a_last_layer_for_other_classes(monkeypatch):
     monkeypatch.setattr(models, "get_model", lambda name, weights: pretrained)
     last = pretrained.classifier[3].weight
     assert build_model("mobilenet_v3_small", 1000, pretrained=True).classifier[3].weight is last
-    model = build_model("mobilenet_v3_small", 4, pretrained=True)
+    with pytest.warns(
+        UserWarning, match="weights for 1000 classes, so its last layer for 4 classes has random weights"
+    ):
+        model = build_model("mobilenet_v3_small", 4, pretrained=True)
     assert model is pretrained
     assert model(torch.rand(2, 3, 32, 32)).shape == (2, 4)
 
@@ -87,6 +92,65 @@ def test_torchvisions_models_and_a_last_layer_for_other_classes(monkeypatch):
 def test_timms_models():
     pytest.importorskip("timm")
     assert build_model("timm/resnet10t", 5).eval()(torch.rand(1, 3, 32, 32)).shape == (1, 5)
+
+
+def test_a_pretrained_timm_model_without_a_head_for_the_classes_is_announced(monkeypatch):
+    timm = pytest.importorskip("timm")
+    made = timm.create_model("vit_tiny_patch16_224.augreg_in21k", num_classes=1000)  # as with pretrained=True, but for
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, num_classes: made)  # the download
+    name = "timm/vit_tiny_patch16_224.augreg_in21k"
+    with pytest.warns(UserWarning, match=f"{name} has pretrained weights for 21843 classes"):
+        assert build_model(name, 1000, pretrained=True) is made
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build_model(name, 21843, pretrained=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_classifier_in_its_own_dtype(dtype):
+    images = torch.rand(2, 3, 32, 32)
+    expected = small()(images)
+    logits = small().to(dtype)(images)
+    assert logits.dtype == dtype
+    torch.testing.assert_close(logits.float(), expected, rtol=0.05, atol=0.05)
+
+
+BAD_CALLS = [
+    (lambda: NormalizedClassifier("resnet18", MEAN, STD), "classifier must be a module .* Got 'resnet18'"),
+    (lambda: NormalizedClassifier(nn.Flatten(), MEAN, (0.2, 0.0, 0.5)), "std must be finite and above 0. Got 0.0"),
+    (lambda: NormalizedClassifier(nn.Flatten(), (0.5, float("nan"), 0.5), STD), "mean must be finite. Got nan"),
+    (lambda: NormalizedClassifier(nn.Flatten(), "imagenet", STD), "mean must be a number. Got 'imagenet'"),
+    (lambda: NormalizedClassifier(nn.Flatten(), MEAN, STD, classes="cat"), "classes must be names"),
+    (lambda: NormalizedClassifier(nn.Flatten(), MEAN, STD, size=32.0), "size must be an integer. Got 32.0"),
+    (lambda: NormalizedClassifier(nn.Flatten(), MEAN, STD)(torch.ones(1, 3, 4, 4).long()), "images must be uint8"),
+    (lambda: build_model(None, 10), "name must be a str. Got None"),
+    (lambda: build_model("resnet18", 0), "num_classes must be at least 1. Got 0"),
+    (lambda: build_model("resnet18", 10.0), "num_classes must be an integer. Got 10.0"),
+    (lambda: build_model("resnet18", 10, pretrained="DEFAULT"), "pretrained must be True or False. Got 'DEFAULT'"),
+    (lambda: cifar_resnet(width=0), "width must be at least 1. Got 0"),
+    (lambda: save_classifier(nn.Flatten(), "x", "resnet18"), "classifier must be a NormalizedClassifier. Got Flatten"),
+    (lambda: save_classifier(small(), None, "resnet18"), "folder must be a path. Got None"),
+    (lambda: load_weights(small(), 5), "path must be a path. Got 5"),
+    (lambda: load_classifier(None), "folder must be a path. Got None"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), BAD_CALLS, ids=range(len(BAD_CALLS)))
+def test_bad_arguments(call, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        call()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm/resnet18.a1_in1k"])
+def test_a_library_models_name_is_told_what_does_it(name):
+    with pytest.raises(OSError, match=rf"NormalizedClassifier\(build_model\('{name}', 1000, pretrained=True\)"):
+        load_classifier(name)
+
+
+def test_one_mean_for_all_channels():
+    images = torch.rand(2, 3, 4, 4)
+    one, three = (NormalizedClassifier(nn.Flatten(), *stats) for stats in ((0.5, 0.2), ([0.5] * 3, [0.2] * 3)))
+    assert torch.equal(one(images), three(images))
 
 
 def test_what_cannot_be_built_or_loaded(tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ LAYERS = (
     "deprecated",
     "arguments",
     "files",
+    "labels",
     "images",
     "figures",
     "classifiers",

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import as_path, check_flags, check_instance, shown
 from ..files import add_checksum
 from ..images import check_channels
 from ..score import Denoiser, ScoreNetwork
@@ -35,7 +36,7 @@ class NoisyClassifier(nn.Module):
         checkpointing: recompute the encoder's blocks in the backward pass: less memory, more time.
 
     Raises:
-        ValueError: an encoder of the other form, or another number of names than of classes.
+        ValueError, TypeError: an encoder of the other form, or another number of names than of classes.
 
     Example:
         >>> encoder = GuidanceEncoder(16, 3, 10, (32,), ("AttnDownBlock2D",), attention_head_dim=16)
@@ -47,6 +48,8 @@ class NoisyClassifier(nn.Module):
         self, encoder: GuidanceEncoder, *, classes: Sequence[str] | None = None, checkpointing: bool = False
     ) -> None:
         super().__init__()
+        check_instance("encoder", encoder, GuidanceEncoder)
+        check_flags(checkpointing=checkpointing)
         if encoder.config["denoised_input"]:
             raise ValueError("encoder must be of the noisy form. Got the denoise-augmented one")
         self.encoder = encoder
@@ -64,7 +67,7 @@ class NoisyClassifier(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder for ``load_guidance_classifier``: the encoder's safetensors, and JSON with the classes."""
-        write_folder(Path(folder), self.encoder, classes=self.classes)
+        write_folder(as_path("folder", folder), self.encoder, classes=self.classes)
 
 
 class DenoiseAugmentedClassifier(nn.Module):
@@ -105,6 +108,8 @@ class DenoiseAugmentedClassifier(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_instance("encoder", encoder, GuidanceEncoder)
+        check_flags(through_network=through_network, checkpointing=checkpointing)
         if not encoder.config["denoised_input"]:
             raise ValueError("encoder must be of the denoise-augmented form: encoder.with_denoised_input(). Got noisy")
         self.encoder = encoder
@@ -145,7 +150,7 @@ class DenoiseAugmentedClassifier(nn.Module):
         source = self.denoiser.source
         name = None if isinstance(source, ScoreNetwork) else str(source)
         options = {"classes": self.classes, "network": name, "through_network": self.through_network}
-        write_folder(Path(folder), self.encoder, **options)
+        write_folder(as_path("folder", folder), self.encoder, **options)
 
     def extra_repr(self) -> str:
         return f"through_network={self.through_network}"
@@ -173,6 +178,8 @@ def gradient_checkpointing(encoder: GuidanceEncoder, enabled: bool) -> Iterator[
 
 def _checked_names(classes: Sequence[str] | None, encoder: GuidanceEncoder) -> list[str] | None:
     number = encoder.config["num_classes"]
+    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes or ()):
+        raise TypeError(f"classes must be names, such as ('cat', 'dog'), or None. Got {shown(classes)}")
     if classes is not None and len(classes) != number:
         raise ValueError(f"classes must be {number} names, one per class. Got {len(classes)}")
     return None if classes is None else list(classes)

@@ -17,6 +17,18 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, get_down_block
 from torch import Tensor, nn
 
+from ..arguments import (
+    FLOATS,
+    INTEGERS,
+    as_integer,
+    as_number,
+    as_optional_integer,
+    check_flags,
+    check_generator,
+    check_tensor,
+    shown,
+)
+
 #: Initial standard deviation of the weights for the denoised image. The usual one for three channels is 0.11, so the
 #: outputs of a trained classifier change by about one percent.
 DENOISED_INPUT_STD = 1e-3
@@ -103,6 +115,17 @@ class GuidanceEncoder(ModelMixin, ConfigMixin):
         denoised_input: bool = False,
     ) -> None:
         super().__init__()
+        sizes = {"sample_size": sample_size, "in_channels": in_channels, "num_classes": num_classes}
+        sizes |= {"layers_per_block": layers_per_block, "attention_head_dim": attention_head_dim}
+        for name, value in {**sizes, "norm_num_groups": norm_num_groups}.items():
+            as_integer(name, value, 1)
+        as_optional_integer("model_channels", model_channels, 1)
+        as_number("dropout", dropout, at_least=0, below=1)
+        check_flags(denoised_input=denoised_input)
+        if not isinstance(block_out_channels, Sequence) or not block_out_channels:
+            raise TypeError(f"block_out_channels must be widths, one at least. Got {shown(block_out_channels)}")
+        for width in block_out_channels:
+            as_integer("block_out_channels", width, 1)
         first, last = block_out_channels[0], block_out_channels[-1]
         stride = 2 ** (len(block_out_channels) - 1)
         if len(down_block_types) != len(block_out_channels):
@@ -137,6 +160,8 @@ class GuidanceEncoder(ModelMixin, ConfigMixin):
         self.check_inputs(x_t, timesteps)
         if pred_x0 is None and self.config["denoised_input"]:
             raise ValueError("the denoise-augmented form needs pred_x0. Got None")
+        if pred_x0 is not None and pred_x0.shape != x_t.shape:
+            raise ValueError(f"pred_x0 must be like x_t, {tuple(x_t.shape)}. Got {tuple(pred_x0.shape)}")
         if pred_x0 is not None and not self.config["denoised_input"]:
             raise ValueError(f"the noisy form takes no pred_x0. Got one of shape {tuple(pred_x0.shape)}")
         if not len(x_t):
@@ -152,6 +177,8 @@ class GuidanceEncoder(ModelMixin, ConfigMixin):
 
     def check_inputs(self, x_t: Tensor, timesteps: Tensor) -> None:
         """Raise ValueError unless x_t is (B, C, H, W) with this network's channels and size, and timesteps (B,)."""
+        check_tensor("x_t", x_t, FLOATS, "a floating point tensor (B, C, H, W)")
+        check_tensor("timesteps", timesteps, INTEGERS, "an int64 tensor (B,), such as torch.tensor([500])")
         channels, size = self.config["in_channels"], self.config["sample_size"]
         if x_t.ndim != 4 or x_t.shape[1] != channels:
             raise ValueError(f"x_t must be (B, {channels}, {size}, {size}). Got shape {tuple(x_t.shape)}")
@@ -171,6 +198,7 @@ class GuidanceEncoder(ModelMixin, ConfigMixin):
             >>> noisy.with_denoised_input()(x_t, timesteps, x_t.clamp(-1, 1)).shape
             torch.Size([2, 10])
         """
+        check_generator(generator)
         if self.config["denoised_input"]:
             raise ValueError("the classifier must be of the noisy form. Got the denoise-augmented one")
         state = {name: tensor.clone() for name, tensor in self.state_dict().items()}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from ..images import as_labels, check_labels
+from ..arguments import as_number, check_classifier, check_instance
+from ..labels import as_labels, check_labels
 from ..score import NoiseSchedule
 from ..score.functional import ReverseStep, scales
 from ..score.sampling import Guide, Predict
@@ -51,10 +51,11 @@ def classifier_guide(
         >>> sample(network, torch.randn(2, 3, 32, 32), (0, 500, 999), guide=guide).shape
         torch.Size([2, 3, 32, 32])
     """
+    check_classifier(classifier)
+    check_instance("schedule", schedule, NoiseSchedule)
+    guidance_scale = as_number("guidance_scale", guidance_scale)
     # How many images there are is known at the first step.
     index = as_labels(labels, 0 if labels is None else torch.as_tensor(labels).numel(), "cpu")
-    if not math.isfinite(guidance_scale):
-        raise ValueError(f"guidance_scale must be finite. Got {guidance_scale}")
 
     def guide(x_t: Tensor, timesteps: Tensor, predict: Predict) -> ReverseStep:
         shift = guidance_scale * log_probability_gradient(classifier, x_t, timesteps, index)
@@ -82,6 +83,8 @@ def log_probability_gradient(
         logits = classifier(x_t, timesteps.clone()).float()
         if not logits.requires_grad:
             raise ValueError("classifier must let gradients pass to x_t. Got none")
+        if logits.ndim != 2 or len(logits) != len(x_t):
+            raise ValueError(f"classifier must return logits ({len(x_t)}, K). Got shape {tuple(logits.shape)}")
         index = check_labels(index, logits.shape[1]).clone().to(x_t.device)[:, None]
         (gradient,) = torch.autograd.grad(logits.log_softmax(1).gather(1, index).sum(), x_t)
     return gradient.float()

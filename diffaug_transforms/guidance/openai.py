@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..arguments import as_path
 from ..files import check_entries, integer, load_strictly, read_tensors, reading
 from ..images import ASSETS
 from ..score import Denoiser, ScoreNetwork
@@ -82,7 +83,8 @@ def load_guidance_classifier(
         torch.Size([2, 10])
         >>> classifier = load_guidance_classifier("256x256_classifier.pt")  # doctest: +SKIP
     """
-    path = ASSETS / "classifiers" / path if path in EMBEDDED else Path(path).expanduser()
+    path = as_path("path", path)
+    path = ASSETS / "classifiers" / path if str(path) in EMBEDDED else path.expanduser()
     if path.is_dir():
         return load_folder(path, network)
     if network is not None:

@@ -6,13 +6,14 @@ import hashlib
 import io
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import PIL.Image
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from ..arguments import as_integer, check_callable, check_instance
 from ..images import load_image
 from ..transforms import DeepAugment, DiffAug
 
@@ -25,6 +26,15 @@ class Seeds(NamedTuple):
 
     draw: int
     network: int
+
+
+def check_options(augment: Any, copies: Any, seed: Any, batch_size: Any, prepare: Any) -> None:
+    """ValueError or TypeError unless these are as ``augment_folder`` and ``augment_dataset`` take them."""
+    check_instance("augment", augment, (DiffAug, DeepAugment))
+    as_integer("copies", copies, 1)
+    as_integer("seed", seed, 0)
+    as_integer("batch_size", batch_size, 1)
+    check_callable("prepare", prepare, "a transform of PIL images")
 
 
 def copy_seed(seed: int, image: str, copy: int) -> tuple[int, float]:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from ..arguments import as_number, as_path
 from ..transforms import DeepAugment, DiffAug
-from .copies import Prepare, Seeds, augment_images, copy_seed, encode_image, read_image
+from .copies import Prepare, Seeds, augment_images, check_options, copy_seed, encode_image, read_image
 
 
 class Job(NamedTuple):
@@ -26,8 +27,8 @@ class Job(NamedTuple):
 
 
 def augment_folder(
-    source: Path,
-    target: Path,
+    source: str | Path,
+    target: str | Path,
     augment: DiffAug | DeepAugment,
     *,
     copies: int = 1,
@@ -57,16 +58,19 @@ def augment_folder(
         One line for each image that could not be read. All other images were written.
 
     Raises:
-        ValueError: copies below 1, or ``target`` inside ``source``. OSError: ``source`` is no folder with images.
+        ValueError, TypeError: an argument is not as above, or ``target`` is inside ``source``.
+        OSError: ``source`` is no folder with images.
 
     Example:
         >>> augment_folder(Path("train"), Path("train_diffaug"), DiffAug("cifar10"), copies=2)  # doctest: +SKIP
         []
     """
+    check_options(augment, copies, seed, batch_size, prepare)
+    redraw = as_number("redraw", redraw, at_least=0, at_most=1)
     # huggingface_hub brings tqdm, so it is no requirement of ours.
     from tqdm.auto import tqdm
 
-    jobs = list_jobs(source, target, copies, seed, redraw)
+    jobs = list_jobs(as_path("source", source), as_path("target", target), copies, seed, redraw)
     failures = set()
     progress = tqdm(total=len(jobs), unit="image", desc="diffaug augment")
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, progress as bar:
@@ -95,8 +99,6 @@ def list_jobs(source: Path, target: Path, copies: int, seed: int, redraw: float 
     networks. Copies that share a network are neighbours in the list. Copy 0 of all images is one such sequence, copy 1
     is another.
     """
-    if copies < 1:
-        raise ValueError(f"copies must be at least 1. Got {copies}")
     if not source.is_dir():
         raise OSError(f"SRC must be a folder of images. Got {source}")
     if target.resolve().is_relative_to(source.resolve()):

@@ -23,7 +23,8 @@ import PIL.Image
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from .copies import Prepare, Seeds, augment_images, copy_seed, encode_image, read_image
+from ..arguments import as_optional_integer, as_path
+from .copies import Prepare, Seeds, augment_images, check_options, copy_seed, encode_image, read_image
 
 #: Logical cores besides those of the workers: reading, writing and the filter of finished rows hold one each.
 SPARE_CORES = 3
@@ -69,10 +70,11 @@ def augment_dataset(
         >>> augment_dataset("s3://data/train", "s3://data/train_diffaug", DiffAug("cifar10"))  # doctest: +SKIP
         []
     """
-    for name, value in (("copies", copies), ("workers", workers)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1. Got {value}")
-    source, target = (path if "://" in path else os.path.abspath(path) for path in (source, target))
+    check_options(augment, copies, seed, batch_size, prepare)
+    workers = as_optional_integer("workers", workers, 1)
+    for name, path in (("source", source), ("target", target)):
+        as_path(name, path)
+    source, target = (path if "://" in path else os.path.abspath(path) for path in map(str, (source, target)))
     ray, started = start_ray(workers)
     try:
         rows, id_column, image_column = read_rows(ray, source)

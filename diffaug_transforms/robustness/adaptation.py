@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from ..arguments import as_integer, as_number, as_optional_integer, check_flags, check_generator
 from ..deprecated import renamed_attribute
 from ..images import check_channels, from_batch, to_batch
 from ..score import Denoiser, ScoreNetwork, diffuse, match_timesteps, space_timesteps, to_signed, to_unit
@@ -34,7 +35,7 @@ class DDA(nn.Module):
         start_timestep: in 1...T-1, rounded to the nearest of the respaced steps. None: the reference's 505 of 1000 at
             256 pixels, matched to the network's size and schedule (131 for the embedded 32-pixel network).
         num_steps: respaced steps over all of 0...T-1. Only those below the start are taken.
-        guidance_scale: 6 in the reference.
+        guidance_scale: at least 0; 6 in the reference.
         downscale: phi resizes by 1 / downscale and back, bicubic, antialiased; 4 in the reference.
         max_batch: largest batch that the network sees at once, each with draws of its own. None: the whole batch.
         dtype, compile, checkpointing: the Denoiser's, for a network that is not a Denoiser already.
@@ -42,8 +43,8 @@ class DDA(nn.Module):
         progress: show a progress bar over the steps.
 
     Raises:
-        ValueError: an argument out of range; images that are not as in ``forward``; a conditional network without null
-            class.
+        ValueError, TypeError: an argument out of range or of another kind; images that are not as in ``forward``; a
+            conditional network without null class.
 
     Example:
         >>> adapt = DDA("cifar10")
@@ -70,16 +71,12 @@ class DDA(nn.Module):
         progress: bool = False,
     ) -> None:
         super().__init__()
-        if start_timestep is not None and start_timestep < 1:
-            raise ValueError(f"start_timestep must be at least 1. Got {start_timestep}")
-        if num_steps < 2:
-            raise ValueError(f"num_steps must be at least 2. Got {num_steps}")
-        if downscale < 1:
-            raise ValueError(f"downscale must be at least 1. Got {downscale}")
-        self.start_timestep = start_timestep
-        self.num_steps = num_steps
-        self.guidance_scale = guidance_scale
-        self.downscale = downscale
+        check_generator(generator)
+        check_flags(progress=progress)
+        self.start_timestep = as_optional_integer("start_timestep", start_timestep, 1)
+        self.num_steps = as_integer("num_steps", num_steps, 2)
+        self.guidance_scale = as_number("guidance_scale", guidance_scale, at_least=0)
+        self.downscale = as_integer("downscale", downscale, 1)
         self.generator = generator
         self.progress = progress
         options: dict[str, Any] = {"max_batch": max_batch, "dtype": dtype, "compile": compile}
@@ -87,7 +84,7 @@ class DDA(nn.Module):
             options["differentiable"] = True
         self.denoiser = as_denoiser(network, checkpointing=checkpointing, **options)
         if isinstance(network, ScoreNetwork):
-            network.schedule.check_timesteps([start_timestep or 0])
+            network.schedule.check_timesteps([self.start_timestep or 0])
 
     @property
     def network(self) -> ScoreNetwork:
@@ -123,12 +120,17 @@ class DDA(nn.Module):
                 in their order. H' and W' are H and W padded to the network's strides. None: drawn.
         """
         # Gradients cannot be had of tensors made in inference mode, hence the clone outside of it.
-        with torch.inference_mode(False), torch.no_grad():
+        # No autocast either: it would reach the backward pass of the guide.
+        no_autocast = torch.autocast(images.device.type, enabled=False)
+        with torch.inference_mode(False), torch.no_grad(), no_autocast:
             network = self.denoiser.ready(images.device)
             check_channels(images, network.in_channels)
             self.denoiser.warn_of_size(images, stacklevel=3)
             *steps, start = self.timesteps
             reference = reflect_pad_to_multiple(to_signed(images.clone()), network.stride)
+            wanted = (len(steps), *reference.shape)
+            if noise is not None and noise.shape != wanted:
+                raise ValueError(f"noise must have the shape {wanted}. Got {tuple(noise.shape)}")
             draws = iter(noise.clone()) if noise is not None else draw_like(reference, self.generator)
             t = torch.full((len(images),), start, device=images.device)
             x_t = diffuse(reference, t, next(draws), network.schedule)

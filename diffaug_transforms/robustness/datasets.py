@@ -25,6 +25,7 @@ from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from ..arguments import as_integer, as_path, check_callable, check_choice, check_instance, shown
 from ..images import ASSETS
 from .corruptions import check_corruption, check_severity, corrupt
 
@@ -67,7 +68,9 @@ def load_cifar10_c(folder: str | Path, corruption: str, severity: int) -> Datase
         (10000, torch.Size([3, 32, 32]), 3)
     """
     check_severity(severity)
-    path, labels_path = Path(folder) / f"{corruption}.npy", Path(folder) / "labels.npy"
+    check_instance("corruption", corruption, str)
+    folder = as_path("folder", folder)
+    path, labels_path = folder / f"{corruption}.npy", folder / "labels.npy"
     images, labels = _open_array(path), _open_array(labels_path)
     if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or not len(images) or len(images) % 5:
         raise ValueError(f"{path} must be uint8 (5 N, 32, 32, 3). Got {images.dtype} {images.shape}")
@@ -123,13 +126,13 @@ def load_imagenet_set(
         >>> for images, targets in loader:  # doctest: +SKIP
         ...     right = correct(classifier(images / 255), targets, candidate_classes("imagenet-r"))
     """
-    if name not in IMAGENET_SETS:
-        raise ValueError(f"name must be one of {', '.join(IMAGENET_SETS)}. Got {name!r}")
+    check_choice("name", name, IMAGENET_SETS)
+    check_callable("transform", transform, "a transform of PIL images")
     if transform is None:
         crop = v2.CenterCrop(224)
         transform = crop if name == "imagenet-c" else v2.Compose([v2.Resize(256, antialias=True), crop])
     targets = folder_targets(name)
-    roots = _find_roots(name, Path(folder), corruption, severity)
+    roots = _find_roots(name, as_path("folder", folder), corruption, severity)
     parts = []
     for root in roots:
         classes = [path.name for path in root.iterdir() if path.is_dir() and path.name[0] != "."]
@@ -156,7 +159,7 @@ def load_image_folder(folder: str | Path, size: int, *, resize: int | None = Non
 
     Raises:
         OSError: the folder is missing or holds no images, or an image that is read is broken.
-        ValueError: a size is not a positive integer, or ``resize`` is below ``size``.
+        ValueError, TypeError: a size is not a positive integer, or ``resize`` is below ``size``.
 
     Example:
         >>> data = load_image_folder("data/textures", 224, resize=256)  # doctest: +SKIP
@@ -165,12 +168,10 @@ def load_image_folder(folder: str | Path, size: int, *, resize: int | None = Non
         (torch.Size([3, 224, 224]), -1)
     """
     resize = size if resize is None else resize
-    for name, value in (("size", size), ("resize", resize)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1. Got {value!r}")
+    size, resize = as_integer("size", size, 1), as_integer("resize", resize, 1)
     if resize < size:
         raise ValueError(f"resize must be at least the size, {size}. Got {resize}")
-    folder = Path(folder)
+    folder = as_path("folder", folder)
     if not folder.is_dir():
         raise OSError(f"there is no folder {folder}")
     data = _ImageFiles(folder, {".": -1}, v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(size)]))
@@ -208,13 +209,12 @@ class Corrupted(Dataset[Item]):
         self, dataset: Dataset[Item], corruption: str, severity: int, *, corruption_set: str, seed: int = 0
     ) -> None:
         check_corruption(corruption, severity, corruption_set)
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"seed must be an integer of at least 0. Got {seed!r}")
+        check_dataset(dataset)
         self.dataset = dataset
         self.corruption = corruption
         self.severity = severity
         self.corruption_set = corruption_set
-        self.seed = seed
+        self.seed = as_integer("seed", seed, 0)
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
@@ -237,10 +237,16 @@ def random_subset(dataset: Dataset[Item], number: int, seed: int = 0) -> Subset[
         >>> random_subset(range(10), 3).indices
         [4, 1, 7]
     """
-    if number < 1:
-        raise ValueError(f"number must be at least 1. Got {number}")
+    check_dataset(dataset)
+    number, seed = as_integer("number", number, 1), as_integer("seed", seed, 0)
     length: int = len(dataset)  # type: ignore[arg-type]
     return Subset(dataset, torch.randperm(length, generator=torch.Generator().manual_seed(seed))[:number].tolist())
+
+
+def check_dataset(dataset: Any) -> None:
+    """TypeError unless it has a length and items."""
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise TypeError(f"dataset must have a length and items by index. Got {shown(dataset)}")
 
 
 def candidate_classes(name: str) -> tuple[int, ...] | None:

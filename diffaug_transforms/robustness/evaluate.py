@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import check_instance, shown
 from .corruptions import CORRUPTIONS
 
 Errors = Mapping[str, float | Sequence[float]]
@@ -57,15 +58,23 @@ def correct(logits: Tensor, targets: Tensor, candidates: Sequence[int] | None = 
         >>> correct(logits, torch.tensor([[0, 1], [2, -1]]), candidates=(0, 2))
         tensor([ True, False])
     """
+    for name, tensor in (("logits", logits), ("targets", targets)):
+        check_instance(name, tensor, Tensor)
     if logits.ndim != 2:
         raise ValueError(f"logits must be (B, K). Got shape {tuple(logits.shape)}")
     number, num_classes = logits.shape
     if targets.ndim not in (1, 2) or len(targets) != number:
         raise ValueError(f"targets must be ({number},) or ({number}, M). Got shape {tuple(targets.shape)}")
     classes = torch.as_tensor(range(num_classes) if candidates is None else candidates, device=logits.device)
-    for name, values in (("targets", targets), ("candidates", classes)):
+    if classes.ndim != 1 or not len(classes):
+        raise ValueError(f"candidates must be classes, one at least. Got {shown(candidates)}")
+    for name, values, lowest in (("targets", targets, -1), ("candidates", classes, 0)):
+        if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+            raise TypeError(f"{name} must be integers. Got {values.dtype}")
         if values.numel() and values.max() >= num_classes:
             raise ValueError(f"{name} must be below the {num_classes} classes of the logits. Got {int(values.max())}")
+        if values.numel() and values.min() < lowest:
+            raise ValueError(f"{name} must be at least {lowest}. Got {int(values.min())}")
     predicted = classes[logits[:, classes].argmax(1)]
     targets = targets[:, None] if targets.ndim == 1 else targets
     return (targets.to(logits.device) == predicted[:, None]).any(1)
@@ -102,11 +111,15 @@ def mean_corruption_error(errors: Errors, baseline: str | Errors = "alexnet") ->
 
 def _mean_over_severities(name: str, errors: Errors) -> dict[str, float]:
     """The mean error of each of the 15 corruptions."""
+    check_instance(name, errors, Mapping)
     if missing := [corruption for corruption in CORRUPTIONS if corruption not in errors]:
         raise ValueError(f"{name} must hold all 15 corruptions. Got none for {', '.join(missing)}")
     means = {}
     for corruption in CORRUPTIONS:
-        values = np.asarray(errors[corruption], dtype=np.float64)
+        try:
+            values = np.asarray(errors[corruption], dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{name} must be numbers. Got {shown(errors[corruption])} for {corruption}") from error
         if values.shape not in ((), (5,)):
             raise ValueError(f"{name} must be a mean or 5 values. Got shape {values.shape} for {corruption}")
         if not ((values >= 0) & (values <= 1)).all():

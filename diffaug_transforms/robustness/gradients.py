@@ -7,8 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..arguments import check_callable, check_choice, check_classifier, check_flags, check_instance
+from ..classifiers import logits_of
 from ..deprecated import warn_renamed
-from ..images import as_labels, to_batch
+from ..images import to_batch
+from ..labels import as_labels
 
 OUTPUTS = ("log_probability", "logit")
 
@@ -50,17 +53,20 @@ def input_gradient(
     if through is not None:
         warn_renamed("input_gradient(through=...)", "input_gradient(denoiser=...)")
         denoiser = through
-    if output not in OUTPUTS:
-        raise ValueError(f"output must be one of {OUTPUTS}. Got {output!r}")
+    check_classifier(classifier)
+    check_callable("denoiser", denoiser, "a function of images")
+    check_choice("output", output, OUTPUTS)
     with torch.inference_mode(False), torch.enable_grad():
         batch = to_batch(images).detach().clone().requires_grad_()
         denoised = batch if denoiser is None else denoiser(batch)
         if not denoised.requires_grad:
             raise ValueError("denoiser must let gradients pass, as DiffAug(differentiable=True) does. Got none")
-        logits = classifier(denoised)
+        logits = logits_of(classifier, lambda image: image, denoised)
+        if logits.ndim != 2 or len(logits) != len(batch):
+            raise ValueError(f"classifier must return logits ({len(batch)}, K). Got shape {tuple(logits.shape)}")
         # The copy is needed because autograd cannot keep a tensor from inference mode.
         index = as_labels(labels, len(batch), "cpu", logits.shape[1]).to(batch.device, copy=True)
-        outputs = logits.float().log_softmax(1) if output == "log_probability" else logits.float()
+        outputs = logits.log_softmax(1) if output == "log_probability" else logits
         (gradient,) = torch.autograd.grad(outputs.gather(1, index[:, None]).sum(), batch)
     return gradient
 
@@ -85,6 +91,9 @@ def gradient_alignment(images: Tensor, gradients: Tensor, *, cosine: bool = Fals
         >>> gradient_alignment(image, gradient), gradient_alignment(image, gradient, cosine=True)
         (tensor([4.]), tensor([0.8000]))
     """
+    check_flags(cosine=cosine)
+    for name, value in (("images", images), ("gradients", gradients)):
+        check_instance(name, value, Tensor)
     if images.shape != gradients.shape:
         raise ValueError(f"gradients must be like images, {tuple(images.shape)}. Got {tuple(gradients.shape)}")
     x, g = images.float().flatten(1), gradients.float().flatten(1)

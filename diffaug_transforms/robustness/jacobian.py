@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.torch_version import TorchVersion
 
-from ..arguments import as_optional_integer
+from ..arguments import as_integer, as_optional_integer, check_generator, check_instance
 from ..score import ScoreNetwork
 from ..score.functional import prediction_to_x0, scales
 
@@ -64,7 +64,9 @@ def jacobian_vector_product(
         >>> jacobian_vector_product(network, x_t, timesteps, torch.randn(2, 3, 32, 32)).shape
         torch.Size([2, 3, 32, 32])
     """
-    _check_shapes(network, x_t, vectors)
+    check_inputs(network, x_t, timesteps, vectors, labels)
+    if not len(x_t):
+        return x_t.float()
     # Forward mode accepts no expanded tensors, and attention's fast kernels do not support it.
     x, v = x_t.float().contiguous(), vectors.float().contiguous()
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
@@ -98,7 +100,9 @@ def vector_jacobian_product(
         >>> vector_jacobian_product(network, x_t, timesteps, torch.randn(2, 3, 32, 32)).shape
         torch.Size([2, 3, 32, 32])
     """
-    _check_shapes(network, x_t, vectors)
+    check_inputs(network, x_t, timesteps, vectors, labels)
+    if not len(x_t):
+        return x_t.float()
     with torch.inference_mode(False), torch.enable_grad():
         x = x_t.detach().float().clone().requires_grad_()
         (vjp,) = torch.autograd.grad(_pred_x0(network, timesteps, labels)(x), x, vectors.float().clone())
@@ -160,12 +164,14 @@ def leading_directions(
         >>> values.shape, directions.shape
         (torch.Size([2]), torch.Size([2, 3, 32, 32]))
     """
+    check_instance("network", network, ScoreNetwork)
+    check_instance("x_t", x_t, Tensor)
     if x_t.ndim != 3:
         raise ValueError(f"x_t must be one noisy image, (C, H, W). Got shape {tuple(x_t.shape)}")
-    if not 1 <= k <= x_t.numel():
-        raise ValueError(f"k must be in 1...{x_t.numel()}. Got {k}")
-    if iterations < 1:
-        raise ValueError(f"iterations must be at least 1. Got {iterations}")
+    k = as_integer("k", k, 1, x_t.numel())
+    iterations = as_integer("iterations", iterations, 1)
+    timestep = as_integer("timestep", timestep, 0, network.num_timesteps - 1)
+    check_generator(generator)
     max_batch = as_optional_integer("max_batch", max_batch, 1)
     width = min(k + OVERSAMPLING, x_t.numel())
 
@@ -190,8 +196,6 @@ def leading_directions(
 
 
 def _pred_x0(network: ScoreNetwork, timesteps: Tensor, labels: Tensor | None) -> Callable[[Tensor], Tensor]:
-    network.check(timesteps, labels)  # here, because values cannot be read inside torch.func
-
     def pred_x0(x_t: Tensor) -> Tensor:
         prediction, _ = network.predict(x_t, timesteps, labels)
         return prediction_to_x0(prediction, x_t, timesteps, network.schedule, network.prediction_type)
@@ -199,9 +203,10 @@ def _pred_x0(network: ScoreNetwork, timesteps: Tensor, labels: Tensor | None) ->
     return pred_x0
 
 
-def _check_shapes(network: ScoreNetwork, x_t: Tensor, vectors: Tensor) -> None:
-    if x_t.ndim != 4 or any(side % network.stride for side in x_t.shape[-2:]):
-        wanted = f"(B, C, H, W), H and W divisible by {network.stride}"
-        raise ValueError(f"x_t must be {wanted}. Got shape {tuple(x_t.shape)}")
+def check_inputs(network: ScoreNetwork, x_t: Tensor, timesteps: Tensor, vectors: Tensor, labels: Tensor | None) -> None:
+    """ValueError or TypeError unless all is as ``jacobian_vector_product`` takes it."""
+    check_instance("network", network, ScoreNetwork)
+    network.check(timesteps, labels, x_t)  # here, because values cannot be read inside torch.func
+    check_instance("vectors", vectors, Tensor)
     if vectors.shape != x_t.shape:
         raise ValueError(f"vectors must be like x_t, {tuple(x_t.shape)}. Got {tuple(vectors.shape)}")

@@ -2,14 +2,18 @@
 
     images --classifier--> features (B, n) --rule--> shaped features --last layer--> logits --confidence--> -ood_score
 
-The rules and their percentiles are those of OpenOOD (github.com/Jingkang50/OpenOOD). Features are pooled and at least
-0, as after a ReLU. Each image's features are shaped independently of the other images. The metrics at the end tell how
-well scores separate images out of distribution (OOD) from images in distribution (ID).
+The rules and their percentiles are those of OpenOOD (github.com/Jingkang50/OpenOOD). All but ``msp`` are made for
+pooled features that are at least 0, as after a ReLU. Behind a LayerNorm (vision transformers, ConvNeXt) features are
+negative too and sum to about 0, so sums, largest shares and clipping tell nothing there. Each image's features are
+shaped independently of the other images. The metrics at the end tell how well scores separate images out of
+distribution (OOD) from images in distribution (ID).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..arguments import Normalize, as_normalize
+from ..arguments import Normalize, as_normalize, as_number, check_choice, check_instance, shown
+from ..classifiers import logits_of
 from ..images import to_batch
 
 Scores = Tensor | np.ndarray | Sequence[float]
@@ -63,7 +68,7 @@ def scale(features: Tensor, percentile: float = 85) -> Tensor:
 def _largest(features: Tensor, percentile: float) -> Tensor:
     """The indices of each row's k largest features, (B, k)."""
     n = features.shape[1]
-    k = n - round(n * percentile / 100)
+    k = n - round(n * as_number("percentile", percentile, at_least=0, at_most=100) / 100)
     if k < 1:
         raise ValueError(f"percentile must leave at least one of the {n} features. Got {percentile}")
     return features.topk(k, dim=1).indices
@@ -95,6 +100,9 @@ class Method:
     fitted: bool = False
 
 
+#: How far the logits may be from the last layer's answer to the pooled features, as a share of the largest logit. TF32
+#: and the order of sums account for less. Half a classifier (distilled DeiT) or a ReLU behind the layer is off by more.
+TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-2, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 #: The percentiles are those of OpenOOD's configuration files.
 METHODS = {
     "msp": Method(lambda features, percentile: features, max_softmax, None),
@@ -119,13 +127,17 @@ class OODDetector(nn.Module):
         classifier: any module from normalised images (B, C, H, W) to logits (B, K), in eval mode.
         layer: the name of its last layer, linear or a 1x1 convolution, as in ``named_modules()``: ``fc`` for
             torchvision's resnet50, ``model.8`` for the embedded classifiers. None means the last linear layer. Feature
-            maps (B, n, H, W) in front of the layer are averaged over H and W.
-        method: one of ``OOD_METHODS``. ``ash-b`` is what OpenOOD calls ASH. ``react`` needs ``fit``.
+            maps (B, n, H, W) in front of the layer are averaged over H and W. The layer must give the classifier's own
+            logits for these features. Classifiers with two heads (distilled DeiT, EfficientFormer, VOLO) or with a
+            step behind the layer (SqueezeNet) are refused at the call.
+        method: one of ``OOD_METHODS``. ``ash-b`` is what OpenOOD calls ASH. ``react`` needs ``fit``. Use ``msp`` for
+            classifiers with a LayerNorm in front of the layer: the other methods warn once if features are negative.
         percentile: in [0, 100]. None means OpenOOD's: 85 for ``scale``, 90 for the others. ``msp`` has none.
         normalize: as for ``DiffAugEnsemble``.
 
     Raises:
-        ValueError: an argument is not as above, the layer is not the last, or images are not as in ``forward``.
+        ValueError, TypeError: an argument is not as above, the layer does not give the classifier's logits, or images
+            are not as in ``forward``.
 
     Example:
         >>> hidden, head = torch.nn.Linear(3 * 16 * 16, 20), torch.nn.Linear(20, 5)
@@ -147,6 +159,8 @@ class OODDetector(nn.Module):
         normalize: Normalize = None,
     ) -> None:
         super().__init__()
+        check_instance("classifier", classifier, nn.Module)
+        check_choice("method", method, METHODS)
         self.classifier = classifier
         self.normalize = as_normalize(normalize)
         self.layer = last_linear(classifier) if layer is None else layer
@@ -154,33 +168,39 @@ class OODDetector(nn.Module):
             last = ", ".join(_linear_layers(classifier)[-3:]) or "none"
             message = f"layer must name the classifier's last layer; its last linear ones: {last}"
             raise ValueError(f"{message}. Got {layer!r}")
-        if method not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(OOD_METHODS)}. Got {method!r}")
         if percentile is not None and METHODS[method].percentile is None:
             raise ValueError(f"{method} takes no percentile. Got {percentile}")
-        if percentile is not None and not 0 <= percentile <= 100:
-            raise ValueError(f"percentile must be in [0, 100]. Got {percentile}")
+        if percentile is not None:
+            percentile = as_number("percentile", percentile, at_least=0, at_most=100)
         self.method = method
         self.percentile: Any = METHODS[method].percentile if percentile is None else percentile
         # ReAct's threshold. It is a buffer, so it is saved with the module. NaN means that it is not fitted.
         self.register_buffer("threshold", torch.tensor(float("nan")))
+        self._warned = False
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores (B,), float32, for images (B, C, H, W), uint8 or in [0, 1]."""
-        return self.score(self.features(images))
+        """Scores (B,), float32, for images (B, C, H, W), uint8 or in [0, 1].
+
+        Scores and features carry gradients only if ``images`` require them.
+        """
+        with _gradients_for(images):
+            return self.score(self.features(images))
 
     def features(self, images: Tensor) -> Tensor:
         """Pooled penultimate features (B, n) of images as in ``forward``. They do not depend on the method."""
         calls: list[tuple[Tensor, Tensor]] = []
         layer = self.classifier.get_submodule(self.layer)
-        with layer.register_forward_hook(lambda _, inputs, output: calls.append((inputs[0], output))):
-            logits = self.classifier(self.normalize(to_batch(images)))
+        hook = layer.register_forward_hook(lambda _, inputs, output: calls.append((inputs[0], output)))
+        with hook, _gradients_for(images):
+            logits = logits_of(self.classifier, self.normalize, to_batch(images))
         shapes = [tuple(output.shape) for _, output in calls]
         if len(shapes) != 1 or shapes[0][:2] != logits.shape:
             made = f"Got {self.layer!r}, which makes {shapes}, and logits {tuple(logits.shape)}"
             raise ValueError(f"layer must be the classifier's last, called once for a batch. {made}")
-        features = calls[0][0]
-        return features.mean((2, 3)) if features.ndim == 4 else features
+        features, output = calls[0]
+        features = features.mean((2, 3)) if features.ndim == 4 else features
+        self._check_logits(logits, features.detach(), TOLERANCE.get(output.dtype, 1e-2))
+        return features
 
     def score(self, features: Tensor) -> Tensor:
         """Scores (B,), float32, for pooled features (B, n). ValueError if ``react`` is not fitted."""
@@ -188,10 +208,48 @@ class OODDetector(nn.Module):
         amount = float(self.threshold) if method.fitted else self.percentile
         if method.fitted and np.isnan(amount):
             raise ValueError(f"{self.method} must be fitted to in-distribution images: call fit. Got no threshold")
-        shaped = method.shape(features.float(), amount).to(features.dtype)
+        _check_features(features)
+        self._warn_of_negative(features)
+        with _gradients_for(features):
+            return -method.confidence(self._logits(method.shape(features.float(), amount)))
+
+    def _logits(self, features: Tensor) -> Tensor:
+        """What the last layer makes of pooled features, float32 (B, K)."""
         layer = self.classifier.get_submodule(self.layer)
-        logits = layer(shaped[..., None, None] if isinstance(layer, nn.Conv2d) else shaped)
-        return -method.confidence(logits.flatten(1).float())
+        inputs = features[..., None, None] if isinstance(layer, nn.Conv2d) else features
+        return logits_of(layer, lambda image: image, inputs).flatten(1)
+
+    @torch.no_grad()
+    def _check_logits(self, logits: Tensor, features: Tensor, tolerance: float) -> None:
+        """ValueError unless the last layer gives the classifier's own logits for the pooled features."""
+        if not len(logits):
+            return
+        if not logits.isfinite().all():
+            raise ValueError("classifier must return finite logits. Got NaN or infinite values")
+        own = self._logits(features)
+        off = (
+            float((own - logits).abs().max() / logits.abs().max().clamp(min=1e-12)) if own.shape == logits.shape else 1
+        )
+        if off > tolerance:
+            raise ValueError(
+                "layer must give the classifier's own logits for its pooled features. "
+                f"Got {self.layer!r}, whose answer is off by {off:.0%} of the largest logit: the classifier has a "
+                "second head, or a step behind this layer"
+            )
+
+    def _warn_of_negative(self, features: Tensor) -> None:
+        """One warning, the first time that a method for features of at least 0 gets negative ones."""
+        if self._warned or self.method == "msp" or not features.numel():
+            return
+        lowest = float(features.detach().min())
+        if lowest >= 0:
+            return
+        self._warned = True
+        warnings.warn(
+            f"{self.method} is made for features of at least 0, as behind a ReLU, and this classifier's go down to "
+            f'{lowest:.3g}, as behind a LayerNorm or a SiLU: use method="msp"',
+            stacklevel=3,
+        )
 
     @torch.no_grad()
     def fit(self, data: Tensor | Iterable[Any]) -> OODDetector:
@@ -208,22 +266,44 @@ class OODDetector(nn.Module):
         """
         if not METHODS[self.method].fitted:
             return self
+        if isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Iterable):
+            raise TypeError(
+                f"data must be features, images, or batches of images such as a DataLoader. Got {shown(data)}"
+            )
         if isinstance(data, Tensor) and data.ndim == 2:
             features = data
         else:
-            device = next(self.classifier.parameters()).device
             batches = [data] if isinstance(data, Tensor) else data
-            images = (batch[0] if isinstance(batch, (tuple, list)) else batch for batch in batches)
-            parts = [self.features(batch.to(device)).cpu() for batch in images]
+            parts = [self._batch_features(batch).cpu() for batch in batches]
             features = torch.cat(parts) if parts else torch.empty(0, 0)
+        _check_features(features)
         if not features.numel() or not features.isfinite().all():
             raise ValueError(f"fit needs finite features of at least one image. Got shape {tuple(features.shape)}")
         # torch.quantile refuses more than 16 million values, so NumPy computes the percentile.
         self.threshold.fill_(float(np.percentile(features.float().cpu().numpy(), self.percentile)))
         return self
 
+    def _batch_features(self, batch: Any) -> Tensor:
+        """The features of one of ``fit``'s batches, on the classifier's device."""
+        images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+        if not isinstance(images, Tensor):
+            raise TypeError(f"data's batches must be images, or (images, labels). Got {shown(batch)}")
+        weight = next(self.classifier.parameters(), images)
+        return self.features(images.to(weight.device))
+
     def extra_repr(self) -> str:
         return f"layer={self.layer!r}, method={self.method!r}, percentile={self.percentile}"
+
+
+def _gradients_for(inputs: Any) -> AbstractContextManager[Any]:
+    """Gradients are computed only if they were asked for: if the inputs require them."""
+    return torch.set_grad_enabled(torch.is_grad_enabled() and getattr(inputs, "requires_grad", False))
+
+
+def _check_features(features: Any) -> None:
+    check_instance("features", features, Tensor)
+    if features.ndim != 2 or not features.is_floating_point():
+        raise ValueError(f"features must be floating point (N, n). Got {features.dtype} {tuple(features.shape)}")
 
 
 def last_linear(classifier: nn.Module) -> str:
@@ -296,7 +376,10 @@ def aupr(id_scores: Scores, ood_scores: Scores) -> float:
 def _check_scores(id_scores: Scores, ood_scores: Scores) -> list[np.ndarray]:
     arrays = []
     for name, scores in (("id_scores", id_scores), ("ood_scores", ood_scores)):
-        array = np.asarray(scores.detach().cpu().double() if isinstance(scores, Tensor) else scores, dtype=np.float64)
+        try:
+            array = np.asarray(scores.detach().cpu().double() if isinstance(scores, Tensor) else scores, np.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{name} must be numbers. Got {shown(scores)}") from error
         if array.ndim != 1 or not len(array):
             raise ValueError(f"{name} must be (N,), N at least 1. Got shape {array.shape}")
         if np.isnan(array).any():

@@ -8,7 +8,6 @@ The votes of many draws give a class and its radius: ``certify_votes``, ``predic
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import NormalDist
@@ -18,7 +17,18 @@ import PIL.Image
 import torch
 from torch import Tensor, nn
 
-from ..arguments import Normalize, as_normalize
+from ..arguments import (
+    Normalize,
+    as_integer,
+    as_normalize,
+    as_number,
+    as_optional_integer,
+    check_classifier,
+    check_flags,
+    check_generator,
+    check_instance,
+)
+from ..classifiers import logits_of
 from ..deprecated import renamed_attribute
 from ..images import to_batch
 from ..score import Denoiser, NoiseSchedule, ScoreNetwork
@@ -87,13 +97,15 @@ class DenoisedSmoothing(nn.Module):
         progress: bool = False,
     ) -> None:
         super().__init__()
-        if not 0 < sigma < math.inf:
-            raise ValueError(f"sigma must be finite and above 0. Got {sigma}")
+        check_classifier(classifier)
+        check_generator(generator)
+        check_flags(progress=progress)
         self.classifier = classifier
         self.normalize = as_normalize(normalize)
-        self.sigma = sigma
+        self.sigma = as_number("sigma", sigma, above=0)
         self.progress = progress
         self.generator = generator
+        max_batch = as_optional_integer("max_batch", max_batch, 1)
         if isinstance(network, Denoiser):
             max_batch = None  # its own
         self.denoiser = as_denoiser(
@@ -108,7 +120,7 @@ class DenoisedSmoothing(nn.Module):
         return find_timestep(self.denoiser.network.schedule, self.sigma)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K) for ONE draw per image, for images uint8 or in [0, 1], (B, C, H, W).
+        """Logits (B, K), float32, for ONE draw per image, for images uint8 or in [0, 1], (B, C, H, W).
 
         The output is random: use it for training or attacks. Use ``predict`` for the smoothed classifier's decision.
         """
@@ -116,10 +128,10 @@ class DenoisedSmoothing(nn.Module):
         return self.classify(batch, next(draw_like(batch, self.generator)))
 
     def classify(self, images: Tensor, noise: Tensor) -> Tensor:
-        """Logits (B, K) for images, float32 (B, C, H, W) in [0, 1], and standard normal noise of the same shape."""
+        """Float32 logits (B, K) of images, float32 (B, C, H, W) in [0, 1], with standard normal noise of that shape."""
         views = self.denoise(images, noise)
         parts = views.split(self.denoiser.max_batch or max(len(views), 1))
-        return torch.cat([self.classifier(self.normalize(part)) for part in parts])
+        return torch.cat([logits_of(self.classifier, self.normalize, part) for part in parts])
 
     def denoise(self, images: Tensor, noise: Tensor) -> Tensor:
         """Denoised images in [0, 1] of ``images + sigma * noise``; the arguments are those of ``classify``."""
@@ -160,7 +172,7 @@ class DenoisedSmoothing(nn.Module):
 
     def draw_noise(self, image: Tensor | PIL.Image.Image, n: int) -> Iterator[Tensor]:
         """Noise for ``n`` draws of one image, in parts (at most max_batch, C, H, W)."""
-        batch = self._as_batch(image)
+        batch, n = self._as_batch(image), as_integer("n", n, 1)
         size = self.denoiser.max_batch or n
         starts: Any = range(0, n, size)
         if self.progress:
@@ -202,7 +214,7 @@ class DenoisedSmoothing(nn.Module):
 
 def find_timestep(schedule: NoiseSchedule, sigma: float) -> int:
     """The schedule's timestep for noise ``sigma`` on [0, 1] pixels. ValueError if its noise never reaches that."""
-    last = float(schedule.sigmas[-1]) / 2
+    last, sigma = float(schedule.sigmas[-1]) / 2, as_number("sigma", sigma, above=0)
     if sigma > last:
         raise ValueError(f"sigma must be at most {last:.4g}, half of the schedule's last. Got {sigma}")
     return schedule.timestep_for_sigma(2 * sigma)
@@ -211,10 +223,8 @@ def find_timestep(schedule: NoiseSchedule, sigma: float) -> int:
 def _check_draws(failure_probability: float, **numbers: int) -> None:
     import_stats()  # fail before the expensive sampling if SciPy is missing
     for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1. Got {number}")
-    if not 0 < failure_probability < 1:
-        raise ValueError(f"failure_probability must be in (0, 1). Got {failure_probability}")
+        as_integer(name, number, 1)
+    as_number("failure_probability", failure_probability, above=0, below=1)
 
 
 def certify_votes(prediction: int, count: int, n: int, sigma: float, failure_probability: float) -> Certificate:
@@ -228,6 +238,8 @@ def certify_votes(prediction: int, count: int, n: int, sigma: float, failure_pro
         >>> prediction, round(radius, 3)
         (3, 0.989)
     """
+    as_integer("prediction", prediction, 0)
+    as_number("sigma", sigma, above=0)
     probability = lower_confidence_bound(count, n, failure_probability)
     if probability < 0.5:
         return Certificate(ABSTAIN, 0.0)
@@ -240,6 +252,10 @@ def predict_votes(votes: Tensor, failure_probability: float) -> int:
     A two-sided binomial test of the first two classes must reject, at level ``failure_probability``, that a vote for
     one of them goes to either with probability 1/2.
     """
+    as_number("failure_probability", failure_probability, above=0, below=1)
+    check_instance("votes", votes, Tensor)
+    if votes.ndim != 1 or len(votes) < 2 or votes.is_floating_point() or int(votes.sum()) < 1:
+        raise ValueError(f"votes must be counts of at least 2 classes and 1 draw, int (K,). Got {votes}")
     test = import_stats().binomtest
     most, classes = votes.topk(2)
     first, both = int(most[0]), int(most.sum())
@@ -252,6 +268,9 @@ def lower_confidence_bound(count: int, n: int, failure_probability: float) -> fl
     The bound exceeds the true probability with probability of at most ``failure_probability``. For n successes in n
     draws it is failure_probability^(1/n).
     """
+    n = as_integer("n", n, 1)
+    count = as_integer("count", count, 0, n)
+    as_number("failure_probability", failure_probability, above=0, below=1)
     test = import_stats().binomtest(count, n, alternative="greater")
     return float(test.proportion_ci(1 - failure_probability, "exact").low)
 

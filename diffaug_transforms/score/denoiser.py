@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from ..arguments import as_optional_integer, check_dtype, check_flags, shown
 from ..deprecated import warn_renamed
-from ..images import as_labels, check_labels
+from ..images import check_channels
+from ..labels import as_labels
 from .functional import diffuse, prediction_to_x0, reflect_pad_to_multiple, to_signed, to_unit
 from .hub import load_score_network
 from .network import ScoreNetwork
@@ -163,15 +164,13 @@ class Denoiser(nn.Module):
     def forward(self, images: Tensor, timesteps: Tensor, noise: Tensor, labels: Any = None) -> Tensor:
         """Denoised images, float32 (B, C, H, W) in [0, 1]. The arguments are ``denoise``'s, and are checked.
 
-        Labels are for conditional networks. They are left out if the network takes none, or has a null class and they
-        are not one integer per image.
+        Labels are for conditional networks; others leave them out.
         """
         network = self.ready(images.device, images.shape[0])
         self._check(network, images, timesteps, noise)
-        if labels is not None:
+        if labels is not None or network.null_class is None:
             labels = self.check_labels(labels, images)
-        elif network.num_classes is not None and network.null_class is None:
-            raise ValueError(f"this network needs labels in 0...{network.num_classes - 1}: it has no null class")
+        images, noise = images.float(), noise.float()
         if not self.differentiable:  # the weights are frozen, so there is nothing else to keep gradients of
             images, noise = images.detach(), noise.detach()
         size = self.max_batch or fast_batch(images)
@@ -271,8 +270,7 @@ class Denoiser(nn.Module):
         if images.ndim != 4 or not images.is_floating_point() or 0 in images.shape[1:]:
             got = f"{images.dtype} of shape {tuple(images.shape)}"
             raise ValueError(f"images must be floating point (B, C, H, W) with at least one pixel. Got {got}")
-        if images.shape[1] != network.in_channels:
-            raise ValueError(f"images must have the network's {network.in_channels} channels. Got {images.shape[1]}")
+        check_channels(images, network.in_channels)
         if noise.shape != images.shape:
             shapes = f"{tuple(noise.shape)}. Got {tuple(images.shape)}"
             raise ValueError(f"images must have the shape of the noise, {shapes}")
@@ -288,17 +286,14 @@ class Denoiser(nn.Module):
         self.warn_of_size(images, stacklevel=4)
 
     def check_labels(self, labels: Any, images: Tensor) -> Tensor | None:
-        """The labels as the network takes them, int64 (B,), or None if it needs none. ValueError if it needs others."""
+        """The labels as the network takes them, int64 (B,), or None if it takes none. ValueError if it needs others."""
         num_classes, null_class = self.network.num_classes, self.network.null_class
-        if num_classes is None or labels is None:
+        if num_classes is None or (labels is None and null_class is not None):
             return None
-        try:
-            labels = as_labels(labels, len(images), images.device)
-        except ValueError:
-            if null_class is None:
-                raise
-            return None
-        return check_labels(labels, num_classes)
+        if labels is None:
+            needs = f"this network needs labels in 0...{num_classes - 1}: it has no null class"
+            raise ValueError(f"{needs}. DiffAug(network, conditional=True) takes them from (images, labels)")
+        return as_labels(labels, len(images), images.device, num_classes)
 
     def _check_not_forked(self, device: torch.device) -> None:
         forked = os.getpid() != self._process and self.network.device.type == "cuda"

@@ -13,8 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import (
+    FLOATS,
+    INTEGERS,
+    as_integer,
+    as_number,
+    as_optional_integer,
+    check_choice,
+    check_instance,
+    check_tensor,
+)
 from ..deprecated import renamed_attribute, warn_renamed
-from ..images import check_labels
+from ..labels import check_labels
 from . import functional, storage
 from .adapters import from_diffusers
 from .schedule import AUGMENT_TIMESTEPS, ENSEMBLE_TIMESTEPS, NoiseSchedule, match_timesteps
@@ -77,12 +87,11 @@ class ScoreNetwork(nn.Module):
         if label_weight is not None:
             warn_renamed("ScoreNetwork(label_weight=)", "guidance_scale=")
             guidance_scale = label_weight
-        if prediction_type not in functional.PREDICTION_TYPES:
-            raise ValueError(
-                f"prediction_type must be one of {tuple(functional.PREDICTION_TYPES)}. Got {prediction_type!r}"
-            )
-        if variance_type not in functional.VARIANCE_TYPES:
-            raise ValueError(f"variance_type must be one of {functional.VARIANCE_TYPES}. Got {variance_type!r}")
+        check_choice("prediction_type", prediction_type, functional.PREDICTION_TYPES)
+        check_choice("variance_type", variance_type, functional.VARIANCE_TYPES)
+        check_instance("schedule", schedule, NoiseSchedule)
+        guidance_scale = as_number("guidance_scale", guidance_scale)
+        null_class = as_optional_integer("null_class", null_class, 0)
         config = check_config(unet, variance_type)
         num_labels: int | None = getattr(config, "num_class_embeds", None)
         has_null = null_class is not None
@@ -186,38 +195,56 @@ class ScoreNetwork(nn.Module):
 
     def pred_x0(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None, clip: bool = True) -> Tensor:
         """The denoised image E[x_0 | x_t], (B, C, H, W), clipped to [-1, 1] if ``clip``."""
-        self.check(timesteps, labels)
+        self.check(timesteps, labels, x_t)
+        x_t = x_t.float()
+        if not len(x_t):
+            return x_t
         prediction, _ = self.predict(x_t, timesteps, labels)
         x_0 = functional.prediction_to_x0(prediction, x_t, timesteps, self.schedule, self.prediction_type)
         return x_0.clamp(-1, 1) if clip else x_0
 
     def eps(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
         """The noise predicted in x_t, (B, C, H, W)."""
-        self.check(timesteps, labels)
+        self.check(timesteps, labels, x_t)
+        x_t = x_t.float()
+        if not len(x_t):
+            return x_t
         prediction, _ = self.predict(x_t, timesteps, labels)
         return functional.prediction_to_eps(prediction, x_t, timesteps, self.schedule, self.prediction_type)
 
     def score(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
         """The gradient of log p(x_t) by x_t: -eps / noise_scale."""
-        return -self.eps(x_t, timesteps, labels) / functional.scales(timesteps, self.schedule, x_t.ndim)[1]
+        return -self.eps(x_t, timesteps, labels) / functional.scales(timesteps, self.schedule)[1]
 
     def posterior(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of p(x_{t-1} | x_t), each (B, C, H, W) (Ho et al. 2020, eq. 7, pred_x0 clipped)."""
-        self.check(timesteps, labels)
+        self.check(timesteps, labels, x_t)
+        x_t = x_t.float()
+        if not len(x_t):
+            return x_t, x_t
         answer = self.predict(x_t, timesteps, labels)
         types = (self.prediction_type, self.variance_type)
         step = functional.reverse_step(*answer, x_t, timesteps, self.schedule, *types)
         return step.mean, step.log_variance
 
-    def check(self, timesteps: Tensor, labels: Tensor | None = None) -> None:
-        """ValueError unless timesteps, and labels if the network takes any, are in range and present if needed.
+    def check(self, timesteps: Tensor, labels: Tensor | None = None, x_t: Tensor | None = None) -> None:
+        """ValueError or TypeError unless the inputs are as this class's methods take them.
 
         Values on a device other than the CPU are not looked at: reading them would wait for the device.
         """
+        if x_t is not None:
+            check_noisy_images(x_t, self.in_channels, self.stride)
+        check_tensor("timesteps", timesteps, INTEGERS, "an int64 tensor (B,), such as torch.tensor([500])")
+        number = timesteps.numel() if x_t is None else len(x_t)
+        if timesteps.shape != (number,):
+            raise ValueError(f"timesteps must be one per image, ({number},). Got shape {tuple(timesteps.shape)}")
         if timesteps.device.type == "cpu" and not torch.compiler.is_compiling():
             self.schedule.check_timesteps(timesteps.tolist())
         if self.num_classes is not None:
             if labels is not None:
+                check_tensor("labels", labels, INTEGERS, "an int64 tensor (B,)")
+                if labels.shape != (number,):
+                    raise ValueError(f"labels must be one per image, ({number},). Got shape {tuple(labels.shape)}")
                 check_labels(labels, self.num_classes)
             elif self.null_class is None:
                 raise ValueError(f"this network needs labels in 0...{self.num_classes - 1}: it has no null class")
@@ -255,6 +282,19 @@ class ScoreNetwork(nn.Module):
         return self
 
 
+def check_noisy_images(x_t: Any, channels: int, stride: int) -> None:
+    """ValueError or TypeError unless x_t is a batch that a network with these channels and strides takes."""
+    check_tensor("x_t", x_t, FLOATS, "a floating point tensor (B, C, H, W)")
+    if x_t.ndim != 4 or x_t.shape[1] != channels:
+        raise ValueError(f"x_t must be (B, {channels}, H, W). Got shape {tuple(x_t.shape)}")
+    height, width = x_t.shape[-2:]
+    if not (height and width) or height % stride or width % stride:
+        raise ValueError(
+            f"x_t must be (B, {channels}, H, W), H and W above 0 and divisible by {stride}. Got shape "
+            f"{tuple(x_t.shape)}: Denoiser pads images"
+        )
+
+
 def check_config(unet: nn.Module, variance_type: str) -> Any:
     """The network's ``config``. ValueError unless it says what is needed and fits ``variance_type``."""
     config: Any = getattr(unet, "config", None)
@@ -265,6 +305,9 @@ def check_config(unet: nn.Module, variance_type: str) -> Any:
             "unet.config = types.SimpleNamespace(in_channels=3, sample_size=32). "
             f"Got a {type(unet).__name__} without {' and '.join(missing)}"
         )
+    as_integer("in_channels", config.in_channels, 1)
+    for side in config.sample_size if isinstance(config.sample_size, (tuple, list)) else [config.sample_size]:
+        as_integer("sample_size", side, 1)
     if getattr(config, "class_embed_type", None) is not None:
         raise ValueError(f"class_embed_type must be None: labels in 0...K-1. Got {config.class_embed_type!r}")
     channels = config.in_channels

@@ -13,6 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import (
+    as_number,
+    as_timesteps,
+    check_callable,
+    check_choice,
+    check_flags,
+    check_generator,
+    check_instance,
+)
 from ..deprecated import warn_renamed
 from .functional import ReverseStep, reverse_step
 from .network import ScoreNetwork
@@ -71,7 +80,8 @@ def sample(
         float32 (B, C, H, W) in about [-1, 1]: the last step's mean, without noise.
 
     Raises:
-        ValueError: unknown method, eta out of range, timesteps that do not ascend, or too few noise tensors.
+        ValueError, TypeError: unknown method, eta out of range, timesteps that do not ascend, too few noise tensors, or
+            an argument of another kind.
 
     Example:
         >>> network = load_score_network("cifar10")
@@ -79,13 +89,18 @@ def sample(
         >>> sample(network, torch.randn(2, 3, 32, 32), steps, method="ddim").shape
         torch.Size([2, 3, 32, 32])
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {METHODS}. Got {method!r}")
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta must be in [0, 1]. Got {eta}")
-    network.check(torch.zeros(0, dtype=torch.int64), labels)
-    steps = range(network.num_timesteps) if timesteps is None else timesteps
+    check_instance("network", network, ScoreNetwork)
+    check_choice("method", method, METHODS)
+    eta = as_number("eta", eta, at_least=0, at_most=1)
+    check_callable("guide", guide, "a function of x_t, timesteps and predict")
+    check_generator(generator)
+    check_flags(progress=progress)
+    steps = as_timesteps(timesteps) or range(network.num_timesteps)
     schedule = network.schedule.respaced(steps)
+    check_instance("x_t", x_t, Tensor)
+    network.check(torch.full((len(x_t),), steps[-1], device=x_t.device), labels, x_t)
+    if not len(x_t):
+        return x_t.float()
     draws = draw_like(x_t, generator) if noise is None else iter(noise)
     is_random = method == "ancestral" or eta > 0
     for i in _progress_bar(reversed(range(len(steps))), len(steps), progress):

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import as_integer, as_number, as_timesteps, check_choice, check_flags, check_instance, shown
 from ..deprecated import renamed_attribute, warn_renamed
 
 #: The paper's network is made for images of 256 pixels and for the linear schedule of 1000 steps.
@@ -29,13 +30,17 @@ TIMESTEP_SPACINGS = ("linspace", "leading")
 
 
 def linear_betas(num_timesteps: int = 1000) -> Tensor:
-    """``linspace(1e-4, 0.02, T)`` scaled by 1000 / T (Ho et al. 2020; ``improved-diffusion``). float64 (T,)."""
-    scale = 1000 / num_timesteps
+    """``linspace(1e-4, 0.02, T)`` scaled by 1000 / T (Ho et al. 2020; ``improved-diffusion``). float64 (T,).
+
+    T is at least 21: with fewer steps the last beta would not be below 1.
+    """
+    scale = 1000 / as_integer("num_timesteps", num_timesteps, 21)
     return torch.linspace(scale * 1e-4, scale * 0.02, num_timesteps, dtype=torch.float64)
 
 
 def cosine_betas(num_timesteps: int = 1000) -> Tensor:
     """Betas of alphas_cumprod(t) = cos^2((t + 0.008) / 1.008 pi / 2), at most 0.999 (Nichol & Dhariwal 2021, 17)."""
+    num_timesteps = as_integer("num_timesteps", num_timesteps, 1)
     t = torch.arange(num_timesteps + 1, dtype=torch.float64) / num_timesteps
     alphas_cumprod = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
     return (1 - alphas_cumprod[1:] / alphas_cumprod[:-1]).clamp(max=0.999)
@@ -87,7 +92,11 @@ class NoiseSchedule:
         if exploding is not None:
             warn_renamed("NoiseSchedule(exploding=)", "variance_preserving=, its opposite")
             variance_preserving = not exploding
-        betas = torch.as_tensor(betas, dtype=torch.float64)
+        check_flags(variance_preserving=variance_preserving)
+        try:
+            betas = torch.as_tensor(betas, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"betas must be a vector of numbers. Got {shown(betas)}") from error
         largest = 1 if variance_preserving else math.inf
         if betas.ndim != 1 or not len(betas) or not bool(((betas > 0) & (betas < largest)).all()):
             raise ValueError(f"betas must be a vector of values in (0, {largest}). Got {betas}")
@@ -114,10 +123,7 @@ class NoiseSchedule:
     @classmethod
     def named(cls, name: str, num_timesteps: int = 1000) -> NoiseSchedule:
         """The ``"linear"`` or ``"cosine"`` schedule of OpenAI's repositories. ValueError for another name."""
-        if name not in BETAS:
-            raise ValueError(f"noise schedule must be one of {sorted(BETAS)}. Got {name!r}")
-        if num_timesteps < 1:
-            raise ValueError(f"num_timesteps must be at least 1. Got {num_timesteps}")
+        check_choice("noise schedule", name, BETAS)
         return cls(BETAS[name](num_timesteps))
 
     @classmethod
@@ -132,10 +138,9 @@ class NoiseSchedule:
             >>> NoiseSchedule.variance_exploding(0.02, 100, 1000)  # Song et al.'s networks on CIFAR-10
             NoiseSchedule(T=1000, sigmas 0.02...100)
         """
-        if not 0 < sigma_min < sigma_max < math.inf:
-            raise ValueError(f"sigma_min must be above 0 and below sigma_max. Got {sigma_min} and {sigma_max}")
-        if num_timesteps < 2:
-            raise ValueError(f"num_timesteps must be at least 2. Got {num_timesteps}")
+        sigma_min = as_number("sigma_min", sigma_min, above=0)
+        sigma_max = as_number("sigma_max", sigma_max, above=sigma_min)
+        num_timesteps = as_integer("num_timesteps", num_timesteps, 2)
         share = torch.linspace(0, 1, num_timesteps, dtype=torch.float64)
         variances = (sigma_min * (sigma_max / sigma_min) ** share) ** 2
         return cls(torch.diff(variances, prepend=torch.zeros(1, dtype=torch.float64)), variance_preserving=False)
@@ -180,7 +185,7 @@ class NoiseSchedule:
 
     def respaced(self, timesteps: Sequence[int]) -> NoiseSchedule:
         """The schedule of these ascending timesteps alone, their noise as it was (Nichol & Dhariwal 2021)."""
-        steps = list(timesteps)
+        steps = list(as_timesteps(timesteps) or ())
         self.check_timesteps(steps)
         if steps != sorted(set(steps)) or not steps:
             raise ValueError(f"timesteps must ascend. Got {steps}")
@@ -222,7 +227,7 @@ class NoiseSchedule:
         This is the rule of denoised smoothing (``ethz-spylab/diffusion_denoised_smoothing``), where the smoothing
         noise on [0, 1] pixels is half of this sigma. ValueError if the schedule never reaches it.
         """
-        reached = (self.sigmas[1:] >= sigma).nonzero()
+        reached = (self.sigmas[1:] >= as_number("sigma", sigma, at_least=0)).nonzero()
         if not len(reached):
             raise ValueError(f"sigma must be at most {float(self.sigmas[-1]):.4g}, the schedule's last. Got {sigma}")
         return int(reached[0]) + 1
@@ -275,13 +280,15 @@ def match_timesteps(
         >>> match_timesteps(range(0, 451, 50), NoiseSchedule.named("linear"), 32)
         (0, 3, 9, 16, 23, 33, 44, 57, 74, 96)
     """
-    if image_size < 1:
-        raise ValueError(f"image_size must be at least 1 pixel. Got {image_size}")
+    image_size = as_integer("image_size", image_size, 1)
+    reference_size = as_integer("reference_size", reference_size, 1)
     reference = reference_schedule or NoiseSchedule.named("linear", 1000)
+    check_instance("schedule", schedule, NoiseSchedule)
+    check_instance("reference_schedule", reference, NoiseSchedule)
     steps = list(timesteps)
-    reference.check_timesteps(steps)
     if not steps:
         return ()
+    reference.check_timesteps(as_timesteps(steps) or ())
     target = reference.sigmas.cpu()[steps].double() * (image_size / reference_size)
     sigmas = schedule.sigmas.cpu().double()
     above = torch.searchsorted(sigmas, target).clamp(1, len(sigmas) - 1) if len(sigmas) > 1 else target.long() * 0
@@ -295,7 +302,8 @@ def space_timesteps(num_timesteps: int, num_steps: int, timestep_spacing: str = 
 
     Args:
         num_timesteps: T.
-        num_steps: in 1...T.
+        num_steps: in 2...T. One step alone would be t = 0, where images made from noise cannot start. Pass ``(T - 1,)``
+            to ``sample`` for a single step.
         timestep_spacing: diffusers' names. ``"linspace"``: evenly spaced, first and last included (guided-diffusion's
             respace.py). ``"leading"``: one integer stride from 0 on, DDIM's choice ("ddimN" in guided-diffusion).
 
@@ -306,10 +314,9 @@ def space_timesteps(num_timesteps: int, num_steps: int, timestep_spacing: str = 
         >>> space_timesteps(1000, 5), space_timesteps(1000, 5, "leading")
         ((0, 250, 500, 749, 999), (0, 200, 400, 600, 800))
     """
-    if timestep_spacing not in TIMESTEP_SPACINGS:
-        raise ValueError(f"timestep_spacing must be one of {TIMESTEP_SPACINGS}. Got {timestep_spacing!r}")
-    if not 1 <= num_steps <= num_timesteps:
-        raise ValueError(f"num_steps must be in 1...{num_timesteps}. Got {num_steps}")
+    check_choice("timestep_spacing", timestep_spacing, TIMESTEP_SPACINGS)
+    num_timesteps = as_integer("num_timesteps", num_timesteps, 1)
+    num_steps = as_integer("num_steps", num_steps, min(2, num_timesteps), num_timesteps)
     if timestep_spacing == "linspace":
         stride = (num_timesteps - 1) / max(num_steps - 1, 1)
         return tuple(round(i * stride) for i in range(num_steps))

@@ -11,7 +11,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from ..images import IMAGE_TYPES, batch_shape, from_batch, to_batch, to_dtype
+from ..arguments import as_integer, as_number, as_optional_integer
+from ..images import batch_shape, check_channels, from_batch, to_batch, to_dtype, transform_sample
 
 # An operation takes an image, a level in [0, 10] and a sign. Magnitudes are those of augmentations.py in
 # google-research/augmix: level 10 is an operation's largest magnitude, smaller levels scale it linearly, and int()
@@ -57,9 +58,7 @@ class AugMix(v2.Transform):
     own ``v2.AugMix`` shares one draw over a batch, and its geometric operations do nothing at severity 1.) Operations
     run one sample at a time, so this transform belongs in DataLoader workers.
 
-    It takes what ``DiffAug`` takes and returns the same type: PIL images, uint8 tensors, floating point tensors in
-    [0, 1] of shape (..., C, H, W) with 1 or 3 channels, tv_tensors, alone or in any structure. Chains work on 8-bit
-    pixels.
+    It takes what ``DiffAug`` takes, images of 1 or 3 channels, and returns the same type. Chains work on 8-bit pixels.
 
     Args:
         severity: levels are uniform in [0.1, severity], at most 10. Level 10 is an operation's largest magnitude. The
@@ -68,26 +67,23 @@ class AugMix(v2.Transform):
         depth: number of operations in a chain. None: each chain draws 1, 2 or 3.
 
     Raises:
-        ValueError: in the constructor if an argument is out of range, in the call if an image is not as described.
+        ValueError, TypeError: in the constructor if an argument is out of range, in the call if an image is not as
+            described or there is none.
 
     Example:
         >>> AugMix()(torch.rand(8, 3, 32, 32)).shape
         torch.Size([8, 3, 32, 32])
     """
 
-    _transformed_types = IMAGE_TYPES
-
     def __init__(self, severity: float = 1, width: int = 3, depth: int | None = None) -> None:
         super().__init__()
-        if not 0.1 <= severity <= 10:
-            raise ValueError(f"severity must be in [0.1, 10]. Got {severity}")
-        if width < 1:
-            raise ValueError(f"width must be at least 1. Got {width}")
-        if depth is not None and depth < 1:
-            raise ValueError(f"depth must be at least 1, or None. Got {depth}")
-        self.severity = severity
-        self.width = width
-        self.depth = depth
+        self.severity = as_number("severity", severity, at_least=0.1, at_most=10)
+        self.width = as_integer("width", width, 1)
+        self.depth = as_optional_integer("depth", depth, 1)
+
+    def forward(self, *inputs: Any) -> Any:
+        """The inputs with their images augmented. Everything else in them comes back as the same objects."""
+        return transform_sample(self, inputs if len(inputs) > 1 else inputs[0])
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw for each sample of the first image, on the CPU. ``transform`` replays a draw.
@@ -96,8 +92,6 @@ class AugMix(v2.Transform):
             ``strength`` m (B,); ``weights`` (B, width); and for each operation of a chain, (B, width, depth):
             ``operations`` int64 (-1 after the end of a chain), ``levels`` in [0.1, severity], ``signs`` -1 or 1.
         """
-        if not flat_inputs:
-            return {}
         (size, *_), _ = batch_shape(flat_inputs[0])
         shape = (size, self.width, self.depth or 3)
         operations = torch.randint(len(OPERATIONS), shape)
@@ -117,8 +111,7 @@ class AugMix(v2.Transform):
         batch = to_batch(inpt)
         if not len(batch):
             return inpt
-        if batch.shape[1] not in (1, 3):
-            raise ValueError(f"images must have 1 or 3 channels. Got {batch.shape[1]}")
+        check_channels(batch, 1, 3)
         if len(params["strength"]) != len(batch):
             raise ValueError(f"images must be as many as drawn, {len(params['strength'])}. Got {len(batch)}")
         draws = zip(*(params[name].tolist() for name in ("operations", "levels", "signs", "weights")))

@@ -10,6 +10,7 @@ A view's name is for the reader; its kind ("clean", "augmented", "deepaugment" o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,12 +19,18 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from ..arguments import FLOATS, as_number, check_callable, check_choice, check_instance, check_tensor, shown
 from ..deprecated import renamed_attribute
+from ..score import Denoiser, ScoreNetwork
 from .augmix import AugMix
 from .deepaugment import DeepAugment
 from .diffaug import DiffAug
 
 Transform = Callable[[Any], Any]
+#: A DiffAug, or the network of one with its defaults.
+DiffAugLike = DiffAug | str | Path | ScoreNetwork | Denoiser | None
+#: How ``ViewsLoss`` uses a view.
+KINDS = ("clean", "augmented", "deepaugment", "diffaug")
 #: The paper's training recipes (Sastry et al., NeurIPS 2024, section 4.1).
 RECIPES = (
     "baseline",
@@ -39,7 +46,7 @@ RECIPES = (
 
 def compose_with(
     *augmentations: Transform,
-    diffaug: DiffAug | None = None,
+    diffaug: DiffAugLike = None,
     clean: Transform | None = None,
     original: Transform | None = None,
 ) -> Views:
@@ -51,7 +58,8 @@ def compose_with(
     Args:
         augmentations: ``AugMix()``, ``DeepAugment()``, any v2 transform. A view's name is the class of its augmentation
             in lower case, with a number if a class comes twice. A ``v2.Compose`` has the name of its last transform.
-        diffaug: makes the view "diffaug". None: there is no such view.
+        diffaug: makes the view "diffaug": a DiffAug, or the network of one with its defaults: a name, a path, a
+            ScoreNetwork or a Denoiser. None: there is no such view.
         clean: makes the clean view, such as a random crop and a flip. None: the image itself.
         original: makes the image that DiffAug starts from, such as Resize(256) and CenterCrop(224). None: the image
             itself.
@@ -61,7 +69,7 @@ def compose_with(
         the device.
 
     Raises:
-        TypeError: an augmentation is not callable or is a DiffAug, or ``diffaug`` is not one.
+        TypeError: an augmentation is not callable or is a DiffAug, or an argument is not as above.
 
     Example:
         >>> views = compose_with(AugMix(), AugMix(), diffaug=DiffAug("cifar10"))
@@ -69,12 +77,13 @@ def compose_with(
         ['clean', 'augmix1', 'augmix2', 'diffaug']
     """
     for transform in augmentations:
-        if not callable(transform):
-            raise TypeError(f"augmentations must be transforms. Got {transform!r}")
+        if not callable(transform) or isinstance(transform, type):
+            raise TypeError(f"augmentations must be transforms, such as AugMix(). Got {shown(transform)}")
         if isinstance(transform, DiffAug):
             raise TypeError(f"DiffAug must not be among the augmentations: pass it as diffaug=. Got {transform!r}")
-    if diffaug is not None and not isinstance(diffaug, DiffAug):
-        raise TypeError(f"diffaug must be a DiffAug. Got {type(diffaug).__name__}")
+    for name, value in (("clean", clean), ("original", original)):
+        check_callable(name, value, "a transform")
+    diffaug = as_diffaug(diffaug)
     named = dict(zip(view_names(augmentations), augmentations))
     deepaugments = {name: transform for name, transform in named.items() if isinstance(transform, DeepAugment)}
     others = {name: transform for name, transform in named.items() if name not in deepaugments}
@@ -84,6 +93,14 @@ def compose_with(
         PerSampleTransform(clean or identity, others, None if starts_from_clean else original or identity),
         PerBatchTransform(deepaugments, diffaug),
     )
+
+
+def as_diffaug(diffaug: DiffAugLike) -> DiffAug | None:
+    """A DiffAug as it is; of a network one with its defaults."""
+    if diffaug is None or isinstance(diffaug, DiffAug):
+        return diffaug
+    check_instance("diffaug", diffaug, (DiffAug, str, Path, ScoreNetwork, Denoiser), ", or None")
+    return DiffAug(diffaug)
 
 
 def view_names(transforms: Sequence[Transform]) -> list[str]:
@@ -126,7 +143,7 @@ class PerBatchTransform(nn.Module):
     def forward(self, views: Mapping[str, Tensor], labels: Tensor | None = None) -> dict[str, Tensor]:
         """All views by name, as ``tv_tensors.Image``. A view "diffaug" that was prepared before stays as it is.
 
-        ``views`` are a batch of ``PerSampleTransform``'s. ``labels``, int64 (B,), are for a conditional DiffAug.
+        ``views`` are a batch of ``PerSampleTransform``'s. ``labels``, int64 (B,), are for DiffAug(conditional=True).
         """
         # As tv_tensors.Image, all views are images to the v2 transforms that follow, such as MixUp and CutMix.
         result = {name: tv_tensors.Image(view) for name, view in views.items()}
@@ -137,7 +154,8 @@ class PerBatchTransform(nn.Module):
         if prepared is not None:
             result["diffaug"] = prepared
         elif self.diffaug is not None:
-            result["diffaug"] = self.diffaug(start) if labels is None else self.diffaug(start, labels)[0]
+            conditional = self.diffaug.conditional and labels is not None
+            result["diffaug"] = self.diffaug(start, labels)[0] if conditional else self.diffaug(start)
         return result
 
 
@@ -165,7 +183,7 @@ class Views(nn.Module):
 
         Args:
             images: (B, C, H, W), floating point in [0, 1] or uint8.
-            labels: int64 (B,), for a conditional DiffAug.
+            labels: int64 (B,), for ``DiffAug(conditional=True)``.
         """
         return self.per_batch(self.per_sample(images), labels)
 
@@ -185,7 +203,8 @@ class ViewsLoss(nn.Module):
             name that starts with "diffaug" or "deepaugment" is of that kind, any other is augmented.
 
     Raises:
-        ValueError: in the constructor if a weight is negative, in the call if there are no clean logits.
+        ValueError, TypeError: in the constructor if a weight is negative or no number, or a kind is unknown; in the
+            call if there are no clean logits, or logits and targets do not fit each other.
 
     Example:
         >>> loss = ViewsLoss()({"clean": torch.randn(4, 10), "diffaug": torch.randn(4, 10)}, torch.arange(4))
@@ -204,20 +223,23 @@ class ViewsLoss(nn.Module):
         super().__init__()
         self.weights = {"clean": clean, "diffaug": diffaug, "deepaugment": deepaugment, "augmented": augmented}
         self.jsd = jsd
+        check_instance("kinds", kinds, (Mapping, type(None)))
         self.kinds = dict(kinds or {})
+        for kind in self.kinds.values():
+            check_choice("kinds", kind, KINDS)
         for name, weight in {**self.weights, "jsd": jsd}.items():
-            if weight < 0:
-                raise ValueError(f"{name} must be at least 0. Got {weight}")
+            as_number(name, weight, at_least=0)
 
     def forward(self, logits: Mapping[str, Tensor], targets: Tensor) -> Tensor:
-        """The loss, a scalar.
+        """The loss, a scalar. It is 0 for an empty batch.
 
         Args:
             logits: (B, K) by the name of the view.
-            targets: int64 (B,), or probabilities (B, K) after MixUp.
+            targets: int64 (B,) in 0...K-1, or probabilities (B, K) after MixUp.
         """
-        if "clean" not in logits:
-            raise ValueError(f"views must hold 'clean'. Got {list(logits)}")
+        check_logits(logits, targets)
+        if not len(targets):
+            return torch.cat([view.float() for view in logits.values()]).sum()  # with gradients, as any loss
         kinds = {name: self.kinds.get(name) or kind_of_name(name) for name in logits}
         loss = logits["clean"].new_zeros((), dtype=torch.float32)
         for name, view in logits.items():
@@ -230,6 +252,26 @@ class ViewsLoss(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={weight}" for name, weight in {**self.weights, "jsd": self.jsd}.items())
+
+
+def check_logits(logits: Any, targets: Any) -> None:
+    """ValueError or TypeError unless these are as ``ViewsLoss`` takes them. Values on a device are not looked at."""
+    check_instance("logits", logits, Mapping, ' of views, such as {"clean": logits}')
+    if "clean" not in logits:
+        raise ValueError(f"views must hold 'clean'. Got {list(logits)}")
+    for name, view in logits.items():
+        check_instance(f"logits of {name!r}", view, Tensor)
+        if view.ndim != 2 or view.shape != logits["clean"].shape:
+            raise ValueError(f"logits must be (B, K), as many of each view. Got {tuple(view.shape)} for {name!r}")
+    number, classes = logits["clean"].shape
+    check_tensor("targets", targets, (torch.int64, *FLOATS), f"int64 ({number},), or probabilities")
+    if targets.shape != ((number, classes) if targets.is_floating_point() else (number,)):
+        wanted = f"classes ({number},), or probabilities ({number}, {classes})"
+        raise ValueError(f"targets must be {wanted}. Got shape {tuple(targets.shape)}")
+    if targets.device.type == "cpu" and not targets.is_floating_point() and not torch.compiler.is_compiling():
+        wrong = targets[(targets < 0) | (targets >= classes)]
+        if len(wrong):
+            raise ValueError(f"targets must be in 0...{classes - 1}. Got {int(wrong[0])}")
 
 
 def kind_of_name(name: str) -> str:
@@ -250,7 +292,7 @@ def jensen_shannon_divergence(logits: Tensor) -> Tensor:
 def recipe(
     name: str,
     *,
-    diffaug: DiffAug | None = None,
+    diffaug: DiffAugLike = None,
     deepaugment: DeepAugment | None = None,
     clean: Transform | None = None,
     original: Transform | None = None,
@@ -264,22 +306,23 @@ def recipe(
     - diffaug: a view of the original, with a cross-entropy of its own.
 
     Args:
-        name: one of ``RECIPES``.
+        name: one of ``RECIPES``; its parts may stand in any order.
         diffaug, deepaugment: the transforms that a recipe with these names uses. None: ``DiffAug("cifar10")`` and
-            ``DeepAugment("noise2net")``.
+            ``DeepAugment("noise2net")``. ``diffaug`` may be a network too, as for ``compose_with``.
         clean, original: as for ``compose_with``.
 
     Raises:
-        ValueError: ``name`` is not in ``RECIPES``.
+        ValueError: ``name`` is not in ``RECIPES``. TypeError: an argument is not as above.
 
     Example:
         >>> views, loss = recipe("augmix+diffaug", diffaug=DiffAug("cifar10"))
         >>> list(views(torch.rand(4, 3, 32, 32)))
         ['clean', 'augmix1', 'augmix2', 'diffaug']
     """
-    if name not in RECIPES:
-        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}. Got {name!r}")
-    parts = name.split("+")
+    parts = sorted(name.split("+")) if isinstance(name, str) else []
+    if parts not in [sorted(known.split("+")) for known in RECIPES]:
+        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}. Got {shown(name)}")
+    check_instance("deepaugment", deepaugment, (DeepAugment, type(None)))
     augmentations: list[v2.Transform] = [AugMix(), AugMix()] if "augmix" in parts else []
     if "deepaugment" in parts:
         deepaugment = deepaugment or DeepAugment()

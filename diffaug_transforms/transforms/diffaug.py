@@ -6,29 +6,34 @@ make_params: draw timesteps and noise, per sample      transform: Denoiser of th
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 from torchvision.transforms import v2
 
-from ..arguments import as_timesteps
+from ..arguments import as_number, as_timesteps, check_flags, check_generator
 from ..deprecated import renamed_attribute
-from ..images import IMAGE_TYPES, batch_shape, find_labels, from_batch, to_batch
+from ..images import batch_shape, from_batch, to_batch, transform_sample
+from ..labels import LabelsGetter, as_labels_getter
 from ..score import Denoiser, ScoreNetwork
 from ..score.denoiser import as_denoiser
+from .workers import pack_generator, unpack_generator, worker_generator
 
 
 class DiffAug(v2.Transform):
     """Diffuse each image to its own random timestep and denoise it in one step (Sastry et al., NeurIPS 2024, eq. 5).
 
-    Takes what torchvision's v2 transforms take: PIL images, uint8 tensors, floating point tensors in [0, 1] of shape
-    (..., C, H, W), tv_tensors, alone or in any structure such as (images, labels) or a dict with boxes and masks,
-    which pass through untouched. Gives back the same type, shape, dtype and range. Put it after the DataLoader, on
-    the device, as with MixUp and CutMix. It also works on CPU tensors inside DataLoader workers.
+    Takes PIL images (RGB), uint8 tensors and floating point tensors in [0, 1] of shape (..., C, H, W), tv_tensors, and
+    NumPy arrays (..., H, W, C): alone, in a list with a draw for each, or in any structure such as (images, labels) or
+    a dict with boxes and masks, which pass through untouched. Gives back the same type, shape, dtype and range. Each
+    image of a batch and each frame of a video has its own draw. Put it after the DataLoader, on the device, as with
+    MixUp and CutMix. It also works on CPU tensors inside DataLoader workers.
+
+    What is an image follows torchvision's v2: every PIL image, ``tv_tensors.Image`` and ``tv_tensors.Video``; if there
+    is none, the first plain tensor or array that has three dimensions or more. A PIL image of one band beside images of
+    more is a mask.
 
     Args:
         network: a card's name, a Hub repository, a local folder, an OpenAI ``.pt`` file, a ScoreNetwork, or a Denoiser.
@@ -36,12 +41,18 @@ class DiffAug(v2.Transform):
         timesteps: drawn from uniformly, per sample: a range, a list (repeats weigh), or one int. None: the network's
             own ``augment_timesteps``, which are the paper's 0...999 at 256 pixels and their match at other sizes.
         p: probability of transforming a sample. The others come back as they were and cost nothing.
+        conditional: give the network each image's label. False: nothing in a sample is read as a label, and a network
+            with classes uses its null class.
+        labels_getter: finds the labels if ``conditional``, as in ``v2.MixUp``: a callable from the sample to integers,
+            one for each image, or "default": the second entry of a tuple, or a dict's entry named like "label".
         max_batch, dtype, compile, differentiable: the Denoiser's, for a network that is not a Denoiser already.
-        generator: source of the draws, for reproducibility. None: torch's global one for the images' device.
+        generator: source of the draws, for reproducibility. None: torch's global one for the images' device. Each
+            DataLoader worker draws from one of its own, made from this one and the worker's seed.
 
     Raises:
         ValueError, TypeError: in the constructor for arguments out of range, in the call for images that are not as
-            above, and at load for timesteps beyond the network's T.
+            above, for a sample without an image, for missing or unfit labels if ``conditional``, and at load for
+            timesteps beyond the network's T.
         RuntimeError: a CUDA network is called inside a forked DataLoader worker.
 
     Example:
@@ -50,7 +61,6 @@ class DiffAug(v2.Transform):
         torch.Size([8, 3, 32, 32])
     """
 
-    _transformed_types = IMAGE_TYPES
     max_batch = renamed_attribute("DiffAug.max_batch", "denoiser.max_batch")
     differentiable = renamed_attribute("DiffAug.differentiable", "denoiser.differentiable")
 
@@ -60,6 +70,8 @@ class DiffAug(v2.Transform):
         *,
         timesteps: Iterable[int] | int | None = None,
         p: float = 1.0,
+        conditional: bool = False,
+        labels_getter: LabelsGetter = "default",
         max_batch: int | None = None,
         dtype: torch.dtype | None = None,
         compile: bool = False,
@@ -67,13 +79,17 @@ class DiffAug(v2.Transform):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= p <= 1:
-            raise ValueError(f"p must be in [0, 1]. Got {p}")
+        check_flags(conditional=conditional)
+        check_generator(generator)
+        self.p = as_number("p", p, at_least=0, at_most=1)
+        self.conditional = conditional
+        self.labels_getter = as_labels_getter(labels_getter)
+        if labels_getter is None and conditional:
+            raise ValueError("conditional=True needs a labels_getter. Got None")
         self.denoiser = as_denoiser(
             network, max_batch=max_batch, dtype=dtype, compile=compile, differentiable=differentiable
         )
         self.timesteps = as_timesteps(timesteps)
-        self.p = p
         self.generator = generator
         if isinstance(network, ScoreNetwork):
             network.schedule.check_timesteps(self.timesteps or ())
@@ -84,29 +100,29 @@ class DiffAug(v2.Transform):
         return self.denoiser.network
 
     def forward(self, *inputs: Any) -> Any:
-        """v2.Transform's walk over the inputs, and the search for the labels that conditional networks need."""
+        """The inputs with their images augmented. Everything else in them comes back as the same objects."""
         sample = inputs if len(inputs) > 1 else inputs[0]
-        flat, structure = tree_flatten(sample)
-        chosen = self._needs_transform_list(flat)
-        images = list(compress(flat, chosen))
-        if not images:
-            return sample
-        params = self.make_params(images)
-        if len(images) < len(flat):
-            params["labels"] = find_labels(sample)
-        for i in compress(range(len(flat)), chosen):
-            flat[i] = self.transform(flat[i], params)
-        return tree_unflatten(flat, structure)
+        return transform_sample(self, sample, self._find_labels(sample) if self.conditional else None)
+
+    def _find_labels(self, sample: Any) -> Any:
+        """The labels in a sample, for a network that takes labels."""
+        if self.network.num_classes is None:
+            raise ValueError(f"conditional=True needs a network with classes. Got {self.denoiser.extra_repr()}")
+        labels = self.labels_getter(sample) if self.labels_getter else None
+        if labels is None:
+            raise ValueError("conditional=True needs labels, and labels_getter found none: pass (images, labels)")
+        return labels
 
     @torch.compiler.disable
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw for each sample of the first image: timestep int64 (B,), noise (B, C, H, W), selected bool (B,).
+        """Draw for each image of the first batch: timestep int64 (B,), noise (B, C, H, W), selected bool (B,).
 
-        Several images of one shape in one sample share the draw. Pass the result to ``transform`` to replay it.
+        Pass the result to ``transform`` to replay it.
         """
         shape, device = batch_shape(flat_inputs[0])
-        source = self.generator.device if self.generator is not None else device
-        options: Any = {"generator": self.generator, "device": source}
+        generator = None if self.generator is None else worker_generator(self)
+        source = device if generator is None else generator.device
+        options: Any = {"generator": generator, "device": source}
         choices = self.denoiser.augment_timesteps if self.timesteps is None else self._checked_timesteps()
         index = torch.randint(len(choices), shape[:1], **options)
         noise = torch.randn(shape, **options)
@@ -118,7 +134,10 @@ class DiffAug(v2.Transform):
         }
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Apply a draw, to all samples if it has no "selected". The same image and params give the same result."""
+        """Apply a draw, to all images if it has no "selected". The same image and params give the same result.
+
+        ``params`` may hold "labels", one integer for each image.
+        """
         batch = to_batch(inpt)
         timesteps, noise, labels = params["timesteps"], params["noise"], params.get("labels")
         selected = params.get("selected")
@@ -139,6 +158,12 @@ class DiffAug(v2.Transform):
         timesteps = as_timesteps(self.timesteps) or ()
         self.denoiser.network.schedule.check_timesteps(timesteps)
         return timesteps
+
+    def __getstate__(self) -> dict[str, Any]:
+        return pack_generator(dict(vars(self)))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(unpack_generator(state))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"

@@ -40,7 +40,7 @@ def folder(schedule: NoiseSchedule, tmp_path_factory: pytest.TempPathFactory) ->
         network.save_pretrained(folder / name)
     NoisyClassifier(tiny_encoder(), classes=ANIMALS).save_pretrained(folder / "classifier")
     Augmented(tiny_encoder(0.2), folder / "plain", classes=ANIMALS).save_pretrained(folder / "augmented")
-    NoisyClassifier(tiny_encoder(num_classes=10), classes="abcdefghij").save_pretrained(folder / "ten")
+    NoisyClassifier(tiny_encoder(num_classes=10), classes=list("abcdefghij")).save_pretrained(folder / "ten")
     return folder
 
 
@@ -175,7 +175,7 @@ def test_choose_classes():
         (["--scale", "nan"], "--scale must be finite. Got nan"),
         (["--per-class", "0"], "--per-class must be at least 1. Got 0"),
         (["--batch-size", "0"], "--batch-size must be at least 1. Got 0"),
-        (["--steps", "1001"], "num_steps must be in 1...1000. Got 1001"),
+        (["--steps", "1001"], "num_steps must be in 2...1000. Got 1001"),
         (["--eta", "2"], "eta must be in [0, 1]. Got 2.0"),
         (["--eta", "1", "--method", "ancestral"], "--eta goes with --method ddim. Got 1.0"),
         (["--openai-flags", "x"], "--openai-flags goes with --classifier. Got x"),

@@ -172,7 +172,16 @@ def test_bad_arguments(network, conditional):
         DenoiseAugmentedClassifier(tiny_encoder(), network)
     with pytest.raises(ValueError, match="classes must be 7 names, one per class. Got 2"):
         NoisyClassifier(tiny_encoder(), classes=["a", "b"])
-    with pytest.raises(TypeError, match="network must be a name, a path, a ScoreNetwork or a Denoiser. Got int"):
+    with pytest.raises(TypeError, match="classes must be names, .* Got 'abcdefg'"):
+        NoisyClassifier(tiny_encoder(), classes="abcdefg")
+    for make in (NoisyClassifier, DenoiseAugmentedClassifier):
+        with pytest.raises(TypeError, match="encoder must be a GuidanceEncoder. Got None"):
+            make(None)
+        with pytest.raises(TypeError, match="checkpointing must be True or False. Got 1"):
+            make(tiny_encoder(), checkpointing=1)
+    with pytest.raises(TypeError, match="path must be a path. Got None"):
+        load_guidance_classifier(None)
+    with pytest.raises(TypeError, match="network must be a name, a path, a ScoreNetwork or a Denoiser. Got 5"):
         DenoiseAugmentedClassifier(tiny_encoder(0.1), 5)  # type: ignore[arg-type]
     classifier = DenoiseAugmentedClassifier(tiny_encoder(0.1), network)
     with pytest.raises(ValueError, match="x_t must have the classifier's 16x16 pixels. Got 32x32"):

@@ -106,11 +106,15 @@ def call(x_t: Tensor, timesteps: Tensor, pred_x0: Tensor | None = None, std: flo
         ((X_T, T[:2]), r"timesteps must be one per image, \(3,\). Got shape \(2,\)"),
         ((X_T, torch.tensor(5)), r"timesteps must be one per image, \(3,\). Got shape \(\)"),
         ((X_T, T, PRED_X0), r"the noisy form takes no pred_x0. Got one of shape \(3, 3, 16, 16\)"),
+        ((X_T, T.float()), "timesteps must be an int64 tensor .* Got torch.float32"),
+        ((X_T, 5), "timesteps must be an int64 tensor .* Got 5"),
+        ((X_T.byte(), T), "x_t must be a floating point tensor .* Got torch.uint8"),
+        ((X_T, T, PRED_X0[:1], 0.1), r"pred_x0 must be like x_t, \(3, 3, 16, 16\). Got \(1, 3, 16, 16\)"),
         ((X_T, T, None, 0.1), "the denoise-augmented form needs pred_x0. Got None"),
     ],
 )
 def test_inputs_that_do_not_fit(inputs, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         call(*inputs)
 
 
@@ -119,12 +123,18 @@ def test_inputs_that_do_not_fit(inputs, message):
     [
         ({"block_out_channels": (32, 32, 32)}, "down_block_types must be as many as block_out_channels=.*Got"),
         ({"sample_size": 15}, "sample_size must be a multiple of the strides, 2. Got 15"),
+        ({"sample_size": 16.0}, "sample_size must be an integer. Got 16.0"),
+        ({"num_classes": 0}, "num_classes must be at least 1. Got 0"),
+        ({"dropout": float("nan")}, r"dropout must be in \[0, 1\). Got nan"),
+        ({"denoised_input": None}, "denoised_input must be True or False. Got None"),
+        ({"block_out_channels": (32, "32")}, "block_out_channels must be an integer. Got '32'"),
+        ({"block_out_channels": ()}, r"block_out_channels must be widths, one at least. Got \(\)"),
         ({"attention_head_dim": 24}, "attention_head_dim must divide the last width, 32. Got 24"),
     ],
 )
 def test_configurations_that_do_not_fit(options, message):
     config = {"sample_size": 16, "block_out_channels": (32, 32), "attention_head_dim": 16}
-    with pytest.raises(ValueError, match=message), torch.device("meta"):
+    with pytest.raises((TypeError, ValueError), match=message), torch.device("meta"):
         GuidanceEncoder(**{**config, "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), **options})
 
 

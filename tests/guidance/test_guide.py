@@ -150,11 +150,19 @@ def test_denoise_augmented_classifiers_guide_also_in_inference_mode(network):
         ([0, -1], 1.0, "labels must be at least 0. Got -1"),
         ([0.5, 1.0], 1.0, "labels must be integer classes. Got torch.float32"),
         ([0, 1], float("nan"), "guidance_scale must be finite. Got nan"),
+        ([0, 1], None, "guidance_scale must be a number. Got None"),
     ],
 )
 def test_bad_arguments(schedule, labels, scale, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         classifier_guide(linear_classifier, labels, scale, schedule=schedule)
+
+
+def test_what_is_no_classifier_or_schedule(schedule):
+    with pytest.raises(TypeError, match="classifier must be a module .* Got 'resnet18'"):
+        classifier_guide("resnet18", [0], schedule=schedule)
+    with pytest.raises(TypeError, match="schedule must be a NoiseSchedule. Got None"):
+        classifier_guide(linear_classifier, [0], schedule=None)
 
 
 def test_what_does_not_fit_is_told_at_the_first_step(schedule):
@@ -169,3 +177,5 @@ def test_what_does_not_fit_is_told_at_the_first_step(schedule):
         guided([0, 1, 2])
     with pytest.raises(ValueError, match="classifier must let gradients pass to x_t. Got none"):
         guided([0, 1], torch.no_grad()(linear_classifier))
+    with pytest.raises(ValueError, match=r"classifier must return logits \(2, K\). Got shape \(24,\)"):
+        guided([0, 1], lambda x, t: x.flatten())

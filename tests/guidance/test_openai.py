@@ -128,7 +128,9 @@ def test_every_released_classifier_fits(tmp_path, size, depth, widths, millions)
     load_strictly(encoder, convert_classifier(state, encoder, True), tmp_path, "openai_flags")
     assert round(encoder.num_parameters() / 1e6, 1) == millions
     # The first level of 512's is half as wide as the time embedding's input; levels and time must still meet.
-    assert encoder(torch.empty(1, 3, size, size, device="meta"), torch.empty(1, device="meta")).shape == (1, 1000)
+    assert encoder(
+        torch.empty(1, 3, size, size, device="meta"), torch.empty(1, dtype=torch.int64, device="meta")
+    ).shape == (1, 1000)
 
 
 def test_command_lines():

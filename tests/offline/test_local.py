@@ -153,3 +153,21 @@ def test_each_copy_gets_the_network_of_its_job(photos, tmp_path):
         if job.target.suffix == ".png":
             with PIL.Image.open(job.target) as image:
                 assert image.getextrema() == ((job.seeds.network % 251,) * 2,) * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"augment": "diffaug"}, "augment must be a DiffAug or DeepAugment. Got 'diffaug'"),
+        ({"copies": 1.5}, "copies must be an integer. Got 1.5"),
+        ({"batch_size": 0}, "batch_size must be at least 1. Got 0"),
+        ({"seed": -1}, "seed must be at least 0. Got -1"),
+        ({"redraw": float("nan")}, r"redraw must be in \[0, 1\]. Got nan"),
+        ({"prepare": 224}, "prepare must be a transform of PIL images or None. Got 224"),
+        ({"source": None}, "source must be a path. Got None"),
+    ],
+)
+def test_bad_arguments(photos, tmp_path, options, message):
+    arguments = {"source": str(photos), "target": str(tmp_path / "out"), "augment": DiffAug("cifar10"), **options}
+    with pytest.raises((TypeError, ValueError), match=message):
+        augment_folder(**arguments)

@@ -108,13 +108,23 @@ def test_checkpointing_changes_nothing(network):
         ({"start_timestep": 0}, "start_timestep must be at least 1. Got 0"),
         ({"num_steps": 1}, "num_steps must be at least 2. Got 1"),
         ({"downscale": 0}, "downscale must be at least 1. Got 0"),
+        ({"downscale": 4.0}, "downscale must be an integer. Got 4.0"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be at least 0. Got nan"),
+        ({"guidance_scale": "6"}, "guidance_scale must be a number. Got '6'"),
+        ({"start_timestep": 5.5}, "start_timestep must be an integer. Got 5.5"),
+        ({"num_steps": True}, "num_steps must be an integer. Got True"),
+        ({"generator": 42}, "generator must be a torch.Generator or None. Got 42"),
+        ({"max_batch": 1.5}, "max_batch must be an integer. Got 1.5"),
+        ({"progress": 1}, "progress must be True or False. Got 1"),
     ],
 )
 def test_bad_arguments(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         DDA(**options)
 
 
 def test_a_start_beyond_t(network):
     with pytest.raises(ValueError, match="0...999 for this network. Got 1000"):
         DDA(network, start_timestep=1000)
+    with pytest.raises(ValueError, match=r"noise must have the shape \(2, 1, 3, 16, 16\). Got \(1, 3, 16, 16\)"):
+        DDA(network, start_timestep=20).adapt(torch.rand(1, 3, 16, 16), torch.zeros(1, 3, 16, 16))

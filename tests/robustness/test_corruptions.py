@@ -94,24 +94,33 @@ def test_types_come_back(samples):
     assert type(corrupt(tv_tensors.Image(samples), "fog", seed=0)) is tv_tensors.Image
     assert corrupt(samples.reshape(2, 4, 3, 32, 32), "fog", seed=0).shape == (2, 4, 3, 32, 32)
     assert corrupt(samples[:0], "fog", seed=0).shape == (0, 3, 32, 32)
+    assert torch.equal(corrupt(samples, "fog", np.int64(3), seed=np.int64(4)), corrupt(samples, "fog", 3, seed=4))
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         ({"corruption": "gausian_noise"}, ValueError, "'gausian_noise'. Did you mean 'gaussian_noise'"),
-        ({"severity": 0}, ValueError, "severity must be one of 1, 2, 3, 4, 5. Got 0"),
+        ({"severity": 0}, ValueError, "severity must be in 1...5. Got 0"),
         ({"severity": 6}, ValueError, "Got 6"),
-        ({"severity": 2.5}, ValueError, "Got 2.5"),
-        ({"corruption_set": "cifar100"}, ValueError, "must be 'cifar10-c' or 'imagenet-c'. Got 'cifar100'"),
+        ({"severity": 3.0}, TypeError, "severity must be an integer. Got 3.0"),
+        ({"severity": True}, TypeError, "Got True"),
+        ({"corruption": None}, ValueError, "Got None"),
+        ({"corruption": ["fog"]}, ValueError, "Got ['fog']"),
+        ({"corruption_set": "cifar100"}, ValueError, "must be one of cifar10-c, imagenet-c. Got 'cifar100'"),
         ({"seed": -1}, ValueError, "seed must be at least 0. Got -1"),
         ({"seed": 0.5}, TypeError, "Got 0.5"),
         ({"first": -2}, ValueError, "first must be at least 0. Got -2"),
-        ({"image": torch.rand(3, 32, 32)}, TypeError, "uint8 in 0...255. Got torch.float32"),
-        ({"image": GREY[:, :1]}, ValueError, "3 channels. Got 1"),
+        ({"image": torch.rand(3, 32, 32)}, TypeError, "Got torch.float32: use v2.functional.to_dtype"),
+        ({"image": GREY[:, :1]}, ValueError, "with 3 channels, (..., 3, H, W). Got Tensor of shape (4, 1, 64, 64)"),
         ({"image": GREY[..., :8]}, ValueError, "at least 16 pixels high and wide. Got (64, 8)"),
-        ({"image": PIL.Image.new("L", (32, 32))}, ValueError, "mode RGB. Got L"),
-        ({"image": np.zeros((32, 32, 3), np.uint8)}, TypeError, "Got ndarray"),
+        ({"image": PIL.Image.new("L", (32, 32))}, ValueError, 'mode RGB. Got L: use image.convert("RGB")'),
+        (
+            {"image": np.zeros((32, 32, 3), np.uint8)},
+            TypeError,
+            "(32, 32, 3): use v2.functional.to_image",
+        ),
+        ({"image": [GREY[0]]}, TypeError, "must be a tensor or a PIL image"),
     ],
     ids=lambda value: str(value)[:30] if isinstance(value, str) else "",
 )

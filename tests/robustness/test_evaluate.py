@@ -35,11 +35,18 @@ def test_any_of_several_targets_is_right():
         (LOGITS, torch.tensor([0, 1]), None, "targets must be (3,) or (3, M). Got shape (2,)"),
         (LOGITS, torch.tensor([0, 5, 1]), None, "targets must be below the 5 classes of the logits. Got 5"),
         (LOGITS, torch.tensor([0, 1, 1]), (0, 999), "candidates must be below the 5 classes of the logits. Got 999"),
+        (LOGITS, torch.tensor([0, 1, 1]), (), "candidates must be classes, one at least. Got ()"),
+        (LOGITS, torch.tensor([0, 1, 1]), (-1, 2), "candidates must be at least 0. Got -1"),
+        (LOGITS, torch.tensor([0, 1, 1]), (0.5, 2), "candidates must be integers. Got torch.float32"),
+        (LOGITS, torch.tensor([0, -2, 1]), None, "targets must be at least -1. Got -2"),
+        (LOGITS, torch.zeros(3), None, "targets must be integers. Got torch.float32"),
+        (LOGITS, [0, 1, 1], None, "targets must be a Tensor. Got [0, 1, 1]"),
+        (LOGITS.tolist(), torch.tensor([0, 1, 1]), None, "logits must be a Tensor. Got "),
     ],
-    ids=range(4),
+    ids=range(11),
 )
 def test_wrong_logits_and_targets(logits, targets, candidates, message):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises((TypeError, ValueError)) as caught:
         correct(logits, targets, candidates)
     assert message in str(caught.value)
 
@@ -84,10 +91,13 @@ def test_order_and_other_keys_do_not_matter():
         ({**HALF, "fog": float("nan")}, "alexnet", "Got nan for fog"),
         ({**HALF, "fog": [0.5, 0.5, 0.5, 0.5, 1.5]}, "alexnet", "Got [0.5, 0.5, 0.5, 0.5, 1.5] for fog"),
         ({**HALF, "fog": [0.5, 0.5]}, "alexnet", "errors must be a mean or 5 values. Got shape (2,) for fog"),
+        ({**HALF, "fog": "half"}, "alexnet", "errors must be numbers. Got 'half' for fog"),
+        (0.5, "alexnet", "errors must be a Mapping. Got 0.5"),
+        (HALF, None, "baseline must be a Mapping. Got None"),
     ],
-    ids=range(9),
+    ids=range(12),
 )
 def test_bad_errors(errors, baseline, message):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises((TypeError, ValueError)) as caught:
         mean_corruption_error(errors, baseline)
     assert message in str(caught.value)

@@ -121,3 +121,19 @@ def test_other_bad_input(classifier, network):
         input_gradient(classifier, images(), [0, 1, 2], denoiser=DiffAug(network))
     with pytest.raises(ValueError, match=r"gradients must be like images, \(3, 3, 16, 16\). Got \(1, 3, 16, 16\)"):
         gradient_alignment(images(), images(1))
+    with pytest.raises(TypeError, match="cosine must be True or False. Got 1"):
+        gradient_alignment(images(), images(), cosine=1)
+    with pytest.raises(TypeError, match="classifier must be a module .* Got None"):
+        input_gradient(None, images(), [0, 1, 2])
+    with pytest.raises(TypeError, match="denoiser must be a function of images or None. Got 'cifar10'"):
+        input_gradient(classifier, images(), [0, 1, 2], denoiser="cifar10")
+    with pytest.raises(ValueError, match=r"classifier must return logits \(3, K\). Got shape \(2304,\)"):
+        input_gradient(lambda batch: batch.flatten(), images(), [0, 1, 2])
+
+
+def test_classifiers_in_low_precision_and_empty_batches(classifier):
+    expected = input_gradient(classifier, images(), [0, 1, 2])
+    got = input_gradient(classifier.bfloat16(), images(), [0, 1, 2])
+    assert got.dtype == torch.float32
+    assert torch.allclose(got, expected, atol=0.02 * expected.abs().max())
+    assert input_gradient(classifier, images()[:0], torch.empty(0).long()).shape == (0, 3, 16, 16)

@@ -154,16 +154,21 @@ def test_all_directions_are_an_orthonormal_basis(schedule):
 @pytest.mark.parametrize("product", [*PRODUCTS, posterior_covariance])
 def test_bad_shapes_and_timesteps(network, product):
     x_t, timesteps = draw(1, 3, 16, 16), torch.tensor([10])
-    with pytest.raises(
-        ValueError, match=r"x_t must be \(B, C, H, W\), H and W divisible by 2. Got shape \(3, 16, 16\)"
-    ):
+    with pytest.raises(ValueError, match=r"x_t must be \(B, 3, H, W\). Got shape \(3, 16, 16\)"):
         product(network, x_t[0], timesteps, x_t[0])
-    with pytest.raises(ValueError, match=r"H and W divisible by 2. Got shape \(1, 3, 16, 15\)"):
+    with pytest.raises(ValueError, match=r"divisible by 2. Got shape \(1, 3, 16, 15\)"):
         product(network, x_t[..., :15], timesteps, x_t[..., :15])
     with pytest.raises(ValueError, match=r"vectors must be like x_t, \(1, 3, 16, 16\). Got \(2, 3, 16, 16\)"):
         product(network, x_t, timesteps, draw(2, 3, 16, 16))
     with pytest.raises(ValueError, match="0...999 for this network. Got 1000"):
         product(network, x_t, torch.tensor([1000]), x_t)
+    with pytest.raises(TypeError, match="timesteps must be an int64 tensor .* Got 10"):
+        product(network, x_t, 10, x_t)
+    with pytest.raises(TypeError, match="vectors must be a Tensor. Got None"):
+        product(network, x_t, timesteps, None)
+    with pytest.raises(TypeError, match="network must be a ScoreNetwork. Got 'cifar10'"):
+        product("cifar10", x_t, timesteps, x_t)
+    assert product(network, x_t[:0], timesteps[:0], x_t[:0]).shape == (0, 3, 16, 16)
 
 
 @pytest.mark.parametrize(
@@ -171,13 +176,17 @@ def test_bad_shapes_and_timesteps(network, product):
     [
         ({"k": 0}, "k must be in 1...768. Got 0"),
         ({"k": 769}, "k must be in 1...768. Got 769"),
+        ({"k": 2.0}, "k must be an integer. Got 2.0"),
+        ({"timestep": 1000}, "timestep must be in 0...999. Got 1000"),
+        ({"timestep": 1.5}, "timestep must be an integer. Got 1.5"),
+        ({"generator": 42}, "generator must be a torch.Generator"),
         ({"iterations": 0}, "iterations must be at least 1. Got 0"),
         ({"max_batch": 0}, "max_batch must be at least 1. Got 0"),
         ({"x_t": draw(2, 3, 16, 16)}, r"one noisy image, \(C, H, W\). Got shape \(2, 3, 16, 16\)"),
     ],
 )
 def test_bad_arguments_of_leading_directions(network, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         leading_directions(network, **{"x_t": draw(3, 16, 16), "timestep": 10, **options})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -187,7 +188,10 @@ def test_threshold_is_saved(network):
 
 
 def test_gradients_and_hooks(network):
-    """A score has gradients by the image, and the classifier is left without hooks."""
+    """Scores have gradients only if the images require them, and the classifier is left without hooks."""
+    detector = OODDetector(network, "3", "ash-s")
+    for scores in (detector(images()), detector.score(detector.features(images()))):
+        assert scores.numpy().shape == (6,)
     pixels = images().requires_grad_()
     OODDetector(network, "3", "ash-s")(pixels).sum().backward()
     assert pixels.grad.abs().sum() > 0
@@ -202,6 +206,69 @@ def test_low_precision(network):
     torch.testing.assert_close(scores, expected, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("method", OOD_METHODS)
+def test_classifiers_and_detectors_in_other_dtypes(network, method, dtype):
+    detector = OODDetector(network, "3", method).fit(images(10))
+    features, expected = detector.features(images()), detector(images())
+    for other in (OODDetector(network.to(dtype), "3", method).fit(images(10)), detector.to(dtype)):
+        for scores in (other(images()), other.score(features)):
+            assert scores.dtype == torch.float32
+            torch.testing.assert_close(scores, expected, rtol=0.05, atol=0.05)
+
+
+class Halves(nn.Module):
+    """Two heads whose answers are averaged, as in distilled DeiT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(768, 20), nn.ReLU())
+        self.head, self.head_dist = nn.Linear(20, 5), nn.Linear(20, 5)
+
+    def forward(self, x):
+        features = self.body(x)
+        return (self.head(features) + self.head_dist(features)) / 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("model", "layer"),
+    [
+        (Halves, None),
+        (lambda: nn.Sequential(nn.Conv2d(3, 5, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), "0"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(768, 5), nn.Softmax(1)), None),
+    ],
+    ids=["two heads", "squeezenet", "softmax"],
+)
+def test_layers_that_do_not_give_the_logits_are_refused(model, layer, dtype):
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="layer must give the classifier's own logits .* a step behind this layer"):
+        OODDetector(model().to(dtype), layer)(images())
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "resnet18", "convnext_atto"])
+def test_timms_models(name):
+    model = pytest.importorskip("timm").create_model(name, num_classes=10).eval()
+    batch = images(1, 224 if "deit" in name else 64)
+    if "distilled" in name:
+        with pytest.raises(ValueError, match="layer must give the classifier's own logits"):
+            OODDetector(model, method="msp")(batch)
+    else:
+        assert_close(OODDetector(model, method="msp")(batch), -max_softmax(model(batch)).detach())
+
+
+def test_features_behind_a_layer_norm_are_warned_of_once():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 20), nn.LayerNorm(20), nn.Linear(20, 5))
+    detector = OODDetector(model, method="scale")
+    with pytest.warns(UserWarning, match='scale is made for features of at least 0.* use method="msp"'):
+        detector(images())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        detector(images())
+        OODDetector(model, method="msp")(images())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -212,12 +279,16 @@ def test_low_precision(network):
         ({"percentile": -1}, "Got -1"),
         ({"percentile": math.nan}, "Got nan"),
         ({"method": "msp", "percentile": 90}, "msp takes no percentile. Got 90"),
+        ({"percentile": "90"}, "percentile must be a number. Got '90'"),
+        ({"method": None}, "method must be one of msp, "),
+        ({"classifier": "resnet18"}, "classifier must be a Module. Got 'resnet18'"),
+        ({"normalize": [0.5]}, "normalize must be (mean, std), a callable or None. Got [0.5]"),
     ],
     ids=str,
 )
 def test_wrong_arguments(network, arguments, message):
-    with pytest.raises(ValueError) as caught:
-        OODDetector(network, **{"layer": "3", **arguments})
+    with pytest.raises((TypeError, ValueError)) as caught:
+        OODDetector(**{"classifier": network, "layer": "3", **arguments})
     assert message in str(caught.value)
 
 
@@ -254,6 +325,16 @@ def test_wrong_images(network):
         detector(images().long())
     with pytest.raises(ValueError, match=r"in \[0, 1\]. Got"):
         detector(images() - 0.5)
+    for features in (images(), torch.zeros(3, 20, dtype=torch.int64)):
+        with pytest.raises(ValueError, match=r"features must be floating point \(N, n\). Got torch"):
+            detector.score(features)
+    for data in ("cifar10", 3, {"images": images()}, ["a", "b"], [images().numpy()]):
+        with pytest.raises(TypeError, match="data"):
+            OODDetector(network, "3", "react").fit(data)
+    with torch.no_grad():
+        network[1].weight[0] = math.nan
+    with pytest.raises(ValueError, match="classifier must return finite logits"):
+        detector(images())
 
 
 def test_not_fitted(network):
@@ -316,9 +397,10 @@ def test_metrics_are_those_of_scikit_learn(levels):
         ([[1.0]], [1.0], r"Got shape \(1, 1\)"),
         (1.0, [1.0], r"Got shape \(\)"),
         ([1.0, math.nan], [1.0], "id_scores must not hold NaN. Got 1 NaN of 2"),
+        ([1.0], ["high"], r"ood_scores must be numbers. Got \['high'\]"),
     ],
-    ids=range(5),
+    ids=range(6),
 )
 def test_metrics_undefined(metric, id_scores, ood_scores, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         metric(id_scores, ood_scores)

@@ -230,6 +230,13 @@ def test_eval_mode_and_repr():
         ({"sigma": 0.0}, "sigma must be finite and above 0. Got 0.0"),
         ({"sigma": float("nan")}, "sigma must be finite and above 0. Got nan"),
         ({"sigma": 79.0}, "sigma must be at most 78.7, half of the schedule's last. Got 79.0"),
+        ({"sigma": "0.5"}, "sigma must be a number. Got '0.5'"),
+        ({"generator": 42}, "generator must be a torch.Generator or None. Got 42"),
+        ({"max_batch": 2.5}, "max_batch must be an integer. Got 2.5"),
+        ({"progress": None}, "progress must be True or False. Got None"),
+        ({"normalize": (0.5, 0.0)}, "std must be finite and above 0. Got 0.0"),
+        ({"n": 10.0}, "n must be an integer. Got 10.0"),
+        ({"failure_probability": float("nan")}, r"failure_probability must be in \(0, 1\). Got nan"),
         ({"n": 0}, "n must be at least 1. Got 0"),
         ({"n0": -1}, "n0 must be at least 1. Got -1"),
         ({"failure_probability": 1.0}, r"failure_probability must be in \(0, 1\). Got 1.0"),
@@ -237,8 +244,37 @@ def test_eval_mode_and_repr():
 )
 def test_bad_arguments(options, message):
     draws = {name: options.pop(name) for name in ("n", "n0", "failure_probability") if name in options}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         smoothed_oracle(0.5, **options).certify(image(), **draws)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: DenoisedSmoothing(None), "classifier must be a module from images to logits"),
+        (lambda: DenoisedSmoothing("resnet18"), "Got 'resnet18'"),
+        (lambda: certify_votes(0, 5, 4, 0.5, 0.01), r"count must be in 0\.\.\.4. Got 5"),
+        (lambda: certify_votes(0, 1, 4, math.nan, 0.01), "sigma must be finite and above 0. Got nan"),
+        (lambda: predict_votes([3, 1], 0.01), r"votes must be a Tensor. Got \[3, 1\]"),
+        (lambda: predict_votes(torch.tensor([3]), 0.01), "votes must be counts of at least 2 classes"),
+    ],
+)
+def test_bad_classifiers_and_votes(call, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        call()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_classifier_runs_in_its_own_dtype(dtype):
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4))
+    schedule = NoiseSchedule.named("linear")
+    smoothed = DenoisedSmoothing(classifier, ScoreNetwork(GaussianOracle(schedule), schedule), dtype=torch.float32)
+    batch, noise = image()[None], torch.zeros(1, 3, 8, 8)
+    expected = smoothed.classify(batch, noise)
+    for wrapper in (smoothed.to(dtype), DenoisedSmoothing(classifier, smoothed.denoiser)):
+        logits = wrapper.classify(batch, noise)
+        assert logits.dtype == torch.float32
+        assert torch.allclose(logits, expected, atol=0.02)
 
 
 def test_bad_images_and_classifiers():

@@ -170,9 +170,12 @@ def test_constructor_errors(schedule):
         ({"variance_type": "learned"}, "variance_type must be one of .* Got 'learned'"),
         ({"null_class": 3}, "null_class must be the last of the network's 6 labels. Got 3"),
         ({"guidance_scale": 0.5}, "needs a network with a null class. Got 0.5"),
+        ({"guidance_scale": float("nan"), "null_class": 5}, "guidance_scale must be finite. Got nan"),
+        ({"null_class": 5.0}, "null_class must be an integer. Got 5.0"),
+        ({"schedule": "linear"}, "schedule must be a NoiseSchedule. Got 'linear'"),
     ]:
-        with pytest.raises(ValueError, match=message):
-            ScoreNetwork(tiny_unet(num_class_embeds=6), schedule, **arguments)
+        with pytest.raises((TypeError, ValueError), match=message):
+            ScoreNetwork(**{"unet": tiny_unet(num_class_embeds=6), "schedule": schedule, **arguments})
 
 
 def test_own_timesteps_are_the_papers_at_256_pixels(schedule):
@@ -194,6 +197,8 @@ def test_another_schedules_timesteps_lie_in_it():
         (None, "must have a config with in_channels and sample_size.*Got a Conv2d without in_channels and sample_size"),
         ({"in_channels": 3}, "Got a Conv2d without sample_size"),
         ({"in_channels": 3, "sample_size": None}, "Got a Conv2d without sample_size"),
+        ({"in_channels": 3, "sample_size": 0}, "sample_size must be at least 1. Got 0"),
+        ({"in_channels": "3", "sample_size": 8}, "in_channels must be an integer. Got '3'"),
         ({"in_channels": 3, "sample_size": 8, "out_channels": 1}, "out_channels must be in_channels, 3, or .* Got 1"),
         ({"in_channels": 3, "sample_size": 8, "class_embed_type": "identity"}, "class_embed_type must be None"),
     ],
@@ -202,5 +207,51 @@ def test_a_module_of_ones_own_is_told_what_it_needs(schedule, config, message):
     module = torch.nn.Conv2d(3, 3, 1)
     if config is not None:
         module.config = SimpleNamespace(**config)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         ScoreNetwork(module, schedule)
+
+
+X_T, STEPS = torch.zeros(2, 3, 16, 16), torch.tensor([5, 5])
+METHODS = ("pred_x0", "eps", "score", "posterior", "forward")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ((X_T, 5), r"timesteps must be an int64 tensor \(B,\), such as torch.tensor\(\[500\]\). Got 5"),
+        ((X_T, [5, 5]), r"timesteps must be an int64 tensor .* Got \[5, 5\]"),
+        ((X_T, STEPS.float()), "timesteps must be an int64 tensor .* Got torch.float32"),
+        ((X_T, STEPS[:1]), r"timesteps must be one per image, \(2,\). Got shape \(1,\)"),
+        ((X_T, STEPS[0]), r"timesteps must be one per image, \(2,\). Got shape \(\)"),
+        ((X_T, STEPS - 9), "timesteps must be in 0...999 for this network. Got -4"),
+        ((X_T[0], STEPS), r"x_t must be \(B, 3, H, W\). Got shape \(3, 16, 16\)"),
+        ((X_T[:, :1], STEPS), r"x_t must be \(B, 3, H, W\). Got shape \(2, 1, 16, 16\)"),
+        ((X_T[..., :15], STEPS), "divisible by 2. Got shape .*: Denoiser pads images"),
+        ((X_T[..., :0, :], STEPS), r"H and W above 0 .* Got shape \(2, 3, 0, 16\)"),
+        ((X_T.byte(), STEPS), "x_t must be a floating point tensor .* Got torch.uint8"),
+        ((X_T.to(torch.float8_e4m3fn), STEPS), "x_t must be a floating point tensor .* Got torch.float8_e4m3fn"),
+        ((X_T.tolist(), STEPS), "x_t must be a floating point tensor"),
+        ((X_T, STEPS, torch.tensor([1])), r"labels must be one per image, \(2,\). Got shape \(1,\)"),
+        ((X_T, STEPS, torch.tensor([0.0, 1.0])), "labels must be an int64 tensor .* Got torch.float32"),
+        ((X_T, STEPS, [0, 1]), r"labels must be an int64 tensor .* Got \[0, 1\]"),
+        ((X_T, STEPS, torch.tensor([0, 5])), "labels must be in 0...4. Got 5"),
+    ],
+    ids=range(17),
+)
+def test_bad_inputs(conditional, method, inputs, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        getattr(conditional, method)(*(inputs if len(inputs) == 3 else (*inputs, STEPS % 5)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_empty_batches_and_other_dtypes_give_float32(network, method):
+    def answer(x_t, timesteps):
+        result = getattr(network, method)(x_t, timesteps)
+        return result if isinstance(result, tuple) else (result,)
+
+    for part in answer(X_T[:0], STEPS[:0]):
+        assert (part.shape, part.dtype) == ((0, 3, 16, 16), torch.float32)
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        for got, expected in zip(answer(X_T.to(dtype), STEPS.int()), answer(X_T, STEPS)):
+            assert torch.equal(got, expected)

@@ -31,7 +31,7 @@ def test_respaced_schedule_keeps_alphas_cumprod(schedule):
     respaced = schedule.respaced(steps)
     assert torch.allclose(respaced.alphas_cumprod, schedule.alphas_cumprod[steps], rtol=1e-6, atol=0)
     assert torch.allclose(schedule.respaced(range(1000)).betas, schedule.betas, rtol=1e-6, atol=0)
-    for wrong in ([], [5, 3], [3, 3]):
+    for wrong in ([5, 3], [3, 3]):
         with pytest.raises(ValueError, match="timesteps must ascend"):
             schedule.respaced(wrong)
     with pytest.raises(ValueError, match="Got 1000"):
@@ -147,12 +147,13 @@ def test_labels_reach_the_network(conditional):
         sample(conditional, x, [0, 500])
 
 
-def test_seeds_repeat_and_empty_batches_come_back(gaussian, x_t):
+def test_seeds_repeat_and_empty_batches_come_back(gaussian, x_t, network):
     one, two, other = (sample(gaussian, x_t, [0, 500], generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2))
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
     for method in ("ancestral", "ddim"):
         assert sample(gaussian, x_t[:0], [0, 500], method=method).shape == (0, 3, 8, 8)
+        assert sample(network, torch.zeros(0, 3, 16, 16), [0, 500], method=method).shape == (0, 3, 16, 16)
 
 
 def test_progress_bar(gaussian, x_t, capsys):
@@ -165,14 +166,23 @@ def test_progress_bar(gaussian, x_t, capsys):
     [
         ({"method": "euler"}, "method must be one of .* Got 'euler'"),
         ({"eta": 1.5}, r"eta must be in \[0, 1\]. Got 1.5"),
+        ({"timesteps": []}, "timesteps must hold at least one timestep"),
+        ({"timesteps": [0, 2.5]}, "timesteps must be integers. Got 2.5"),
+        ({"eta": float("nan")}, r"eta must be in \[0, 1\]. Got nan"),
+        ({"network": None}, "network must be a ScoreNetwork. Got None"),
+        ({"x_t": torch.zeros(3, 8, 8)}, r"x_t must be \(B, 3, H, W\). Got shape \(3, 8, 8\)"),
+        ({"x_t": [0.0]}, "x_t must be a Tensor. Got"),
+        ({"guide": 3.0}, "guide must be a function of x_t, timesteps and predict or None. Got 3.0"),
+        ({"generator": 42}, "generator must be a torch.Generator or None. Got 42"),
+        ({"progress": "yes"}, "progress must be True or False. Got 'yes'"),
         ({"timesteps": [3, 1]}, r"timesteps must ascend. Got \[3, 1\]"),
         ({"timesteps": [0, 1, 2], "noise": torch.zeros(1, 3, 3, 8, 8)}, "Got too few"),
         ({"timesteps": [0, 1], "noise": torch.zeros(1, 1, 3, 8, 8)}, r"Got one of shape \(1, 3, 8, 8\)"),
     ],
 )
 def test_bad_arguments(gaussian, x_t, options, message):
-    with pytest.raises(ValueError, match=message):
-        sample(gaussian, x_t, **options)
+    with pytest.raises((TypeError, ValueError), match=message):
+        sample(**{"network": gaussian, "x_t": x_t, **options})
 
 
 def test_cosine_4000_schedule_respaces(oracle):

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -67,12 +68,42 @@ def test_match_timesteps_over_schedules_matches_sigma(schedule):
 
 
 def test_bad_schedules_are_refused(schedule):
-    with pytest.raises(ValueError, match=r"one of \['cosine', 'linear'\]. Got 'quadratic'"):
+    with pytest.raises(ValueError, match="noise schedule must be one of linear, cosine. Got 'quadratic'"):
         NoiseSchedule.named("quadratic")
     with pytest.raises(ValueError, match="betas must be"):
         NoiseSchedule(torch.tensor([0.1, 1.5]))
     with pytest.raises(ValueError, match=r"timesteps must be in 0\.\.\.999 for this network. Got 1000"):
         schedule.check_timesteps([3, 1000])
+
+
+LINEAR = NoiseSchedule.named("linear")
+BAD_CALLS = [
+    (lambda: NoiseSchedule([0.1, math.nan]), "betas must be a vector of values in (0, 1)"),
+    (lambda: NoiseSchedule(None), "betas must be a vector of numbers. Got None"),
+    (lambda: NoiseSchedule(["a"]), "betas must be a vector of numbers. Got ['a']"),
+    (lambda: NoiseSchedule([0.1], variance_preserving=1), "variance_preserving must be True or False. Got 1"),
+    (lambda: NoiseSchedule.named(None), "noise schedule must be one of linear, cosine. Got None"),
+    (lambda: NoiseSchedule.named("linear", 20), "num_timesteps must be at least 21. Got 20"),
+    (lambda: NoiseSchedule.named("cosine", 10.0), "num_timesteps must be an integer. Got 10.0"),
+    (lambda: NoiseSchedule.variance_exploding(math.nan, 1), "sigma_min must be finite and above 0. Got nan"),
+    (lambda: NoiseSchedule.variance_exploding(2, 1), "sigma_max must be finite and above 2. Got 1"),
+    (lambda: NoiseSchedule.variance_exploding(1, 2, 1), "num_timesteps must be at least 2. Got 1"),
+    (lambda: LINEAR.timestep_for_sigma(math.nan), "sigma must be at least 0. Got nan"),
+    (lambda: LINEAR.respaced([0, 0.5]), "timesteps must be integers. Got 0.5"),
+    (lambda: match_timesteps([0, "5"], LINEAR, 32), "timesteps must be integers. Got '5'"),
+    (lambda: match_timesteps([5], LINEAR, 0), "image_size must be at least 1. Got 0"),
+    (lambda: match_timesteps([5], "linear", 32), "schedule must be a NoiseSchedule. Got 'linear'"),
+    (lambda: space_timesteps(1000, 10.0), "num_steps must be an integer. Got 10.0"),
+    (lambda: space_timesteps(0, 1), "num_timesteps must be at least 1. Got 0"),
+    (lambda: space_timesteps(10, 5, None), "timestep_spacing must be one of linspace, leading. Got None"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), BAD_CALLS, ids=range(len(BAD_CALLS)))
+def test_bad_arguments(call, message):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        call()
+    assert message in str(caught.value)
 
 
 def test_tables_stay_float32():
@@ -98,7 +129,8 @@ def test_spacing_linspace():
     assert (steps[0], steps[1], steps[50], steps[-1]) == (0, 10, 505, 999)
     assert space_timesteps(1000, 1000) == tuple(range(1000))
     assert space_timesteps(4000, 3) == (0, 2000, 3999)  # 1999.5 rounds to even, as the official code's round does
-    assert space_timesteps(10, 1) == (0,)
+    assert space_timesteps(10, np.int64(2)) == (0, 9)
+    assert space_timesteps(1, 1) == (0,)
 
 
 def test_spacing_leading():
@@ -109,9 +141,9 @@ def test_spacing_leading():
 
 
 @pytest.mark.parametrize("spacing", ["linspace", "leading"])
-@pytest.mark.parametrize("number", [0, 11])
+@pytest.mark.parametrize("number", [0, 1, 11])
 def test_bad_spacing(spacing, number):
-    with pytest.raises(ValueError, match=f"num_steps must be in 1...10. Got {number}"):
+    with pytest.raises(ValueError, match=f"num_steps must be in 2...10. Got {number}"):
         space_timesteps(10, number, spacing)
     with pytest.raises(ValueError, match="timestep_spacing must be one of .* Got 'trailing'"):
         space_timesteps(10, 5, "trailing")

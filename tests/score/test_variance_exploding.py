@@ -221,5 +221,5 @@ def test_a_step_of_diffusers_is_the_posterior_with_large_variance(scheduler):
 def test_bad_schedules():
     with pytest.raises(ValueError, match=r"betas must be a vector of values in \(0, inf\)"):
         NoiseSchedule(torch.tensor([1.0, 0.0]), variance_preserving=False)
-    with pytest.raises(ValueError, match="below sigma_max. Got 1 and inf"):
+    with pytest.raises(ValueError, match="sigma_max must be finite and above 1. Got inf"):
         NoiseSchedule.variance_exploding(1, math.inf)

@@ -101,7 +101,7 @@ def test_draws_have_the_stated_distributions():
         ({"severity": 0}, r"severity must be in \[0.1, 10\]. Got 0"),
         ({"severity": 11}, "Got 11"),
         ({"width": 0}, "width must be at least 1. Got 0"),
-        ({"depth": 0}, "depth must be at least 1, or None. Got 0"),
+        ({"depth": 0}, "depth must be at least 1. Got 0"),
     ],
 )
 def test_bad_arguments(options, message):

@@ -81,7 +81,7 @@ def test_prepared_diffaug_views_pass_through(diffaug):
 
 
 def test_labels_travel_to_conditional_networks(conditional):
-    diffaug, image = DiffAug(conditional), contracts.images(SIZE)
+    diffaug, image = DiffAug(conditional, conditional=True), contracts.images(SIZE)
     views = compose_with(diffaug=diffaug)
     for labels in (torch.tensor([0, 1, 2, 3]), torch.tensor([4, 4, 4, 4])):
         expected, _ = contracts.seeded(diffaug, image, labels)
@@ -109,19 +109,60 @@ def test_parameters_and_state_are_the_models_alone(network):
     assert not views.state_dict()
 
 
-def test_bad_arguments():
-    with pytest.raises(TypeError, match="augmentations must be transforms. Got 'augmix'"):
-        compose_with("augmix")
-    with pytest.raises(TypeError, match="pass it as diffaug="):
-        compose_with(AugMix(), DiffAug("cifar10"))
-    with pytest.raises(TypeError, match="diffaug must be a DiffAug. Got str"):
-        compose_with(diffaug="cifar10")
-    with pytest.raises(ValueError, match="jsd must be at least 0. Got -1"):
-        ViewsLoss(jsd=-1)
-    with pytest.raises(ValueError, match="views must hold 'clean'. Got \\['diffaug'\\]"):
-        ViewsLoss()({"diffaug": torch.zeros(1, 2)}, torch.tensor([0]))
-    with pytest.raises(ValueError, match="recipe must be one of baseline, .*Got 'autoaugment'"):
-        recipe("autoaugment")
+NAN = math.nan
+LOGITS = torch.zeros(2, 3)
+BAD_CALLS = [
+    (lambda: compose_with("augmix"), "augmentations must be transforms, such as AugMix(). Got 'augmix'"),
+    (lambda: compose_with(AugMix), "augmentations must be transforms"),
+    (lambda: compose_with(AugMix(), DiffAug("cifar10")), "pass it as diffaug="),
+    (lambda: compose_with(diffaug=5), "diffaug must be a DiffAug or str or Path or ScoreNetwork or Denoiser, or None"),
+    (lambda: compose_with(clean="crop"), "clean must be a transform or None. Got 'crop'"),
+    (lambda: ViewsLoss(jsd=-1), "jsd must be at least 0. Got -1"),
+    (lambda: ViewsLoss(jsd=NAN), "jsd must be at least 0. Got nan"),
+    (lambda: ViewsLoss(clean="1"), "clean must be a number. Got '1'"),
+    (lambda: ViewsLoss(kinds={"x": "flip"}), "kinds must be one of clean, augmented, deepaugment, diffaug. Got 'flip'"),
+    (lambda: ViewsLoss(kinds=["clean"]), "kinds must be a Mapping"),
+    (lambda: ViewsLoss()({"diffaug": LOGITS}, torch.zeros(2).long()), "views must hold 'clean'. Got ['diffaug']"),
+    (
+        lambda: ViewsLoss()(LOGITS, torch.zeros(2).long()),
+        'logits must be a Mapping of views, such as {"clean": logits}',
+    ),
+    (lambda: ViewsLoss()({"clean": LOGITS, "x": LOGITS[:1]}, torch.zeros(2).long()), "Got (1, 3) for 'x'"),
+    (lambda: ViewsLoss()({"clean": LOGITS}, torch.zeros(3).long()), "targets must be classes (2,), or probabilities"),
+    (lambda: ViewsLoss()({"clean": LOGITS}, torch.zeros(2)), "Got shape (2,)"),
+    (lambda: ViewsLoss()({"clean": LOGITS}, [0, 1]), "targets must be int64 (2,), or probabilities. Got [0, 1]"),
+    (lambda: ViewsLoss()({"clean": LOGITS}, torch.tensor([0, 3])), "targets must be in 0...2. Got 3"),
+    (lambda: recipe("autoaugment"), "recipe must be one of baseline, "),
+    (lambda: recipe("augmix+augmix"), "Got 'augmix+augmix'"),
+    (lambda: recipe(None), "Got None"),
+    (lambda: recipe("deepaugment", deepaugment="noise2net"), "deepaugment must be a DeepAugment"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), BAD_CALLS, ids=range(len(BAD_CALLS)))
+def test_bad_arguments(call, message):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        call()
+    assert message in str(caught.value)
+
+
+def test_a_network_for_diffaug_is_that_of_one_with_defaults(network):
+    views = compose_with(AugMix(), diffaug=network)
+    assert list(views(contracts.images(SIZE))) == ["clean", "augmix", "diffaug"]
+    assert recipe("diffaug", diffaug="cifar10")[0].per_batch.diffaug.denoiser.source == "cifar10"
+
+
+def test_an_empty_batch_has_no_loss():
+    empty = torch.empty(0, 5, requires_grad=True)
+    loss = ViewsLoss()({"clean": empty, "augmix1": empty, "diffaug": empty}, torch.empty(0, dtype=torch.int64))
+    assert loss == 0
+    loss.backward()
+
+
+@pytest.mark.parametrize("name", ["diffaug+augmix", "augmix+diffaug+deepaugment"])
+def test_the_parts_of_a_recipe_in_any_order(name, network):
+    ordered = next(known for known in RECIPES if sorted(known.split("+")) == sorted(name.split("+")))
+    assert recipe(name, diffaug=network)[0].kinds == recipe(ordered, diffaug=network)[0].kinds
 
 
 def logits_of(p: float) -> torch.Tensor:

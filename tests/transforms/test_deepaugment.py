@@ -127,8 +127,8 @@ def test_epsilon_is_uniform_in_the_upper_half():
         ({"weights": "a.pt"}, "weights and size are for 'edsr' and 'cae'. Got 'a.pt', None for 'noise2net'"),
         ({"size": 64}, "weights and size are for 'edsr' and 'cae'. Got None, 64 for 'noise2net'"),
         ({"network": "edsr", "size": 8}, "size must be at least 16. Got 8"),
-        ({"max_epsilon": -1.0}, r"max_epsilon must be at least 0 and finite. Got -1\.0"),
-        ({"max_epsilon": math.nan}, "max_epsilon must be at least 0 and finite. Got nan"),
+        ({"max_epsilon": -1.0}, r"max_epsilon must be in \[0, 10\]. Got -1\.0"),
+        ({"max_epsilon": math.nan}, r"max_epsilon must be in \[0, 10\]. Got nan"),
     ],
 )
 def test_bad_arguments(arguments, message):

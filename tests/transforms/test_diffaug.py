@@ -5,6 +5,8 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from diffaug_transforms import DiffAug, ScoreNetwork
@@ -109,35 +111,108 @@ def test_sides_that_the_strides_do_not_divide(make, size):
 
 
 def test_labels_travel_to_conditional_networks(conditional):
-    transform = DiffAug(conditional, timesteps=300, dtype=torch.float32)
+    transform = DiffAug(conditional, conditional=True, timesteps=300, dtype=torch.float32)
     batch, labels = contracts.images(SIZE), torch.tensor([0, 1, 2, 3])
     first, _ = contracts.seeded(transform, batch, labels)
     other, _ = contracts.seeded(transform, batch, labels.flip(0))
     assert not torch.equal(first, other)
-    as_dict = contracts.seeded(transform, {"image": batch, "label": labels})
-    assert torch.equal(as_dict["image"], first)
+    for sample in (
+        {"image": batch, "label": labels},
+        {"Labels": labels, "other label": labels.flip(0), "image": batch},
+        {"label": labels.tolist(), "image": list(batch)},
+        (batch, {"boxes": None, "labels": labels.numpy()}),
+    ):
+        output = contracts.seeded(transform, sample)
+        images = output[0] if isinstance(output, tuple) else output["image"]
+        assert torch.equal(torch.stack(list(images)), first)
+    by_getter = DiffAug(
+        conditional, conditional=True, labels_getter=lambda sample: sample[2], timesteps=300, dtype=torch.float32
+    )
+    assert torch.equal(contracts.seeded(by_getter, batch, "a", labels)[0], first)
     one, label = contracts.seeded(transform, v2.functional.to_pil_image(batch[0]), 3)
     assert label == 3
     assert one.size == (SIZE, SIZE)
 
 
-def test_the_null_class_stands_in_where_there_are_no_labels(null_conditional):
+def test_labels_of_picked_samples_alone(conditional):
+    transform = DiffAug(conditional, conditional=True, timesteps=300, p=0.5, dtype=torch.float32)
+    batch, labels = contracts.images(SIZE), torch.tensor([0, 1, 2, 3])
+    params = {**transform.make_params([batch]), "labels": labels, "selected": torch.tensor([False, True, True, False])}
+    everything = {name: value for name, value in params.items() if name != "selected"}
+    picked, all_of_them = transform.transform(batch, params), transform.transform(batch, everything)
+    assert torch.equal(picked[0], batch[0])
+    torch.testing.assert_close(picked[1:3], all_of_them[1:3], rtol=1e-4, atol=1e-4)
+
+
+def test_nothing_is_a_label_unless_asked_for(null_conditional):
+    """A network with classes uses its null class, whatever follows the images."""
     transform = DiffAug(null_conditional, timesteps=300, dtype=torch.float32)
     batch = contracts.images(SIZE)
     unlabelled = contracts.seeded(transform, batch)
-    assert not torch.equal(contracts.seeded(transform, batch, torch.arange(4))[0], unlabelled)
-    # A detection target's labels are one per box: they say nothing of the image's class.
-    boxes = contracts.seeded(transform, {"image": batch, "labels": torch.tensor([1, 2, 3, 4, 4, 4])})
-    assert torch.equal(boxes["image"], unlabelled)
+    soft, boxes = torch.rand(4, 5), tv_tensors.BoundingBoxes([[1, 2, 3, 4]], format="XYXY", canvas_size=(SIZE, SIZE))
+    for rest in (
+        (torch.arange(4),),
+        (torch.tensor([5, 17, 3, 99]),),
+        (torch.tensor([0]),),
+        (soft,),
+        ("cat",),
+        (["cat", "dog"],),
+        (7, torch.arange(4)),
+        ({"boxes": boxes, "labels": torch.tensor([55])},),
+        (None,),
+    ):
+        output = contracts.seeded(transform, batch, *rest)
+        assert torch.equal(output[0], unlabelled)
+        pairs = zip(tree_leaves(output[1:]), tree_leaves(rest), strict=True)
+        assert all(after is before for after, before in pairs)
+    labelled = DiffAug(null_conditional, conditional=True, timesteps=300, dtype=torch.float32)
+    assert not torch.equal(contracts.seeded(labelled, batch, torch.arange(4))[0], unlabelled)
+    pipeline = v2.Compose([DiffAug(null_conditional), v2.MixUp(num_classes=100)])
+    assert pipeline(batch, torch.tensor([5, 17, 3, 99]))[1].shape == (4, 100)
 
 
-def test_several_images_of_a_sample_share_the_draw(make):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"conditional": 1}, "conditional must be True or False. Got 1"),
+        ({"labels_getter": "targets"}, "labels_getter must be \"default\", a callable or None. Got 'targets'"),
+        ({"labels_getter": 3}, 'labels_getter must be "default", a callable or None. Got 3'),
+        ({"conditional": True, "labels_getter": None}, "conditional=True needs a labels_getter. Got None"),
+        ({"generator": 42}, "generator must be a torch.Generator or None. Got 42"),
+        ({"p": "0.5"}, "p must be a number. Got '0.5'"),
+        ({"dtype": "bfloat16"}, "dtype must be a torch.dtype"),
+        ({"compile": "yes"}, "compile must be True or False. Got 'yes'"),
+        ({"timesteps": 0.5}, "timesteps must be integers, or one integer. Got 0.5"),
+        ({"timesteps": "3"}, "timesteps must be integers, or one integer. Got '3'"),
+        ({"max_batch": 1.5}, "max_batch must be an integer. Got 1.5"),
+    ],
+)
+def test_bad_arguments(make, arguments, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        make(**arguments)
+
+
+def test_conditional_needs_a_network_with_classes(make):
+    with pytest.raises(ValueError, match="conditional=True needs a network with classes. Got <16px ScoreNetwork>"):
+        make(conditional=True)(contracts.images(SIZE), torch.arange(4))
+
+
+def test_images_of_one_shape_in_a_sample_share_the_draw(make):
     batch = contracts.images(SIZE, batch=1)[0]
-    sample = [v2.functional.to_pil_image(batch), v2.functional.to_pil_image(batch)]
-    first, second = make()(sample)
+    picture = v2.functional.to_pil_image(batch)
+    first, second, other = make()((picture, picture, picture.resize((20, 20))))
     assert first.tobytes() == second.tobytes()
-    with pytest.raises(ValueError, match="must have the shape of the noise"):
-        make()([sample[0], sample[1].resize((20, 20))])
+    assert other.size == (20, 20)
+
+
+def test_a_list_goes_through_the_network_as_one_batch(make, network):
+    seen = []
+    network.unet.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    picture = v2.functional.to_pil_image(contracts.images(SIZE)[0])
+    make()([picture] * 5 + [picture.resize((20, 20))])
+    assert seen == [5, 1]
+    output = make(p=0.0)([picture, picture])
+    assert [image is picture for image in output] == [True, True]
 
 
 def test_the_network_is_frozen_whatever_the_parent_does(make, network):

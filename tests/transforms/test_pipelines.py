@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -10,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.transforms import v2
 
-from diffaug_transforms import DiffAug, load_score_network
+from diffaug_transforms import DeepAugment, DiffAug, ScoreNetwork, load_score_network
 from tests import contracts
 
 
@@ -63,6 +65,47 @@ def test_a_network_by_name_loads_inside_a_forked_worker():
     assert next(iter(loader))[0].shape == (2, 3, 32, 32)
 
 
+class Repeated(Dataset):
+    """One picture many times, so that equal views show equal draws."""
+
+    def __init__(self, transform) -> None:
+        self.transform, self.picture = transform, contracts.images(16)[0]
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int):
+        return self.transform(self.picture)
+
+
+def epochs(transform, **options) -> list[bytes]:
+    """All views of three epochs, from one seed for torch and one for the generator."""
+    torch.manual_seed(3)
+    transform.generator = torch.Generator().manual_seed(0)
+    loader = DataLoader(Repeated(transform), batch_size=None, **options)
+    return [view.numpy().tobytes() for _ in range(3) for view in loader]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_workers": 2, "multiprocessing_context": "fork"},
+        {"num_workers": 1, "multiprocessing_context": "spawn", "persistent_workers": True},
+        {"num_workers": 2, "multiprocessing_context": "fork", "persistent_workers": True},
+    ],
+    ids=["none", "fork", "spawn", "persistent"],
+)
+@pytest.mark.parametrize("kind", ["DiffAug", "DeepAugment"])
+def test_a_generator_repeats_nothing_in_workers_and_repeats_with_the_seeds(oracle, schedule, kind, options):
+    network = ScoreNetwork(oracle, schedule)
+    transform = DiffAug(network, dtype=torch.float32) if kind == "DiffAug" else DeepAugment()
+    views = epochs(copy.deepcopy(transform), **options)
+    assert len(set(views)) == 24
+    if options.get("multiprocessing_context") != "spawn":  # a start takes seconds
+        assert epochs(transform, **options) == views
+
+
 def test_after_the_dataloader_with_mixup(network):
     loader = DataLoader(Pictures(v2.Compose(PLAIN)), batch_size=6)
     on_batch = v2.Compose([DiffAug(network), v2.MixUp(num_classes=6)])
@@ -73,7 +116,7 @@ def test_after_the_dataloader_with_mixup(network):
 
 
 def test_under_torch_compile(network):
-    """The whole model with DiffAug in front compiles."""
+    """The whole model with DiffAug in front compiles. Values are not checked then: that would break the graph."""
     model = nn.Sequential(DiffAug(network, dtype=torch.float32), nn.Flatten(), nn.Linear(768, 2))
     images = contracts.images(16)
     expected = contracts.seeded(model, images)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
 
+from ...arguments import as_integer, check_choice, shown
 from ...deprecated import warn_renamed
 from ...images import restore, to_pixels
 from .constants import CONSTANTS
@@ -69,8 +70,7 @@ def corrupt(
         warn_renamed("corrupt(dataset=...)", "corrupt(corruption_set=...)")
         corruption_set = dataset
     check_corruption(corruption, severity, corruption_set)
-    if first < 0:
-        raise ValueError(f"first must be at least 0. Got {first}")
+    first, severity = as_integer("first", first, 0), int(severity)
     pixels = _as_uint8(image)
     try:
         from . import functions
@@ -92,32 +92,30 @@ def corrupt(
 
 
 def check_corruption(corruption: str, severity: int, corruption_set: str) -> None:
-    if corruption not in CORRUPTIONS:
+    if corruption not in CORRUPTIONS:  # a tuple: values that cannot be hashed are looked up too
         nearest = difflib.get_close_matches(str(corruption), CORRUPTIONS, n=3, cutoff=0.4)
         hint = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
         raise ValueError(f"corruption must be one of {', '.join(CORRUPTIONS)}. Got {corruption!r}.{hint}")
     check_severity(severity)
-    if corruption_set not in CORRUPTION_SETS:
-        names = " or ".join(map(repr, CORRUPTION_SETS))
-        raise ValueError(f"corruption_set must be {names}. Got {corruption_set!r}")
+    check_choice("corruption_set", corruption_set, CORRUPTION_SETS)
 
 
-def check_severity(severity: int) -> None:
-    if severity not in (1, 2, 3, 4, 5):
-        raise ValueError(f"severity must be one of 1, 2, 3, 4, 5. Got {severity!r}")
+def check_severity(severity: Any) -> None:
+    as_integer("severity", severity, 1, 5)
 
 
 def _as_uint8(image: Tensor | PIL.Image.Image) -> Tensor:
     """The image or images as uint8 (B, 3, H, W)."""
     if not isinstance(image, (Tensor, PIL.Image.Image)):
-        raise TypeError(f"image must be a tensor or a PIL image. Got {type(image).__name__}")
+        raise TypeError(f"image must be a tensor or a PIL image. Got {shown(image)}: use v2.functional.to_image")
     if isinstance(image, PIL.Image.Image) and image.mode != "RGB":
-        raise ValueError(f"PIL images must be of mode RGB. Got {image.mode}")
+        raise ValueError(f'PIL images must be of mode RGB. Got {image.mode}: use image.convert("RGB")')
     pixels = to_pixels(image)
     if pixels.dtype != torch.uint8:
-        raise TypeError(f"image must be uint8 in 0...255. Got {pixels.dtype}")
+        cure = "v2.functional.to_dtype(image, torch.uint8, scale=True)"
+        raise TypeError(f"image must be uint8 in 0...255. Got {pixels.dtype}: use {cure}")
     if pixels.shape[1] != 3:
-        raise ValueError(f"images must have 3 channels. Got {pixels.shape[1]}")
+        raise ValueError(f"images must be RGB with 3 channels, (..., 3, H, W). Got {shown(image)}")
     if min(pixels.shape[-2:]) < MIN_SIDE:
         raise ValueError(f"images must be at least {MIN_SIDE} pixels high and wide. Got {tuple(pixels.shape[-2:])}")
     return pixels
@@ -127,8 +125,4 @@ def _as_seed(seed: int | torch.Generator | None) -> int:
     if seed is None or isinstance(seed, torch.Generator):
         device = "cpu" if seed is None else seed.device
         return int(torch.randint(2**63 - 1, (), generator=seed, device=device))
-    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
-        raise TypeError(f"seed must be an integer, a torch.Generator or None. Got {seed!r}")
-    if seed < 0:
-        raise ValueError(f"seed must be at least 0. Got {seed}")
-    return int(seed)
+    return as_integer("seed", seed, 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +11,10 @@ from torch import Generator, Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from ...images import IMAGE_TYPES, batch_shape, from_batch, to_batch
+from ...arguments import as_number, as_optional_integer, check_generator, shown
+from ...images import batch_shape, check_channels, from_batch, to_batch, transform_sample
 from ...score.storage import ADVICE, download_file
+from ..workers import pack_generator, unpack_generator, worker_generator
 from .cae import cae, corrupt_cae_weights, load_cae
 from .edsr import corrupt_edsr_weights, edsr, load_edsr
 from .noise2net import MAX_EPSILON, noise2net
@@ -46,9 +47,8 @@ PRETRAINED = {
 class DeepAugment(v2.Transform):
     """Send each image through a randomly corrupted network (Hendrycks et al., The Many Faces of Robustness, ICCV 2021).
 
-    It takes what torchvision's v2 transforms take: PIL images, uint8 tensors, floating point tensors in [0, 1] of shape
-    (..., 3, H, W), tv_tensors, alone or in any structure such as (images, labels). It returns the same type, shape,
-    dtype and range. No gradient flows through it.
+    It takes what ``DiffAug`` takes, images of 3 channels, and returns the same type, shape, dtype and range. No
+    gradient flows through it.
 
     - "noise2net": a small Res2Net with new random weights for each image. It computes x + epsilon block(x), four times.
     - "edsr": a super-resolution network by 4. Images are resized to 128 pixels, go through the network, and are
@@ -66,7 +66,8 @@ class DeepAugment(v2.Transform):
         size: short side in pixels to which images are resized before "edsr" and "cae". None: 128 and 512. For small
             images, such as CIFAR's of 32 pixels, a smaller size saves time.
         max_epsilon: strength of "noise2net". Each image draws epsilon uniformly in [max_epsilon / 2, max_epsilon].
-        generator: source of the draws. None: torch's global generator of the images' device.
+            At most 10.
+        generator: as DiffAug's.
 
     Raises:
         ValueError, TypeError: in the constructor if an argument is out of range, in the call if an image is not as
@@ -79,8 +80,6 @@ class DeepAugment(v2.Transform):
         >>> augment(torch.rand(8, 3, 32, 32)).shape
         torch.Size([8, 3, 32, 32])
     """
-
-    _transformed_types = IMAGE_TYPES
 
     def __init__(
         self,
@@ -98,17 +97,20 @@ class DeepAugment(v2.Transform):
             raise ValueError(f"weights and size are for 'edsr' and 'cae'. Got {weights!r}, {size!r} for 'noise2net'")
         if network == "cae" and weights is None:
             raise ValueError("'cae' needs weights, a local file: DeepAugment('cae', weights=PATH). Got None")
-        if size is not None and size < 16:
-            raise ValueError(f"size must be at least 16. Got {size}")
-        if not 0 <= max_epsilon < math.inf:
-            raise ValueError(f"max_epsilon must be at least 0 and finite. Got {max_epsilon}")
+        if weights is not None and not isinstance(weights, (str, Path)):
+            raise TypeError(f"weights must be a path or None. Got {shown(weights)}")
+        check_generator(generator)
         self.network = network
         self.weights = weights
-        self.size = size
-        self.max_epsilon = max_epsilon
+        self.size = as_optional_integer("size", size, 16)
+        self.max_epsilon = as_number("max_epsilon", max_epsilon, at_least=0, at_most=10)
         self.generator = generator
         self._network_seed: int | None = None
         self._loaded: Weights | None = None
+
+    def forward(self, *inputs: Any) -> Any:
+        """The inputs with their images augmented. Everything else in them comes back as the same objects."""
+        return transform_sample(self, inputs if len(inputs) > 1 else inputs[0])
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw for each sample of the first image. ``transform`` replays a draw.
@@ -118,10 +120,9 @@ class DeepAugment(v2.Transform):
             "noise2net" adds ``epsilon`` float32 (B,). "edsr" and "cae" add ``feature_seed`` int64 (B,), which decides
             how the features are corrupted.
         """
-        if not flat_inputs:
-            return {}
         (batch, *_), device = batch_shape(flat_inputs[0])
-        options: Any = {"generator": self.generator, "device": self.generator.device if self.generator else device}
+        generator = None if self.generator is None else worker_generator(self)
+        options: Any = {"generator": generator, "device": device if generator is None else generator.device}
         seeds = torch.randint(SEEDS, (batch,), **options)
         if self.network == "noise2net":
             epsilon = self.max_epsilon * (1 + torch.rand(batch, **options)) / 2
@@ -140,8 +141,7 @@ class DeepAugment(v2.Transform):
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Apply a draw. The same image and draw give the same result in any batch."""
         images = to_batch(inpt)
-        if images.shape[1] != 3:
-            raise ValueError(f"images must have 3 channels. Got {images.shape[1]}")
+        check_channels(images, 3)
         if not len(images):
             return inpt
         if len(params["network_seed"]) != len(images):
@@ -180,7 +180,10 @@ class DeepAugment(v2.Transform):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the loaded weights out, so that pickles stay small. Copies load them again."""
-        return {**vars(self), "_loaded": None}
+        return pack_generator({**vars(self), "_loaded": None})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(unpack_generator(state))
 
     def extra_repr(self) -> str:
         if self.network == "noise2net":

@@ -1,0 +1,150 @@
+"""Whether images and samples must be taken (True), must be refused (False), or may be either (None).
+
+This is an independent statement of the package's promise. It is written for reading, not for speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+from torchvision import tv_tensors
+
+from .values import both
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+#: Rounding of a chain of transforms may leave [0, 1] by less than SURE. Beyond UNSURE a value is wrong.
+SURE, UNSURE = 1e-6, 1e-2
+
+Strong = (PIL.Image.Image, tv_tensors.Image, tv_tensors.Video)
+
+
+def is_pure(value: Any) -> bool:
+    """A plain tensor, or an array."""
+    return isinstance(value, np.ndarray) or (isinstance(value, Tensor) and not isinstance(value, tv_tensors.TVTensor))
+
+
+def image_expectation(image: Any, channels: Collection[int]) -> bool | None:
+    """Whether one image, or a batch in one tensor, must be taken by something that works on so many channels."""
+    if isinstance(image, PIL.Image.Image):
+        if not (image.width and image.height):
+            return None
+        return {"RGB": 3, "L": 1}.get(image.mode) in channels
+    if isinstance(image, np.ndarray):
+        return _array_expectation(image, channels)
+    if not isinstance(image, Tensor) or isinstance(image, (tv_tensors.Mask, tv_tensors.BoundingBoxes)):
+        return False
+    if image.ndim < 3 or image.shape[-3] not in channels:
+        return False
+    if image.device.type != "cpu" or image.layout != torch.strided:
+        return None
+    if image.dtype == torch.uint8:
+        return True if image.numel() or not image.shape[0] else None
+    if image.dtype not in FLOATS:
+        return False
+    if not image.numel():
+        return True if min(image.shape[-3:]) else None
+    return _range_expectation(float(image.detach().double().amin()), float(image.detach().double().amax()))
+
+
+def _array_expectation(image: np.ndarray, channels: Collection[int]) -> bool | None:
+    """Height, width, channels."""
+    if image.ndim not in (3, 4) or image.shape[-1] not in channels:
+        return None if image.ndim == 2 and 1 in channels else False
+    if image.dtype == np.uint8:
+        return True
+    if image.dtype.kind != "f":
+        return False
+    if not image.size:
+        return None
+    return _range_expectation(float(image.min()), float(image.max()))
+
+
+def _range_expectation(low: float, high: float) -> bool | None:
+    if low >= -SURE and high <= 1 + SURE:
+        return True
+    return None if low >= -UNSURE and high <= 1 + UNSURE else False
+
+
+def image_roles(sample: Any) -> list[str]:
+    """What each leaf of a sample is: "image", "other", which passes through, or "either"."""
+    leaves, _ = tree_flatten(sample)
+    listed = {id(leaf): verdict for leaf, verdict in _listed_images(sample)}
+    if any(isinstance(leaf, Strong) for leaf in leaves):
+        colour = any(isinstance(leaf, Strong) and not _is_one_band(leaf) for leaf in leaves)
+        return [_strong_role(leaf, colour, listed) for leaf in leaves]
+    roles, found = [], False
+    for leaf in leaves:
+        if not is_pure(leaf) or leaf.ndim < 3:
+            roles.append("either" if is_pure(leaf) and leaf.ndim == 2 and not found else "other")
+        elif id(leaf) in listed:
+            roles.append("either" if found else "image")
+        else:
+            roles.append("other" if found else "image")
+            found = True
+    return roles
+
+
+def _strong_role(leaf: Any, colour: bool, listed: dict[int, bool]) -> str:
+    if not isinstance(leaf, Strong):
+        return "either" if id(leaf) in listed else "other"
+    if _is_one_band(leaf) and colour:
+        return "either" if id(leaf) in listed else "other"
+    return "image"
+
+
+def _is_one_band(leaf: Any) -> bool:
+    return isinstance(leaf, PIL.Image.Image) and len(leaf.getbands()) == 1
+
+
+def _listed_images(sample: Any) -> list[tuple[Any, bool]]:
+    """The leaves that stand in a list of single images."""
+    if isinstance(sample, list) and sample and all(_is_single(entry) for entry in sample):
+        return [(entry, True) for entry in sample]
+    if isinstance(sample, dict):
+        return [leaf for entry in sample.values() for leaf in _listed_images(entry)]
+    if isinstance(sample, (list, tuple)):
+        return [leaf for entry in sample for leaf in _listed_images(entry)]
+    return []
+
+
+def _is_single(entry: Any) -> bool:
+    return isinstance(entry, PIL.Image.Image) or (isinstance(entry, (Tensor, np.ndarray)) and entry.ndim == 3)
+
+
+def sample_expectation(sample: Any, channels: Collection[int]) -> bool | None:
+    """Whether a sample must be taken: every image in it must be, and there must be one."""
+    leaves, _ = tree_flatten(sample)
+    roles = image_roles(sample)
+    chosen = [leaf for leaf, role in zip(leaves, roles) if role == "image"]
+    if not chosen:
+        return None if not leaves or "either" in roles else False
+    verdicts = [image_expectation(image, channels) for image in chosen]
+    if len(chosen) > 1 and len({_shape(image) for image in chosen}) > 1 and not _all_listed(sample, chosen):
+        verdicts.append(None)  # images of several shapes share no draw, unless they are a list
+    return both([*verdicts, *[None] * ("either" in roles)])
+
+
+def _all_listed(sample: Any, chosen: list[Any]) -> bool:
+    listed = {id(leaf) for leaf, _ in _listed_images(sample)}
+    return all(id(image) in listed for image in chosen)
+
+
+def _shape(image: Any) -> tuple[int, ...]:
+    return image.size if isinstance(image, PIL.Image.Image) else tuple(image.shape)
+
+
+def count_images(images: Any) -> int | None:
+    """How many images a batch, an image or a list holds."""
+    if isinstance(images, PIL.Image.Image):
+        return 1
+    if isinstance(images, (list, tuple)):
+        return len(images)
+    if isinstance(images, np.ndarray):
+        return len(images) if images.ndim == 4 else 1
+    return int(np.prod(images.shape[:-3])) if isinstance(images, Tensor) else None

@@ -1,0 +1,118 @@
+"""Run one call and give the verdict: "right", "clear error", or a third kind, which is a fault."""
+
+from __future__ import annotations
+
+import signal
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+
+import diffaug_transforms
+
+from .names import namespace
+from .values import Call, both
+
+PACKAGE = str(Path(diffaug_transforms.__file__).parent)
+SECONDS = 20
+RIGHT, CLEAR, THIRD = "right", "clear error", "third kind"
+#: More warnings than this in one call are a flood. Python hides other libraries' DeprecationWarnings.
+MANY_WARNINGS = 3
+
+
+class Verdict(NamedTuple):
+    """Attributes:
+    kind: ``RIGHT``, ``CLEAR`` or ``THIRD``.
+    reason: what is wrong; "" for the first two.
+    """
+
+    kind: str
+    reason: str = ""
+
+
+class TooLong(BaseException):
+    """Raised by the alarm, so that no ``except Exception`` swallows it."""
+
+
+NAMES = namespace()
+
+
+def judge(call: Call) -> Verdict:
+    """The verdict on a call. Errors in the arguments' own code are faults of this suite and are raised."""
+    torch.manual_seed(0)
+    arguments = [eval(code, NAMES) for code in call.arguments]
+    keywords = {name: eval(code, NAMES) for name, code in call.keywords}
+    before = fingerprint([arguments, keywords])
+    expected = both([call.good, call.check.expects(arguments)])
+    try:
+        with warnings.catch_warnings(record=True) as caught, time_limit():
+            warnings.simplefilter("always")
+            result = eval(call.called, NAMES)(*arguments, **keywords)
+    except TooLong:
+        return Verdict(THIRD, f"more than {SECONDS} seconds")
+    except Exception as error:
+        verdict = judge_error(error)
+        if verdict.kind == CLEAR and expected is True:
+            return Verdict(THIRD, f"refused though right: {_told(error)}")
+        return verdict
+    if expected is False:
+        wrong = " and ".join(call.bad) or "an input that must be refused"
+        return Verdict(THIRD, f"taken in silence: {wrong}; the answer is of type {type(result).__name__}")
+    problem = call.check.complaint(arguments, result)
+    if problem is None and fingerprint([arguments, keywords]) != before:
+        problem = "an input was changed in place"
+    seen = [warning for warning in caught if not issubclass(warning.category, DeprecationWarning)]
+    if problem is None and len(seen) > MANY_WARNINGS:
+        problem = f"{len(seen)} warnings: {seen[0].message}"
+    return Verdict(RIGHT) if problem is None else Verdict(THIRD, problem)
+
+
+def judge_error(error: Exception) -> Verdict:
+    """Whether an error is one of the package's own: its type, where it was raised, and a sentence as its message."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = frames[-1].filename.startswith(PACKAGE)
+    if not (own and isinstance(error, (ValueError, TypeError, OSError)) and len(str(error).split()) >= 4):
+        last = next((frame for frame in reversed(frames) if frame.filename.startswith(PACKAGE)), None)
+        place = f" at {Path(last.filename).name}:{last.lineno}" if last else ""
+        return Verdict(THIRD, f"foreign {_told(error)}{place}")
+    return Verdict(CLEAR)
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+
+
+def fingerprint(values: Any) -> list[Any]:
+    """The bytes of all images, to see whether a call changed what it was given."""
+    prints: list[Any] = []
+    for leaf in tree_flatten(values)[0]:
+        if isinstance(leaf, Tensor) and leaf.device.type == "cpu" and leaf.layout == torch.strided:
+            bits = leaf.detach().as_subclass(Tensor).contiguous().view(-1).view(torch.uint8)
+            prints.append((leaf.shape, leaf.requires_grad, leaf.grad is None, bits.numpy().tobytes()))
+        elif isinstance(leaf, (np.ndarray, PIL.Image.Image)):
+            prints.append(leaf.tobytes())
+    return prints
+
+
+@contextmanager
+def time_limit() -> Iterator[None]:
+    """Raise ``TooLong`` after so many seconds."""
+
+    def ring(*_: Any) -> None:
+        raise TooLong
+
+    previous = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
