@@ -14,7 +14,7 @@ from torch import nn
 from diffaug_transforms import DiffAug, DiffAugEnsemble
 from diffaug_transforms.robustness import DDA, DenoisedSmoothing
 from diffaug_transforms.score import Denoiser
-from diffaug_transforms.transforms import AnytimeEnsemble
+from diffaug_transforms.transforms import AnytimeEnsemble, SelfEnsemble
 from tests import contracts
 
 SIZE = 16
@@ -22,6 +22,7 @@ GOOD = contracts.images(SIZE, batch=2)
 USERS = {
     "DiffAug": lambda classifier, network, **options: DiffAug(network, **options),
     "DiffAugEnsemble": DiffAugEnsemble,
+    "SelfEnsemble": lambda classifier, network, **options: SelfEnsemble(classifier, DiffAug(network, **options)),
     "AnytimeEnsemble": lambda *args, **options: AnytimeEnsemble(DiffAugEnsemble(*args, **options)),
     "DenoisedSmoothing": DenoisedSmoothing,
     "DDA": lambda classifier, network, **options: DDA(network, start_timestep=30, **options),
@@ -82,7 +83,7 @@ def test_a_classifier_is_all_that_trains_and_is_saved(make, network):
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("make", [name for name in USERS if name != "DDA"], indirect=True)
+@pytest.mark.parametrize("make", [name for name in USERS if name not in ("DDA", "SelfEnsemble")], indirect=True)
 @pytest.mark.parametrize("differentiable", [False, True])
 def test_gradients_reach_the_images_if_asked_for(make, network, differentiable):
     user, images = make(network, differentiable=differentiable), GOOD.clone().requires_grad_()
@@ -134,6 +135,96 @@ def test_bad_images(make, network, images, error, message):
 def test_bad_arguments(make, arguments, error, message):
     with pytest.raises(error, match=message):
         make(**arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_classifier_runs_in_its_own_dtype_and_the_network_in_the_denoisers(make, network, dtype):
+    user = make(network)
+    output, seen = contracts.seeded(user, GOOD), []
+    user.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].dtype))
+    moved = contracts.seeded(user.to(dtype), GOOD)
+    assert moved.dtype == torch.float32
+    torch.testing.assert_close(moved, output, rtol=0, atol=0.05)
+    assert {weight.dtype for weight in user.parameters()} <= {dtype}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_an_autocast_from_outside_reaches_the_classifier_alone(make, network, dtype):
+    user, called = make(network), []
+    expected = contracts.seeded(user, GOOD)
+    for module in user.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda module, inputs, output: called.append(output.dtype))
+    with torch.autocast("cpu", dtype):
+        output = contracts.seeded(user, GOOD)
+    assert output.dtype == torch.float32
+    assert set(called) <= {dtype}
+    torch.testing.assert_close(output, expected, rtol=0, atol=0.05 if called else 0)
+
+
+def test_an_autocast_from_outside_changes_no_denoised_image(network):
+    denoiser, t = Denoiser(network, dtype=torch.float32), torch.tensor([10, 300])
+    expected = denoiser(GOOD, t, contracts.draw(*GOOD.shape))
+    for dtype in (torch.float16, torch.bfloat16):
+        with torch.autocast("cpu", dtype):
+            for one in (denoiser, Denoiser(network, dtype=torch.float32)):  # loaded before, and under the autocast
+                assert torch.equal(one(GOOD, t, contracts.draw(*GOOD.shape)), expected)
+
+
+@pytest.mark.parametrize(
+    ("answer", "got"),
+    [
+        (lambda x: (x.flatten(1), None), "Got tuple"),
+        (lambda x: {"logits": x.flatten(1)}, "Got dict"),
+        (lambda x: x, r"Got shape \(2, 3, 16, 16\)"),
+        (lambda x: x.flatten(1).argmax(1), r"Got shape \(2,\)"),
+        (lambda x: x.flatten(1)[:, :0], r"Got shape \(2, 0\)"),
+        (lambda x: x.flatten(1)[:1], r"Got shape \(1, 768\)"),
+    ],
+)
+@pytest.mark.parametrize("user", ["DiffAugEnsemble", "SelfEnsemble", "AnytimeEnsemble"])
+def test_classifiers_that_return_no_logits(network, user, answer, got):
+    with pytest.raises(ValueError, match=rf"classifier must return logits \(B, K\), here \(2, K\). {got}"):
+        USERS[user](answer, network, timesteps=10)(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("noise", "error", "message"),
+    [
+        (0.5, TypeError, "noise must be a floating point tensor. Got 0.5"),
+        (torch.zeros(1, *GOOD.shape, dtype=torch.int64), TypeError, "Got torch.int64"),
+        (torch.zeros(GOOD.shape), ValueError, r"noise must be \(\|S without 0\|, B, C, H, W\), \(1, 2, 3, 16, 16\). Got"),
+    ],
+)
+def test_bad_noise(network, noise, error, message):
+    ensemble = DiffAugEnsemble(nn.Flatten(), network, timesteps=[0, 10])
+    for call in (ensemble, AnytimeEnsemble(ensemble).predict):
+        with pytest.raises(error, match=message):
+            call(GOOD, noise)
+
+
+@pytest.mark.parametrize("user", ["DiffAugEnsemble", "SelfEnsemble", "AnytimeEnsemble"])
+def test_ensembles_take_images_of_any_leading_dimensions(network, user):
+    ensemble = USERS[user](nn.Flatten(), network, timesteps=10, dtype=torch.float32)
+    for images, batch in ((GOOD[0], 1), (GOOD[None], 2), (GOOD[:, None], 2)):
+        assert ensemble(images).shape == (batch, 768)
+    with pytest.raises(ValueError, match=r"at least one pixel. Got .*\(2, 3, 0, 16\)"):
+        ensemble(GOOD[:, :, :0])
+
+
+@pytest.mark.parametrize(
+    ("images", "timesteps", "message"),
+    [
+        (GOOD[0], torch.tensor([1, 2]), r"images must be floating point \(B, C, H, W\).* Got .*\(3, 16, 16\)"),
+        (GOOD.long(), torch.tensor([1, 2]), "images must be floating point.* Got torch.int64"),
+        (GOOD, torch.tensor([1]), r"one for each of the 2 images. Got torch.int64 of shape \(1,\)"),
+        (GOOD, torch.tensor([0.5, 1]), "timesteps must be int64.* Got torch.float32"),
+        (GOOD, torch.tensor([1, 1000]), r"timesteps must be in 0\.\.\.999 for this network. Got 1000"),
+    ],
+)
+def test_bad_inputs_of_a_denoiser(network, images, timesteps, message):
+    with pytest.raises(ValueError, match=message):
+        Denoiser(network)(images, timesteps, torch.zeros(images.shape))
 
 
 @with_timesteps

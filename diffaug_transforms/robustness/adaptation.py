@@ -120,7 +120,9 @@ class DDA(nn.Module):
                 in their order. H' and W' are H and W padded to the network's strides. None: drawn.
         """
         # Gradients cannot be had of tensors made in inference mode, hence the clone outside of it.
-        with torch.inference_mode(False), torch.no_grad():
+        # No autocast either: it would reach the backward pass of the guide.
+        no_autocast = torch.autocast(images.device.type, enabled=False)
+        with torch.inference_mode(False), torch.no_grad(), no_autocast:
             network = self.denoiser.ready(images.device)
             check_channels(images, network.in_channels)
             self.denoiser.warn_of_size(images, stacklevel=3)

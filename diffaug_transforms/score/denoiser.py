@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import copy
 import os
+import pickle
 import threading
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +170,7 @@ class Denoiser(nn.Module):
         self._check(network, images, timesteps, noise)
         if labels is not None or network.null_class is None:
             labels = self.check_labels(labels, images)
+        images, noise = images.float(), noise.float()
         if not self.differentiable:  # the weights are frozen, so there is nothing else to keep gradients of
             images, noise = images.detach(), noise.detach()
         size = self.max_batch or fast_batch(images)
@@ -197,6 +200,13 @@ class Denoiser(nn.Module):
         if torch.compiler.is_dynamo_compiling() and (error := self._error_of_loading()):
             raise RuntimeError(error)
         return self._loaded or in_own_thread(self._load)
+
+    # torch.compile(denoiser) calls this with the first inputs before it traces, as it does for torch's lazy modules. So
+    # errors of loading keep their names even with fullgraph=True.
+    _initialize_hook = True
+
+    def _infer_parameters(self, *_: Any) -> None:
+        self.load()
 
     # While torch.compile traces, it calls the next two functions as they are and does not look into them. So there is
     # something to trace afterwards, or an error to show.
@@ -310,6 +320,11 @@ class Denoiser(nn.Module):
     def extra_repr(self) -> str:
         source = self.source
         return f"<{source.image_size}px ScoreNetwork>" if isinstance(source, ScoreNetwork) else repr(str(source))
+
+
+# A worker process gets a denoiser in one piece. PyTorch would open a file for each weight of a network that was passed
+# in, and a forkserver takes at most 256.
+ForkingPickler.register(Denoiser, lambda denoiser: (pickle.loads, (pickle.dumps(denoiser),)))
 
 
 def as_denoiser(network: str | Path | ScoreNetwork | Denoiser, **options: Any) -> Denoiser:

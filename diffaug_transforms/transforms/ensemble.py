@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +93,12 @@ class DiffAugEnsemble(nn.Module):
     def predict_proba(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """Probabilities (B, K), without gradients: the exponential of ``forward``."""
         return self(images, noise).exp()
+
+    # As Denoiser's: torch.compile(ensemble) loads the network before it traces.
+    _initialize_hook = True
+
+    def _infer_parameters(self, *_: Any) -> None:
+        self.denoiser.load()
 
     @property
     def view_timesteps(self) -> tuple[int, ...]:

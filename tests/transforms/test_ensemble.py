@@ -124,6 +124,8 @@ def test_self_ensemble_refuses_what_is_no_adaptation(classifier):
     batch = contracts.images(SIZE)
     with pytest.raises(ValueError, match=r"adapt must return its images' shape, \(4, 3, 16, 16\). Got \(4, 3, 8, 8\)"):
         SelfEnsemble(classifier, lambda images: images[..., :8, :8])(batch)
+    with pytest.raises(TypeError, match="adapt must return images, a tensor. Got None"):
+        SelfEnsemble(classifier, lambda images: None)(batch)
     with pytest.raises(ValueError, match="must be finite and in"):
         SelfEnsemble(classifier, lambda images: images * 3)(batch)
 

@@ -9,10 +9,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.transforms import v2
 
-from diffaug_transforms import DeepAugment, DiffAug, ScoreNetwork
+from diffaug_transforms import DeepAugment, DiffAug, ScoreNetwork, load_score_network
 from tests import contracts
 
 
@@ -30,15 +30,33 @@ class Pictures(Dataset):
         return self.transform(self.pictures[index]), index
 
 
+class Seeded:
+    """A transform whose draws are the same in every process."""
+
+    def __init__(self, transform) -> None:
+        self.transform = transform
+
+    def __call__(self, image):
+        torch.manual_seed(0)
+        return self.transform(image)
+
+
 PLAIN = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
 
 
-def test_in_spawned_dataloader_workers(network):
-    pipeline = v2.Compose([v2.RandomHorizontalFlip(), DiffAug(network, dtype=torch.float32), *PLAIN])
-    loader = DataLoader(Pictures(pipeline), batch_size=3, num_workers=1, multiprocessing_context="spawn")
-    images, labels = next(iter(loader))
-    assert images.shape == (3, 3, 16, 16)
-    assert labels.tolist() == [0, 1, 2]
+def test_worker_processes_give_the_same_bytes_however_they_start():
+    """A network that is passed in, which travels to the workers. They compute with one thread, which rounds otherwise."""
+    network = load_score_network("cifar10")
+    pipeline = v2.Compose([v2.Resize(32), DiffAug(network, timesteps=300, dtype=torch.float32), *PLAIN])
+    threads, seen = torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    for context in (None, "fork", "spawn", "forkserver"):
+        dataset = Subset(Pictures(Seeded(pipeline)), [0])
+        loader = DataLoader(dataset, num_workers=int(context is not None), multiprocessing_context=context)
+        seen.append(next(iter(loader))[0])
+    torch.set_num_threads(threads)
+    assert seen[0].shape == (1, 3, 32, 32)
+    assert all(torch.equal(images, seen[0]) for images in seen)
 
 
 def test_a_network_by_name_loads_inside_a_forked_worker():
