@@ -13,7 +13,7 @@ from . import images
 from .checks import AdaptCheck, BatchCheck, ResultCheck, tensor_complaint
 from .expectations import image_expectation
 from .names import CLASSES
-from .values import Call, calls, only, pick
+from .values import Call, calls, mixed, only, pick
 
 BATCH = "pixels((2, 3, 16, 16))"
 batches = images.good_tensors(batched=True)
@@ -33,7 +33,7 @@ def single_image(arguments: list[Any]) -> bool | None:
     return verdict if single or verdict is False else (False if hasattr(image, "ndim") and image.ndim == 4 else None)
 
 
-single_images = st.one_of(
+single_images = mixed(
     images.good_tensors(batched=False), images.good_tensors(batched=False), images.images, images.nonsense
 )
 
