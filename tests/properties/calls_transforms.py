@@ -224,7 +224,7 @@ CALLS: dict[str, st.SearchStrategy[Call]] = {
         [batches],
         first=a.classifier,
         options={"network": a.networks, "normalize": a.normalize, **ENSEMBLE},
-    ),
+    ).map(lambda call: call.with_options(network="exact")),
     "AnytimeEnsemble": calls("AnytimeEnsemble(DiffAugEnsemble(head, exact))", BatchCheck(), [images.wrapped]),
     "AnytimeEnsemble, arguments": calls(
         "AnytimeEnsemble",

@@ -71,7 +71,7 @@ class Call:
 
 Codes = str | Iterable[str]
 #: How many good values there are for each bad one.
-USUAL = 6
+USUAL = 4
 
 
 def pick(good: Codes = "", bad: Codes = "", either: Codes = "") -> Values:
