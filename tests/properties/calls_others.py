@@ -77,7 +77,7 @@ CALLS: dict[str, st.SearchStrategy[Call]] = {
     "DenoiseAugmentedClassifier, arguments": calls(
         "(lambda encoder, network, x_t, t, **options: DenoiseAugmentedClassifier(encoder, network, **options)(x_t, t))",
         ResultCheck(encoder_logits),
-        [augmented_encoders, a.plain_networks, only(X_T), only(*GOOD_STEPS)],
+        [augmented_encoders, a.networks, only(X_T), only(*GOOD_STEPS)],
         {"classes": class_names, "through_network": a.flag, "checkpointing": a.off, "dtype": a.dtype},
     ),
     "GuidanceEncoder, arguments": calls(

@@ -128,10 +128,11 @@ logits = pick(
     " | {'clean': pixels((4, 0))} | {1: pixels((4, 7)), 'clean': pixels((4, 7))}",
 )
 targets = pick(
-    "torch.arange(4) | torch.tensor([6, 0, 0, 1]) | pixels((4, 7)).softmax(1) | torch.arange(4, dtype=torch.int32)",
+    "torch.arange(4) | torch.tensor([6, 0, 0, 1]) | pixels((4, 7)).softmax(1)",
     "torch.arange(3) | torch.tensor([0, 1, 2, 7]) | torch.tensor([0, 1, 2, -1]) | None | 'cat'"
     " | pixels((4,)) | pixels((4, 6)) | 3 | torch.tensor([]) | {} | torch.zeros(4, 2).long()",
-    "[0, 1, 2, 3] | torch.tensor([True, False, True, False]) | np.arange(4) | torch.zeros(4, 7).long()",
+    "torch.arange(4, dtype=torch.int32) | [0, 1, 2, 3] | torch.tensor([True, False, True, False]) "
+    " | np.arange(4) | torch.zeros(4, 7).long()",
 )
 weight = a.number("0 | 1 | 0.5 | 12 | np.float32(2)", "-1 | -0.1 | inf", "10**400")
 kinds = pick(
@@ -152,6 +153,13 @@ CALLS: dict[str, st.SearchStrategy[Call]] = {
     "DiffAug, p": calls("DiffAug(exact, p=0.5)", SampleCheck(changes=False, detached=False), [images.everything]),
     "DiffAug, arguments": calls(
         "DiffAug", SampleCheck(changes=False, detached=False), [good_samples], first=a.networks, options=DIFFAUG
+    ),
+    "DiffAug, a Denoiser": calls(
+        "DiffAug",
+        SampleCheck(changes=False, detached=False),
+        [good_samples],
+        first=only("Denoiser(plain)", "Denoiser(exact, max_batch=1)"),
+        options={name: DIFFAUG[name] for name in ("timesteps", "p", "generator")},
     ),
     "DiffAug, labels": calls(
         "DiffAug(classes, conditional=True, timesteps=[400])",

@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 
 from .expectations import count_images, image_expectation, image_roles, sample_expectation
 
-#: Images with fewer values may come back unchanged by chance.
+#: Images with fewer values, or of one colour, may come back unchanged.
 ENOUGH = 100
 
 
@@ -95,7 +95,9 @@ def range_complaint(image: Tensor) -> str | None:
 
 
 def _unchanged(old: np.ndarray, new: np.ndarray, changes: bool) -> str | None:
-    return "an image came back unchanged" if changes and old.size >= ENOUGH and np.array_equal(old, new) else None
+    if not changes or old.size < ENOUGH or old.min() == old.max():
+        return None
+    return "an image came back unchanged" if np.array_equal(old, new) else None
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,8 @@ class BatchCheck:
     """A wrapper of a classifier: images in, one float32 row of K numbers for each image out.
 
     Attributes:
-        kind: "log" for log-probabilities, "proba" for probabilities, "logits", or "scores", (B,). Probabilities and
-            scores carry no gradient.
+        kind: "log" for log-probabilities, "proba" for probabilities, "logits", or "scores", (B,). Probabilities carry
+            no gradient; scores carry one only for images that do.
         checks_values: floats outside [0, 1] must be refused.
     """
 
@@ -125,7 +127,8 @@ class BatchCheck:
         problem = tensor_complaint(result, shape)
         if problem:
             return problem
-        if self.kind in ("proba", "scores") and result.requires_grad:
+        asked = self.kind == "scores" and isinstance(arguments[0], Tensor) and arguments[0].requires_grad
+        if self.kind in ("proba", "scores") and result.requires_grad and not asked:
             return "a gradient that nobody asked for"
         if not len(result) or not has_values(result) or self.kind in ("logits", "scores"):
             return None

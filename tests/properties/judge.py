@@ -77,10 +77,10 @@ def judge(call: Call) -> Verdict:
 
 
 def judge_error(error: Exception) -> Verdict:
-    """Whether an error is one of the package's own: its type, where it was raised, and a sentence as its message."""
+    """Whether an error is clear: an OSError, or a ValueError or TypeError that the package itself raised, in words."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = frames[-1].filename.startswith(PACKAGE)
-    if not (own and isinstance(error, (ValueError, TypeError, OSError)) and len(str(error).split()) >= 4):
+    own = isinstance(error, (ValueError, TypeError)) and frames[-1].filename.startswith(PACKAGE)
+    if not (own or isinstance(error, OSError)) or len(str(error).split()) < 4:
         last = next((frame for frame in reversed(frames) if frame.filename.startswith(PACKAGE)), None)
         place = f" at {Path(last.filename).name}:{last.lineno}" if last else ""
         return Verdict(THIRD, f"foreign {_told(error)}{place}")
