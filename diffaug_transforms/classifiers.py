@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from .arguments import (
     check_instance,
     shown,
 )
+from .classify import to_own_dtype
 from .files import (
     Rule,
     add_checksum,
@@ -100,26 +101,6 @@ class NormalizedClassifier(nn.Module):
             raise TypeError(f"images must be uint8 in 0...255 or floating point in [0, 1]. Got {images.dtype}")
         floats = images.float() if images.is_floating_point() else F.to_dtype(images, torch.float32, scale=True)
         return self.model(to_own_dtype(F.normalize(floats, self.mean, self.std), self.model))
-
-
-def logits_of(classifier: Callable[[Tensor], Tensor], normalize: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Logits (B, K), float32, of images (B, C, H, W) in [0, 1]. The classifier runs in the dtype of its own weights.
-
-    So classifiers may be float16, bfloat16 or double. ``normalize`` gets the images in their own dtype. ValueError if
-    the classifier returns anything else, such as a tuple or a dict.
-    """
-    logits = classifier(to_own_dtype(normalize(images), classifier))
-    shape = logits.shape if isinstance(logits, Tensor) else ()
-    if len(shape) != 2 or shape[0] != images.shape[0] or not shape[1]:
-        got = f"shape {tuple(shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"classifier must return logits (B, K), here ({images.shape[0]}, K). Got {got}")
-    return logits.float()
-
-
-def to_own_dtype(images: Tensor, classifier: Callable[[Tensor], Tensor]) -> Tensor:
-    """The images in the dtype of the classifier's weights; in their own if it has none."""
-    weights = classifier.parameters() if isinstance(classifier, nn.Module) else ()
-    return images.to(next((weight.dtype for weight in weights if weight.is_floating_point()), images.dtype))
 
 
 def build_model(name: str, num_classes: int, pretrained: bool = False) -> nn.Module:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import Normalize, as_normalize, as_number, check_choice, check_instance, shown
-from ..classifiers import logits_of, to_own_dtype
+from ..classify import logits_of, to_own_dtype
 from ..images import to_batch
 
 
