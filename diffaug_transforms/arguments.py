@@ -61,7 +61,8 @@ def _limits(at_least: float, at_most: float, above: float, below: float) -> str:
 
 def as_integer(name: str, value: Any, at_least: int, at_most: int | None = None) -> int:
     """An integer within its limits as an int. Floating point numbers and truth values are refused."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or isinstance(value, Tensor):
+    scalar = hasattr(value, "__index__") and not isinstance(value, (bool, Tensor)) and not getattr(value, "shape", ())
+    if not scalar:
         raise TypeError(f"{name} must be an integer. Got {shown(value)}")
     number = int(value)
     if number < at_least or (at_most is not None and number > at_most):
@@ -112,7 +113,7 @@ def check_flags(**flags: Any) -> None:
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     """ValueError unless the value is one of the names."""
     names = tuple(choices)
-    if value not in names:
+    if not isinstance(value, str) or value not in names:
         raise ValueError(f"{name} must be one of {', '.join(names)}. Got {shown(value)}")
 
 

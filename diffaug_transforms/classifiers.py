@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,11 @@ class NormalizedClassifier(nn.Module):
     ) -> None:
         super().__init__()
         check_classifier(model)
-        if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+        if (
+            isinstance(classes, str)
+            or not isinstance(classes, Iterable)
+            or not all(isinstance(name, str) for name in classes)
+        ):
             raise TypeError(f"classes must be names, such as ('cat', 'dog'). Got {shown(classes)}")
         normalize: Any = as_normalize((mean, std))
         self.model = model
@@ -97,6 +101,7 @@ class NormalizedClassifier(nn.Module):
         self.std = list(normalize.std)
 
     def forward(self, images: Tensor) -> Tensor:
+        check_instance("images", images, Tensor)
         if not images.is_floating_point() and images.dtype != torch.uint8:
             raise TypeError(f"images must be uint8 in 0...255 or floating point in [0, 1]. Got {images.dtype}")
         floats = images.float() if images.is_floating_point() else F.to_dtype(images, torch.float32, scale=True)

@@ -7,7 +7,7 @@ denoise-augmented   x_t --score network--> pred_x0 --/               whose gradi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -178,7 +178,8 @@ def gradient_checkpointing(encoder: GuidanceEncoder, enabled: bool) -> Iterator[
 
 def _checked_names(classes: Sequence[str] | None, encoder: GuidanceEncoder) -> list[str] | None:
     number = encoder.config["num_classes"]
-    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes or ()):
+    iterable = classes is None or (isinstance(classes, Iterable) and not isinstance(classes, str))
+    if not iterable or not all(isinstance(name, str) for name in classes or ()):
         raise TypeError(f"classes must be names, such as ('cat', 'dog'), or None. Got {shown(classes)}")
     if classes is not None and len(classes) != number:
         raise ValueError(f"classes must be {number} names, one per class. Got {len(classes)}")

@@ -23,6 +23,7 @@ from ..arguments import (
     as_integer,
     as_number,
     as_optional_integer,
+    check_choice,
     check_flags,
     check_generator,
     check_tensor,
@@ -119,6 +120,8 @@ class GuidanceEncoder(ModelMixin, ConfigMixin):
         sizes |= {"layers_per_block": layers_per_block, "attention_head_dim": attention_head_dim}
         for name, value in {**sizes, "norm_num_groups": norm_num_groups}.items():
             as_integer(name, value, 1)
+        check_choice("downsample_type", downsample_type, ("resnet", "conv"))
+        check_choice("resnet_time_scale_shift", resnet_time_scale_shift, ("scale_shift", "default"))
         as_optional_integer("model_channels", model_channels, 1)
         as_number("dropout", dropout, at_least=0, below=1)
         check_flags(denoised_input=denoised_input)

@@ -159,6 +159,7 @@ class OODDetector(nn.Module):
         super().__init__()
         check_instance("classifier", classifier, nn.Module)
         check_choice("method", method, METHODS)
+        check_instance("layer", layer, (str, type(None)))
         self.classifier = classifier
         self.normalize = as_normalize(normalize)
         self.layer = last_linear(classifier) if layer is None else layer
