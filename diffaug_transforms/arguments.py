@@ -103,6 +103,13 @@ def check_tensor(name: str, value: Any, dtypes: tuple[torch.dtype, ...], wanted:
         raise TypeError(f"{name} must be {wanted}. Got {value.dtype if isinstance(value, Tensor) else shown(value)}")
 
 
+def as_names(name: str, value: Any) -> tuple[str, ...]:
+    """Names in a list or tuple, as a tuple."""
+    if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) for one in value):
+        raise TypeError(f"{name} must be a list of names, such as ['cat', 'dog']. Got {shown(value)}")
+    return tuple(value)
+
+
 def check_flags(**flags: Any) -> None:
     """TypeError unless each value is True or False."""
     for name, value in flags.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,13 @@ from torchvision.transforms.v2 import functional as F
 
 from .arguments import (
     as_integer,
+    as_names,
     as_normalize,
     as_optional_integer,
     as_path,
     check_classifier,
     check_flags,
     check_instance,
-    shown,
 )
 from .classify import to_own_dtype
 from .files import (
@@ -87,15 +87,9 @@ class NormalizedClassifier(nn.Module):
     ) -> None:
         super().__init__()
         check_classifier(model)
-        if (
-            isinstance(classes, str)
-            or not isinstance(classes, Iterable)
-            or not all(isinstance(name, str) for name in classes)
-        ):
-            raise TypeError(f"classes must be names, such as ('cat', 'dog'). Got {shown(classes)}")
         normalize: Any = as_normalize((mean, std))
         self.model = model
-        self.classes = tuple(classes)
+        self.classes = as_names("classes", classes)
         self.size = as_optional_integer("size", size, 1)
         self.mean = list(normalize.mean)
         self.std = list(normalize.std)

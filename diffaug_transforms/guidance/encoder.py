@@ -21,6 +21,7 @@ from ..arguments import (
     FLOATS,
     INTEGERS,
     as_integer,
+    as_names,
     as_number,
     as_optional_integer,
     check_choice,
@@ -129,6 +130,7 @@ class GuidanceEncoder(ModelMixin, ConfigMixin):
             raise TypeError(f"block_out_channels must be widths, one at least. Got {shown(block_out_channels)}")
         for width in block_out_channels:
             as_integer("block_out_channels", width, 1)
+        as_names("down_block_types", down_block_types)
         first, last = block_out_channels[0], block_out_channels[-1]
         stride = 2 ** (len(block_out_channels) - 1)
         if len(down_block_types) != len(block_out_channels):

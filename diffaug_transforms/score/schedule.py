@@ -164,9 +164,8 @@ class NoiseSchedule:
             return cls.variance_exploding(sigma_min, sigma_max, config["num_train_timesteps"])
         betas = getattr(scheduler, "betas", None)
         if betas is None:
-            raise ValueError(
-                f"scheduler must have betas (DDPM, DDIM, ...) or be a ScoreSdeVeScheduler. Got {scheduler}"
-            )
+            wanted = "one with betas (DDPM, DDIM, ...) or ScoreSdeVeScheduler"
+            raise ValueError(f"scheduler must be {wanted}. Got {type(scheduler).__name__}")
         schedule = config.get("beta_schedule")
         if config.get("trained_betas") is not None:
             betas = torch.tensor(config["trained_betas"], dtype=torch.float64)
