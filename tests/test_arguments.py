@@ -72,7 +72,7 @@ WRONG = [
     (
         lambda: as_names("classes", "cat"),
         TypeError,
-        "classes must be a list of names, such as ['cat', 'dog']. Got 'cat'",
+        "a list of names, such as ['cat', 'dog']. Got 'cat'",
     ),
     (lambda: as_names("classes", ["cat", 3]), TypeError, "Got ['cat', 3]"),
     (lambda: as_timesteps([]), ValueError, "timesteps must hold at least one timestep. Got none"),
