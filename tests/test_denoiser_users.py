@@ -193,7 +193,11 @@ def test_classifiers_that_return_no_logits(network, user, answer, got):
     [
         (0.5, TypeError, "noise must be a floating point tensor. Got 0.5"),
         (torch.zeros(1, *GOOD.shape, dtype=torch.int64), TypeError, "Got torch.int64"),
-        (torch.zeros(GOOD.shape), ValueError, r"noise must be \(\|S without 0\|, B, C, H, W\), \(1, 2, 3, 16, 16\). Got"),
+        (
+            torch.zeros(GOOD.shape),
+            ValueError,
+            r"noise must be \(\|S without 0\|, B, C, H, W\), \(1, 2, 3, 16, 16\). Got",
+        ),
     ],
 )
 def test_bad_noise(network, noise, error, message):

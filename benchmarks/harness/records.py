@@ -22,10 +22,13 @@ PACKAGES = ("diffaug-transforms", "torch", "torchvision", "diffusers", "numpy")
 Record = dict[str, Any]
 
 
-def write_results(script: str, records: Sequence[Record], path: Path) -> None:
-    """Write ``{"command", "created", "device", "versions", "records": [...]}``: how the records were made, and they."""
+def write_results(script: str, records: Sequence[Record], path: Path, module: str | None = None) -> None:
+    """Write ``{"command", "created", "device", "versions", "records": [...]}``: how the records were made, and they.
+
+    ``module`` is what was run. None: ``benchmarks.`` and the script's name.
+    """
     header = {
-        "command": shlex.join(["python", "-m", f"benchmarks.{script}", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", module or f"benchmarks.{script}", *sys.argv[1:]]),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": device_name(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},

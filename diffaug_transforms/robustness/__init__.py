@@ -5,7 +5,7 @@ corruptions/   the 15 common corruptions of CIFAR-10-C and ImageNet-C
 datasets.py    test sets under covariate shift and out of distribution
 evaluate.py    which predictions are correct; the mean corruption error
 smoothing.py   certified predictions by denoised smoothing
-ood.py         out-of-distribution scores and their metrics
+ood.py         out-of-distribution scores; ood_metrics.py judges them
 gradients.py   input gradients and their alignment with the image
 jacobian.py    the Jacobian of the denoised image
 """
@@ -31,7 +31,8 @@ from .jacobian import (
     posterior_covariance,
     vector_jacobian_product,
 )
-from .ood import OOD_METHODS, OODDetector, aupr, auroc, fpr95
+from .ood import OOD_METHODS, OODDetector
+from .ood_metrics import aupr, auroc, fpr95
 from .smoothing import ABSTAIN, Certificate, DenoisedSmoothing
 
 __all__ = [

@@ -62,8 +62,6 @@ def input_gradient(
         if not denoised.requires_grad:
             raise ValueError("denoiser must let gradients pass, as DiffAug(differentiable=True) does. Got none")
         logits = logits_of(classifier, lambda image: image, denoised)
-        if logits.ndim != 2 or len(logits) != len(batch):
-            raise ValueError(f"classifier must return logits ({len(batch)}, K). Got shape {tuple(logits.shape)}")
         # The copy is needed because autograd cannot keep a tensor from inference mode.
         index = as_labels(labels, len(batch), "cpu", logits.shape[1]).to(batch.device, copy=True)
         outputs = logits.log_softmax(1) if output == "log_probability" else logits

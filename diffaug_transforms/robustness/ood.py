@@ -12,7 +12,7 @@ distribution (OOD) from images in distribution (ID).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -22,10 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import Normalize, as_normalize, as_number, check_choice, check_instance, shown
-from ..classifiers import logits_of
+from ..classifiers import logits_of, to_own_dtype
 from ..images import to_batch
-
-Scores = Tensor | np.ndarray | Sequence[float]
 
 
 def react(features: Tensor, threshold: float) -> Tensor:
@@ -217,7 +215,7 @@ class OODDetector(nn.Module):
         """What the last layer makes of pooled features, float32 (B, K)."""
         layer = self.classifier.get_submodule(self.layer)
         inputs = features[..., None, None] if isinstance(layer, nn.Conv2d) else features
-        return logits_of(layer, lambda image: image, inputs).flatten(1)
+        return layer(to_own_dtype(inputs, layer)).flatten(1).float()
 
     @torch.no_grad()
     def _check_logits(self, logits: Tensor, features: Tensor, tolerance: float) -> None:
@@ -316,73 +314,3 @@ def last_linear(classifier: nn.Module) -> str:
 
 def _linear_layers(classifier: nn.Module) -> list[str]:
     return [name for name, module in classifier.named_modules() if isinstance(module, nn.Linear)]
-
-
-# The metrics are exact and in [0, 1]. They depend only on the order of the scores. OOD is the positive class.
-
-
-def auroc(id_scores: Scores, ood_scores: Scores) -> float:
-    """The probability that an OOD image scores above an ID image. Ties count half, and 0.5 is chance.
-
-    Args:
-        id_scores: (N,) of images in distribution, higher = OOD.
-        ood_scores: (M,) of images out of distribution.
-
-    Raises:
-        ValueError: one of the two is empty, not of one dimension, or holds NaN.
-
-    Example:
-        >>> auroc([0.1, 0.4, 0.4], [0.4, 0.9])  # (0.5 + 0.5 + 1 + 1 + 1 + 1) / 6
-        0.8333333333333334
-    """
-    negative, positive = _check_scores(id_scores, ood_scores)
-    below = np.searchsorted(np.sort(negative), positive, side="left")
-    not_above = np.searchsorted(np.sort(negative), positive, side="right")
-    return float((below + not_above).sum() / (2 * len(negative) * len(positive)))
-
-
-def fpr95(id_scores: Scores, ood_scores: Scores) -> float:
-    """The share of ID images that are flagged if at least 95 % of the OOD images are flagged. 0 is best.
-
-    The threshold is the highest score that flags so many OOD images. The arguments and errors are those of ``auroc``.
-
-    Example:
-        >>> fpr95([0.1, 0.2, 0.4, 0.8], [0.3, 0.5, 0.9])
-        0.5
-    """
-    negative, positive = _check_scores(id_scores, ood_scores)
-    needed = -(-95 * len(positive) // 100)  # rounded up in integers, because 0.95 * N may be off by a rounding error
-    threshold = np.sort(positive)[-needed]
-    return float((negative >= threshold).mean())
-
-
-def aupr(id_scores: Scores, ood_scores: Scores) -> float:
-    """AUPR-out as average precision: the mean over the OOD images of the precision at their score. 1 is best.
-
-    Chance is the share of OOD images. OpenOOD joins the curve's points by lines instead, which gives more if scores are
-    tied: (1 + chance) / 2 if all are. AUPR-in has ID images as positives: ``aupr(-ood_scores, -id_scores)``. The
-    arguments and errors are those of ``auroc``.
-
-    Example:
-        >>> aupr([0.1, 0.2, 0.4, 0.8], [0.4, 0.9])  # precision 2 / 4 and 1 / 1
-        0.75
-    """
-    negative, positive = _check_scores(id_scores, ood_scores)
-    false = len(negative) - np.searchsorted(np.sort(negative), positive, side="left")
-    true = len(positive) - np.searchsorted(np.sort(positive), positive, side="left")
-    return float((true / (true + false)).mean())
-
-
-def _check_scores(id_scores: Scores, ood_scores: Scores) -> list[np.ndarray]:
-    arrays = []
-    for name, scores in (("id_scores", id_scores), ("ood_scores", ood_scores)):
-        try:
-            array = np.asarray(scores.detach().cpu().double() if isinstance(scores, Tensor) else scores, np.float64)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"{name} must be numbers. Got {shown(scores)}") from error
-        if array.ndim != 1 or not len(array):
-            raise ValueError(f"{name} must be (N,), N at least 1. Got shape {array.shape}")
-        if np.isnan(array).any():
-            raise ValueError(f"{name} must not hold NaN. Got {int(np.isnan(array).sum())} NaN of {len(array)}")
-        arrays.append(array)
-    return arrays

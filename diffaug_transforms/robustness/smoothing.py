@@ -193,7 +193,7 @@ class DenoisedSmoothing(nn.Module):
         for part in noise:
             with torch.no_grad():
                 logits = self.classify(batch.expand(len(part), -1, -1, -1), part)
-            if logits.ndim != 2 or logits.shape[1] < 2:
+            if logits.shape[1] < 2:
                 shape = tuple(logits.shape)
                 raise ValueError(f"classifier must return logits (B, K) of at least 2 classes. Got {shape}")
             # argmax would take NaN for the largest, and certify its place.

@@ -14,8 +14,6 @@ import os
 import pickle
 import threading
 import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from functools import partial
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -28,8 +26,9 @@ from ..arguments import as_optional_integer, check_dtype, check_flags, shown
 from ..deprecated import warn_renamed
 from ..images import check_channels
 from ..labels import as_labels
-from .functional import diffuse, prediction_to_x0, reflect_pad_to_multiple, to_signed, to_unit
+from .functional import diffuse, in_equal_parts, prediction_to_x0, reflect_pad_to_multiple, to_signed, to_unit
 from .hub import load_score_network
+from .loading import error_of, in_own_thread
 from .network import ScoreNetwork
 from .preparing import MANY_IMAGES, for_many_images, prepare
 
@@ -345,68 +344,3 @@ def fast_batch(images: Tensor) -> int | None:
     if images.device.type != "cpu" or torch.compiler.is_compiling():
         return None
     return max(1, CPU_BATCH_PIXELS // max(images.shape[-2] * images.shape[-1], 1))
-
-
-def in_own_thread(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function in a thread of its own, and wait for its result or its exception.
-
-    PyTorch keeps its modes by thread: tracing, fake tensors, inference mode, autocast, the default device. None of them
-    may reach the weights of a network that is loaded while they are on.
-    """
-    answer: Future[Any] = Future()
-
-    def call() -> None:
-        try:
-            answer.set_result(function(*args))
-        except BaseException as error:  # the caller gets it
-            answer.set_exception(error)
-
-    threading.Thread(target=call, daemon=True).start()
-    return answer.result()
-
-
-def error_of(function: Callable[..., Any], *args: Any) -> str | None:
-    """The name and message of the exception that a function raises, or None."""
-    try:
-        function(*args)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return None
-
-
-def in_equal_parts(core: Any, size: int, fill: bool, *batches: Tensor | None) -> Tensor:
-    """``core`` over a batch in parts of one size, at most ``size``.
-
-    The last part is smaller if the batch does not divide; with ``fill`` it is filled up with the first images, because
-    a compiled core is compiled again for every new size.
-    """
-    number = len(batches[0])  # type: ignore[arg-type]
-    parts = -(-number // size)
-    size = -(-number // parts)
-    missing = parts * size - number if fill else 0
-    filled = [b if b is None or not missing else torch.cat([b, b[:missing]]) for b in batches]
-    split = [[None] * parts if b is None else b.split(size) for b in filled]
-    return torch.cat([core(*part) for part in zip(*split)])[:number]
-
-
-def views_over_time(
-    denoiser: Denoiser, images: Tensor, timesteps: Sequence[int], seed: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Diffused and denoised images at each timestep, each (T, B, C, H, W) in [0, 1], one noise for all timesteps.
-
-    Args:
-        denoiser: brings the network.
-        images: float32 (B, C, H, W) in [0, 1].
-        timesteps: T of them.
-        seed: of the noise.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(images.shape, generator=generator).repeat(len(timesteps), 1, 1, 1).to(images.device)
-    denoiser.network.schedule.check_timesteps(timesteps)
-    t = torch.tensor(timesteps, device=images.device).repeat_interleave(len(images))
-    repeated = images.repeat(len(timesteps), 1, 1, 1)
-    denoised = denoiser(repeated, t, noise)
-    schedule = denoiser.network.schedule.to(images.device)
-    diffused = to_unit(diffuse(to_signed(repeated), t, noise, schedule)).clamp(0, 1)
-    shape = (len(timesteps), len(images))
-    return diffused.unflatten(0, shape), denoised.unflatten(0, shape)

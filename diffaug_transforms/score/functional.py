@@ -1,4 +1,4 @@
-"""The pure functions under everything: ranges, diffusion, prediction types, one reverse step, padding.
+"""The pure functions under everything: ranges, diffusion, prediction types, one reverse step, padding, parts.
 
     x_t = a x_0 + b noise        a = signal_scale[t], b = noise_scale[t]; x_0 in [-1, 1]
 
@@ -8,7 +8,7 @@ Noise is always passed in. No function here draws, checks or keeps anything, so 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -150,3 +150,18 @@ def reflect_pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
             folded = padded % period
             images = images.index_select(dim, torch.minimum(folded, period - folded).clamp(max=size - 1))
     return images
+
+
+def in_equal_parts(core: Any, size: int, fill: bool, *batches: Tensor | None) -> Tensor:
+    """``core`` over a batch in parts of one size, at most ``size``.
+
+    The last part is smaller if the batch does not divide; with ``fill`` it is filled up with the first images, because
+    a compiled core is compiled again for every new size.
+    """
+    number = len(batches[0])  # type: ignore[arg-type]
+    parts = -(-number // size)
+    size = -(-number // parts)
+    missing = parts * size - number if fill else 0
+    filled = [b if b is None or not missing else torch.cat([b, b[:missing]]) for b in batches]
+    split = [[None] * parts if b is None else b.split(size) for b in filled]
+    return torch.cat([core(*part) for part in zip(*split)])[:number]

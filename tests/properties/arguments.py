@@ -47,9 +47,8 @@ NO_NETWORKS = (
     "None | 7 | 'cifar-10' | 'no-such-network' | '' | '/no/such/folder' | Path('/no/such') | [] | object() | nan | True"
     " | nn.Identity() | tiny_unet() | plain.unet | linear | ScoreNetwork | b'cifar10'"
 )
-networks = pick("plain | plain | exact | null | learned | exploding | Denoiser(plain) | Denoiser(exact)", NO_NETWORKS)
-#: For what adds options of its own, which a Denoiser refuses.
-plain_networks = pick("plain | plain | exact | null | learned | exploding", NO_NETWORKS)
+#: A Denoiser is left out: it refuses options beside it.
+networks = pick("plain | plain | exact | null | learned | exploding", NO_NETWORKS)
 classifier = pick(
     "head | convnet | half_net | bfloat_net | double_net | (lambda x: head(x))",
     "None | 'resnet18' | 7 | nn.Linear | [] | {} | object() | torch.rand(3) | nan",

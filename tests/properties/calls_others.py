@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from . import arguments as a
 from . import images
-from .calls_score import GOOD_STEPS, X_T, steps, x_t
+from .calls_score import BAD_STEPS, GOOD_STEPS, X_T, steps, x_t
 from .checks import BatchCheck, ResultCheck, instance_of, tensor_complaint
 from .names import CLASSES
 from .values import Call, calls, only, pick
 
 TWO_IMAGES = "pixels((2, 3, 32, 32))"
+#: A noisy classifier does not know the number of timesteps.
+noisy_steps = pick(GOOD_STEPS, [code for code in BAD_STEPS if "1000" not in code])
 noisy_images = x_t.filter(lambda value: "(2, 3, 8, 24)" not in value.code)
 encoders = pick("encoder", "augmented_encoder | None | 'encoder' | 7 | nn.Identity() | plain")
 augmented_encoders = pick("augmented_encoder", "encoder | None | 'encoder' | 7 | nn.Identity()")
@@ -61,7 +63,7 @@ def labels_for_rows(call: Call) -> Call:
 
 
 CALLS: dict[str, st.SearchStrategy[Call]] = {
-    "NoisyClassifier": calls("NoisyClassifier(encoder)", ResultCheck(encoder_logits), [noisy_images, steps]),
+    "NoisyClassifier": calls("NoisyClassifier(encoder)", ResultCheck(encoder_logits), [noisy_images, noisy_steps]),
     "NoisyClassifier, arguments": calls(
         "NoisyClassifier",
         ResultCheck(encoder_logits),
@@ -75,7 +77,7 @@ CALLS: dict[str, st.SearchStrategy[Call]] = {
     "DenoiseAugmentedClassifier, arguments": calls(
         "(lambda encoder, network, x_t, t, **options: DenoiseAugmentedClassifier(encoder, network, **options)(x_t, t))",
         ResultCheck(encoder_logits),
-        [augmented_encoders, a.plain_networks, only(X_T), only(*GOOD_STEPS)],
+        [augmented_encoders, a.networks, only(X_T), only(*GOOD_STEPS)],
         {"classes": class_names, "through_network": a.flag, "checkpointing": a.off, "dtype": a.dtype},
     ),
     "GuidanceEncoder, arguments": calls(
@@ -157,7 +159,7 @@ CALLS: dict[str, st.SearchStrategy[Call]] = {
         [images.wrapped],
     ),
     "NormalizedClassifier, arguments": calls(
-        "(lambda model, mean, std, **options: classifiers.NormalizedClassifier(model, mean, std, **options)(pixels((2, 3, 16, 16))))",
+        "normalized_logits",
         ResultCheck(logits_of_two),
         [
             pick("head | convnet", "None | 'resnet18' | 7 | nn.Linear"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from . import images
 from .checks import AdaptCheck, BatchCheck, ResultCheck, tensor_complaint
 from .expectations import image_expectation
 from .names import CLASSES
-from .values import Call, calls, only, pick
+from .values import Call, calls, mixed, only, pick
 
 BATCH = "pixels((2, 3, 16, 16))"
 batches = images.good_tensors(batched=True)
@@ -22,7 +23,7 @@ ENGINE = {"max_batch": a.max_batch, "dtype": a.dtype, "compile": a.off, "generat
 
 def certificate_complaint(arguments: list[Any], result: Any) -> str | None:
     prediction, radius = result
-    fits = isinstance(prediction, int) and prediction >= -1 and isinstance(radius, float) and 0 <= radius < np.inf
+    fits = isinstance(prediction, Integral) and prediction >= -1 and isinstance(radius, float) and 0 <= radius < np.inf
     return None if fits else f"{result} as certificate"
 
 
@@ -33,7 +34,7 @@ def single_image(arguments: list[Any]) -> bool | None:
     return verdict if single or verdict is False else (False if hasattr(image, "ndim") and image.ndim == 4 else None)
 
 
-single_images = st.one_of(
+single_images = mixed(
     images.good_tensors(batched=False), images.good_tensors(batched=False), images.images, images.nonsense
 )
 
@@ -61,7 +62,7 @@ CALLS: dict[str, st.SearchStrategy[Call]] = {
         "DDA",
         AdaptCheck(changes=False),
         [only(BATCH, "pixels((1, 3, 15, 8), 'uint8')")],
-        first=a.plain_networks,
+        first=a.networks,
         options={
             "start_timestep": a.integer("None | 1 | 500 | 999 | np.int64(9)", "0 | -1 | 1000"),
             "num_steps": a.integer("2 | 5 | np.int64(9)", "0 | 1 | -1 | 100000"),

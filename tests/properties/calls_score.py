@@ -148,7 +148,7 @@ CALLS: dict[str, st.SearchStrategy[Call]] = {
         "Denoiser",
         ResultCheck(like_first),
         [only("pixels((2, 3, 16, 16))"), only(*GOOD_STEPS), only(X_T)],
-        first=a.plain_networks,
+        first=a.networks,
         options={
             "max_batch": a.max_batch,
             "dtype": a.dtype,
@@ -227,9 +227,9 @@ CALLS: dict[str, st.SearchStrategy[Call]] = {
         [
             pick(
                 "[0, 500] | range(0, 1000, 100) | (3,) | [999]",
-                "[1000] | [3, 3] | [5, 4] | [] | [-1, 2] | [0.5] | None | 'x' | 7 | ['a'] | [None] | {} | [[1]]"
+                "[1000] | [3, 3] | [5, 4] | [] | [-1, 2] | [0.5] | None | 'x' | ['a'] | [None] | {} | [[1]]"
                 " | torch.rand(3)",
-                "np.arange(3) | torch.arange(3)",
+                "7 | np.arange(3) | torch.arange(3)",
             )
         ],
     ),

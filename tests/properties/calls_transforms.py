@@ -15,10 +15,10 @@ from . import images
 from .checks import BatchCheck, ResultCheck, SampleCheck, finite_scalar, range_complaint
 from .expectations import image_expectation
 from .names import CLASSES
-from .values import Call, Value, both, calls, only, pick
+from .values import Call, Value, both, calls, mixed, only, pick
 
 #: Good samples, so that the constructor's arguments alone decide.
-good_samples = st.one_of(images.good_tensors(), st.just("(pixels((2, 3, 16, 16)), 'path')"))
+good_samples = mixed(images.good_tensors(), st.just("(pixels((2, 3, 16, 16)), 'path')"))
 batches = images.good_tensors(batched=True)
 own_getter = pick("'default' | None | (lambda inputs: inputs[1])", "3 | 'labels' | [] | object() | True | '' | nan")
 
@@ -65,10 +65,10 @@ class LabelledCheck(SampleCheck):
 
 
 def views_complaint(arguments: list[Any], views: Any) -> str | None:
-    """Named views, each like the images."""
+    """Named views, each with values as images have them."""
     if not isinstance(views, dict) or "clean" not in views:
         return f"{type(views).__name__} instead of named views"
-    wrong = [name for name, view in views.items() if view.shape[-3] != 3 or range_complaint(view)]
+    wrong = [name for name, view in views.items() if not isinstance(view, Tensor) or range_complaint(view)]
     return f"wrong views: {', '.join(wrong)}" if wrong else None
 
 
@@ -86,7 +86,7 @@ views_check = ResultCheck(views_complaint, views_expectation)
 @st.composite
 def view_calls(draw: st.DrawFn) -> Call:
     """compose_with(augmentations..., diffaug=...)(images)."""
-    image = st.one_of(images.good_tensors(), images.good_pictures, images.images, images.nonsense)
+    image = mixed(images.good_tensors(), images.good_pictures, images.images, images.nonsense)
     augmentations = [draw(any_transform) for _ in range(draw(st.integers(0, 2)))]
     call = draw(
         calls("compose_with", views_check, [image], options={"diffaug": diffaug, "clean": clean, "original": clean})
@@ -128,10 +128,11 @@ logits = pick(
     " | {'clean': pixels((4, 0))} | {1: pixels((4, 7)), 'clean': pixels((4, 7))}",
 )
 targets = pick(
-    "torch.arange(4) | torch.tensor([6, 0, 0, 1]) | pixels((4, 7)).softmax(1) | torch.arange(4, dtype=torch.int32)",
+    "torch.arange(4) | torch.tensor([6, 0, 0, 1]) | pixels((4, 7)).softmax(1)",
     "torch.arange(3) | torch.tensor([0, 1, 2, 7]) | torch.tensor([0, 1, 2, -1]) | None | 'cat'"
     " | pixels((4,)) | pixels((4, 6)) | 3 | torch.tensor([]) | {} | torch.zeros(4, 2).long()",
-    "[0, 1, 2, 3] | torch.tensor([True, False, True, False]) | np.arange(4) | torch.zeros(4, 7).long()",
+    "torch.arange(4, dtype=torch.int32) | [0, 1, 2, 3] | torch.tensor([True, False, True, False]) "
+    " | np.arange(4) | torch.zeros(4, 7).long()",
 )
 weight = a.number("0 | 1 | 0.5 | 12 | np.float32(2)", "-1 | -0.1 | inf", "10**400")
 kinds = pick(
@@ -144,14 +145,21 @@ CALLS: dict[str, st.SearchStrategy[Call]] = {
     "DiffAug, grey": calls(
         "DiffAug(grey, timesteps=[400])",
         SampleCheck((1,)),
-        [st.one_of(images.good_tensors(channels=1), images.odd_pictures, images.odd_tensors(), images.arrays())],
+        [mixed(images.good_tensors(channels=1), images.odd_pictures, images.odd_tensors(), images.arrays())],
     ),
     "DiffAug, several inputs": calls(
-        "DiffAug(exact, timesteps=[400])", SampleCheck(), [images.images, st.one_of(images.everything, images.nonsense)]
+        "DiffAug(exact, timesteps=[400])", SampleCheck(), [images.images, mixed(images.everything, images.nonsense)]
     ),
     "DiffAug, p": calls("DiffAug(exact, p=0.5)", SampleCheck(changes=False, detached=False), [images.everything]),
     "DiffAug, arguments": calls(
         "DiffAug", SampleCheck(changes=False, detached=False), [good_samples], first=a.networks, options=DIFFAUG
+    ),
+    "DiffAug, a Denoiser": calls(
+        "DiffAug",
+        SampleCheck(changes=False, detached=False),
+        [good_samples],
+        first=only("Denoiser(plain)", "Denoiser(exact, max_batch=1)"),
+        options={name: DIFFAUG[name] for name in ("timesteps", "p", "generator")},
     ),
     "DiffAug, labels": calls(
         "DiffAug(classes, conditional=True, timesteps=[400])",
@@ -224,7 +232,7 @@ CALLS: dict[str, st.SearchStrategy[Call]] = {
         [batches],
         first=a.classifier,
         options={"network": a.networks, "normalize": a.normalize, **ENSEMBLE},
-    ),
+    ).map(lambda call: call.with_options(network="exact")),
     "AnytimeEnsemble": calls("AnytimeEnsemble(DiffAugEnsemble(head, exact))", BatchCheck(), [images.wrapped]),
     "AnytimeEnsemble, arguments": calls(
         "AnytimeEnsemble",

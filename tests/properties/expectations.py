@@ -25,8 +25,10 @@ Strong = (PIL.Image.Image, tv_tensors.Image, tv_tensors.Video)
 
 
 def is_pure(value: Any) -> bool:
-    """A plain tensor, or an array."""
-    return isinstance(value, np.ndarray) or (isinstance(value, Tensor) and not isinstance(value, tv_tensors.TVTensor))
+    """A plain tensor, or an array of numbers."""
+    if isinstance(value, np.ndarray):
+        return value.dtype != object
+    return isinstance(value, Tensor) and not isinstance(value, tv_tensors.TVTensor)
 
 
 def image_expectation(image: Any, channels: Collection[int]) -> bool | None:

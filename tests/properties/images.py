@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from .values import mixed
+
 MODES = (
     "RGB",
     "L",
@@ -30,7 +32,7 @@ VALUES = ("bytes", "normalised", "signed", "nan", "inf", "minus_inf", "huge")
 LAYOUTS = ("channels_last", "strided", "expanded", "grad", "parameter")
 
 sides = st.sampled_from((16, 16, 16, 16, 8, 17, 15, 24, 7, 33, 40, 3, 2, 1))
-odd_sides = st.one_of(sides, st.sampled_from((0, 0, 1, 40)))
+odd_sides = mixed(sides, st.sampled_from((0, 0, 1, 40)))
 batches = st.sampled_from((1, 2, 2, 3, 5, 0))
 
 
@@ -96,7 +98,7 @@ def arrays(draw: st.DrawFn) -> str:
     odd = st.sampled_from(
         ((3, height, width), (height, width), (height, width, 4), (height, width, 1), (0, 16, 16, 3), ())
     )
-    shape = draw(st.one_of(good, good, odd))
+    shape = draw(mixed(good, good, odd))
     dtype = draw(
         st.sampled_from(("uint8", "uint8", "float32", "float64", "float16", "int64", "bool", "complex64", "object"))
     )
@@ -122,8 +124,8 @@ empty = choice("[]", "()", "{}", "[[]]", "{'image': []}", "pixels((0, 3, 16, 16)
 bytes_of_pictures = choice(
     "picture()", "pixels((3, 16, 16), 'uint8')", "pixels((2, 3, 17, 24), 'uint8')", "pixels((2, 1, 3, 16, 40), 'uint8')"
 )
-good_images = st.one_of(good_tensors(), good_tensors(), good_pictures, tv_images())
-images = st.one_of(good_images, odd_tensors(), odd_pictures, arrays(), arrays())
+good_images = mixed(good_tensors(), good_tensors(), good_pictures, tv_images())
+images = mixed(good_images, odd_tensors(), odd_pictures, arrays(), arrays())
 
 #: Places for up to two images, {a} and {b}, and what people put beside them.
 SAMPLES = (
@@ -168,13 +170,11 @@ def _filled(template: str, a: str, b: str) -> str:
     return template.format(a=a, b=b)
 
 
-samples = st.builds(_filled, st.sampled_from(SAMPLES), st.one_of(good_images, images), st.one_of(good_images, images))
+samples = st.builds(_filled, st.sampled_from(SAMPLES), mixed(good_images, images), mixed(good_images, images))
 #: What transforms are called with.
-everything = st.one_of(images, images, samples, samples, samples, nonsense, empty)
+everything = mixed(images, images, samples, samples, samples, nonsense, empty)
 #: What ensembles and other wrappers are called with: mostly batches.
-wrapped = st.one_of(
-    good_tensors(batched=True), good_tensors(batched=True), good_tensors(), images, images, nonsense, empty
-)
+wrapped = mixed(good_tensors(batched=True), good_tensors(batched=True), good_tensors(), images, images, nonsense, empty)
 
 #: Labels for two images and a network of five classes.
 GOOD_LABELS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from .values import Call, both
 PACKAGE = str(Path(diffaug_transforms.__file__).parent)
 SECONDS = 20
 RIGHT, CLEAR, THIRD = "right", "clear error", "third kind"
-#: More warnings than this in one call are a flood. Python hides other libraries' DeprecationWarnings.
+#: More different warnings than this in one call are a flood.
 MANY_WARNINGS = 3
 
 
@@ -69,17 +70,17 @@ def judge(call: Call) -> Verdict:
     problem = call.check.complaint(arguments, result)
     if problem is None and fingerprint([arguments, keywords]) != before:
         problem = "an input was changed in place"
-    seen = [warning for warning in caught if not issubclass(warning.category, DeprecationWarning)]
+    seen = {(str(warning.message), warning.filename, warning.lineno) for warning in caught}
     if problem is None and len(seen) > MANY_WARNINGS:
-        problem = f"{len(seen)} warnings: {seen[0].message}"
+        problem = f"{len(seen)} warnings: {caught[0].message}"
     return Verdict(RIGHT) if problem is None else Verdict(THIRD, problem)
 
 
 def judge_error(error: Exception) -> Verdict:
-    """Whether an error is one of the package's own: its type, where it was raised, and a sentence as its message."""
+    """Whether an error is clear: an OSError, or a ValueError or TypeError that the package itself raised, in words."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = frames[-1].filename.startswith(PACKAGE)
-    if not (own and isinstance(error, (ValueError, TypeError, OSError)) and len(str(error).split()) >= 4):
+    own = isinstance(error, (ValueError, TypeError)) and frames[-1].filename.startswith(PACKAGE)
+    if not (own or isinstance(error, OSError)) or len(str(error).split()) < 4:
         last = next((frame for frame in reversed(frames) if frame.filename.startswith(PACKAGE)), None)
         place = f" at {Path(last.filename).name}:{last.lineno}" if last else ""
         return Verdict(THIRD, f"foreign {_told(error)}{place}")
@@ -104,11 +105,14 @@ def fingerprint(values: Any) -> list[Any]:
 
 @contextmanager
 def time_limit() -> Iterator[None]:
-    """Raise ``TooLong`` after so many seconds."""
+    """Raise ``TooLong`` after ``SECONDS``."""
 
     def ring(*_: Any) -> None:
         raise TooLong
 
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are for the main thread
+        return
     previous = signal.signal(signal.SIGALRM, ring)
     signal.alarm(SECONDS)
     try:

@@ -173,6 +173,11 @@ class Brightness(nn.Module):
         return v2.functional.adjust_brightness(image, 0.5)
 
 
+def normalized_logits(*arguments: Any, **options: Any) -> Tensor:
+    """Logits of two images by a ``NormalizedClassifier`` with these arguments."""
+    return classifiers.NormalizedClassifier(*arguments, **options)(pixels((2, 3, SIZE, SIZE)))
+
+
 def namespace() -> dict[str, Any]:
     """Everything public, and everything above."""
     parts = (score, transforms, guidance, robustness, diffaug_transforms)

@@ -70,21 +70,20 @@ class Call:
 
 
 Codes = str | Iterable[str]
+#: How many good values there are for each bad one.
+USUAL = 4
 
 
 def pick(good: Codes = "", bad: Codes = "", either: Codes = "") -> Values:
     """Values of one argument: their codes, or one text with " | " between them.
 
-    Three of four draws are good ones, so that calls with several arguments succeed too.
+    Of ``USUAL`` + 1 draws about ``USUAL`` are good ones, so that calls with several arguments often succeed.
     """
     kinds = {True: split(good), False: split(bad), None: split(either)}
-    strategies = {
-        kind: st.sampled_from([Value(code, kind) for code in codes]) for kind, codes in kinds.items() if codes
-    }
-    others = [strategy for kind, strategy in strategies.items() if kind is not True]
-    if True not in strategies:
-        return st.one_of(others)
-    return st.one_of(*[strategies[True]] * (3 * max(len(others), 1)), *others)
+    values = {kind: [Value(code, kind) for code in codes] for kind, codes in kinds.items()}
+    others = values[False] + values[None]
+    times = max(1, round(USUAL * len(others) / max(len(values[True]), 1)))
+    return st.sampled_from(values[True] * times + others)
 
 
 def split(codes: Codes) -> list[str]:
@@ -97,6 +96,12 @@ def split(codes: Codes) -> list[str]:
 def only(*codes: str) -> Values:
     """Good values alone."""
     return st.sampled_from([Value(code) for code in codes])
+
+
+@st.composite
+def mixed(draw: st.DrawFn, *strategies: st.SearchStrategy[Any]) -> Any:
+    """One of the strategies; one that is given twice is drawn twice as often, unlike in ``st.one_of``."""
+    return draw(strategies[draw(st.integers(0, len(strategies) - 1))])
 
 
 def both(verdicts: Iterable[bool | None]) -> bool | None:

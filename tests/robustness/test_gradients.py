@@ -127,7 +127,7 @@ def test_other_bad_input(classifier, network):
         input_gradient(None, images(), [0, 1, 2])
     with pytest.raises(TypeError, match="denoiser must be a function of images or None. Got 'cifar10'"):
         input_gradient(classifier, images(), [0, 1, 2], denoiser="cifar10")
-    with pytest.raises(ValueError, match=r"classifier must return logits \(3, K\). Got shape \(2304,\)"):
+    with pytest.raises(ValueError, match=r"logits \(B, K\), here \(3, K\). Got shape \(2304,\)"):
         input_gradient(lambda batch: batch.flatten(), images(), [0, 1, 2])
 
 

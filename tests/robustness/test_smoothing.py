@@ -284,7 +284,7 @@ def test_bad_images_and_classifiers():
     with pytest.raises(ValueError, match=r"in \[0, 1\]. Got values in \[2.0, 2.0\]"):
         smoothed.predict(torch.full((3, 8, 8), 2.0))
     smoothed.classifier = nn.Flatten(0)
-    with pytest.raises(ValueError, match=r"logits \(B, K\) of at least 2 classes. Got \(19200,\)"):
+    with pytest.raises(ValueError, match=r"logits \(B, K\), here \(100, K\). Got shape \(19200,\)"):
         smoothed.predict(image())
     smoothed.classifier = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
     nn.init.constant_(smoothed.classifier[1].bias, math.nan)

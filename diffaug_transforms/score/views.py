@@ -1,0 +1,34 @@
+"""What a network makes of images over time: for pictures, and to look at a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .denoiser import Denoiser
+from .functional import diffuse, to_signed, to_unit
+
+
+def views_over_time(
+    denoiser: Denoiser, images: Tensor, timesteps: Sequence[int], seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Diffused and denoised images at each timestep, each (T, B, C, H, W) in [0, 1], one noise for all timesteps.
+
+    Args:
+        denoiser: brings the network.
+        images: float32 (B, C, H, W) in [0, 1].
+        timesteps: T of them.
+        seed: of the noise.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(images.shape, generator=generator).repeat(len(timesteps), 1, 1, 1).to(images.device)
+    denoiser.network.schedule.check_timesteps(timesteps)
+    t = torch.tensor(timesteps, device=images.device).repeat_interleave(len(images))
+    repeated = images.repeat(len(timesteps), 1, 1, 1)
+    denoised = denoiser(repeated, t, noise)
+    schedule = denoiser.network.schedule.to(images.device)
+    diffused = to_unit(diffuse(to_signed(repeated), t, noise, schedule)).clamp(0, 1)
+    shape = (len(timesteps), len(images))
+    return diffused.unflatten(0, shape), denoised.unflatten(0, shape)
