@@ -98,7 +98,7 @@ def to_batch(image: Image) -> Tensor:
         tensor([[[[0.0000, 0.2000, 1.0000]]]])
     """
     pixels = to_pixels(image)
-    if len(pixels) and not pixels.numel():
+    if pixels.shape[0] and not pixels.numel():
         raise ValueError(f"images must have at least one pixel and one channel. Got shape {tuple(pixels.shape)}")
     if pixels.dtype == torch.uint8:
         return pixels.float() / 255

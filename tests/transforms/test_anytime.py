@@ -189,10 +189,14 @@ def test_bad_input(make):
     with pytest.raises(TypeError, match="ensemble must be a DiffAugEnsemble. Got Flatten"):
         AnytimeEnsemble(nn.Flatten())
     for confidence in (0, 1.5, float("nan")):
-        with pytest.raises(ValueError, match=rf"confidence must be in \(0, 1\]. Got {confidence}"):
+        with pytest.raises(ValueError, match=rf"confidence must be in \(0.*, 1\]. Got {confidence}"):
             AnytimeEnsemble(ensemble, confidence=confidence)
     with pytest.raises(ValueError, match="min_views must be at least 1. Got 0"):
         AnytimeEnsemble(ensemble, min_views=0)
+    with pytest.raises(TypeError, match="confidence must be a number. Got 'high'"):
+        AnytimeEnsemble(ensemble, confidence="high")
+    with pytest.raises(TypeError, match="min_views must be an integer. Got 2.5"):
+        AnytimeEnsemble(ensemble, min_views=2.5)
     batch = contracts.images(SIZE)
     for call in (ensemble.views, AnytimeEnsemble(ensemble).predict):
         with pytest.raises(ValueError, match=r"noise must be .*\(5, 4, 3, 8, 8\). Got \(4, 4, 3, 8, 8\)"):
