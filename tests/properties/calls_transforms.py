@@ -65,10 +65,11 @@ class LabelledCheck(SampleCheck):
 
 
 def views_complaint(arguments: list[Any], views: Any) -> str | None:
-    """Named views, each with values as images have them."""
+    """Named views, each with values as images have them if the image has."""
     if not isinstance(views, dict) or "clean" not in views:
         return f"{type(views).__name__} instead of named views"
-    wrong = [name for name, view in views.items() if not isinstance(view, Tensor) or range_complaint(view)]
+    good = image_expectation(arguments[0], (3,))
+    wrong = [name for name, view in views.items() if not isinstance(view, Tensor) or (good and range_complaint(view))]
     return f"wrong views: {', '.join(wrong)}" if wrong else None
 
 

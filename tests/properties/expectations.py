@@ -25,14 +25,18 @@ Strong = (PIL.Image.Image, tv_tensors.Image, tv_tensors.Video)
 
 
 def is_pure(value: Any) -> bool:
-    """A plain tensor, or an array of numbers."""
+    """A plain tensor, or an array, of real numbers."""
     if isinstance(value, np.ndarray):
-        return value.dtype != object
+        return value.dtype.kind not in "Oc"
+    if isinstance(value, Tensor) and value.is_complex():
+        return False
     return isinstance(value, Tensor) and not isinstance(value, tv_tensors.TVTensor)
 
 
 def image_expectation(image: Any, channels: Collection[int]) -> bool | None:
     """Whether one image, or a batch in one tensor, must be taken by something that works on so many channels."""
+    if getattr(image, "ndim", 0) > 3 and not len(image):
+        return True if _is_good_empty(image, channels) else None  # an empty batch may come back as it is
     if isinstance(image, PIL.Image.Image):
         if not (image.width and image.height):
             return None
@@ -43,15 +47,19 @@ def image_expectation(image: Any, channels: Collection[int]) -> bool | None:
         return False
     if image.ndim < 3 or image.shape[-3] not in channels:
         return False
-    if image.device.type != "cpu" or image.layout != torch.strided:
+    if image.layout != torch.strided:
         return None
-    if image.dtype == torch.uint8:
-        return True if image.numel() or not image.shape[0] else None
-    if image.dtype not in FLOATS:
+    if image.dtype not in (torch.uint8, *FLOATS):
         return False
     if not image.numel():
-        return True if min(image.shape[-3:]) else None
+        return None
+    if image.dtype == torch.uint8:
+        return True
     return _range_expectation(float(image.detach().double().amin()), float(image.detach().double().amax()))
+
+
+def _is_good_empty(image: Any, channels: Collection[int]) -> bool:
+    return isinstance(image, Tensor) and image.shape[-3] in channels and image.dtype in (torch.uint8, *FLOATS)
 
 
 def _array_expectation(image: np.ndarray, channels: Collection[int]) -> bool | None:
