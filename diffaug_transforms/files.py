@@ -11,6 +11,7 @@ import json
 import math
 import pickle
 import reprlib
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -160,7 +161,14 @@ def tensors_sha256(state: Mapping[str, Tensor]) -> str:
 
 
 def load_pickle(path: Path) -> Any:
-    """What ``torch.load(weights_only=True)`` reads. UnpicklingError without torch's advice to run the file's code."""
+    """What ``torch.load(weights_only=True)`` reads. UnpicklingError without torch's advice to run the file's code.
+
+    Files of torch 1.6 and later are zip files. Their checksums are read here, because torch.load passes over them.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            if wrong := file.testzip():
+                raise zipfile.BadZipFile(f"the checksum of {wrong} is wrong")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:

@@ -61,6 +61,8 @@ def as_labels(labels: Any, number: int, device: torch.device | str, num_classes:
         index = torch.as_tensor(labels, device=device)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(f"labels must be integer classes. Got {shown(labels)}") from error
+    if not index.numel():
+        index = index.long()  # an empty list has no integers to tell its type by
     if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
         cure = ": put DiffAug before MixUp and CutMix" if index.ndim > 1 else ""
         raise ValueError(f"labels must be integer classes. Got {index.dtype}{cure}")

@@ -104,6 +104,18 @@ def test_a_changed_byte_is_seen_by_the_checksum(tmp_path):
     assert set(read_tensors(path)) == set(state)
 
 
+def test_a_changed_byte_is_seen_by_the_checksums_of_a_zip(tmp_path):
+    torch.save({"a": torch.rand(40)}, tmp_path / "whole.pt")
+    whole = (tmp_path / "whole.pt").read_bytes()
+    place = whole.index(read_tensors(tmp_path / "whole.pt")["a"].numpy().tobytes())
+    for offset in range(0, 160, 7):
+        changed = bytearray(whole)
+        changed[place + offset] ^= 1
+        (tmp_path / "changed.pt").write_bytes(changed)
+        with pytest.raises(OSError, match=r"changed\.pt is damaged.*the checksum of .* is wrong"):
+            read_tensors(tmp_path / "changed.pt")
+
+
 class Evil:
     def __init__(self, mark):
         self.mark = mark

@@ -1,4 +1,4 @@
-"""Table of tests/properties: random calls, and how many gave a right result, a clear error, or something else."""
+"""Tables of tests/properties: random calls and damaged files, and what came of them."""
 
 from __future__ import annotations
 
@@ -18,4 +18,12 @@ def reliability() -> str:
     return table(records, ["part"], "outcome", lambda own: f"{own.value.sum():,}", header=["random calls of"])
 
 
-TABLES = {"reliability": reliability}
+def damaged_files() -> str:
+    """The number of damaged files by outcome, for each kind of file and of damage."""
+    titles = {"right": "loads as before", "clear error": "clear error", "read as an edited JSON file": "read as edited"}
+    records = frame("damaged_files")
+    records = records.assign(outcome=records.metric.map({**titles, "third kind": "anything else"}))
+    return table(records, ["part", "method"], "outcome", lambda own: f"{own.value.sum():,}", header=["file", "damage"])
+
+
+TABLES = {"reliability": reliability, "damaged_files": damaged_files}

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from .all_calls import CALLS
-from .judge import THIRD, judge
+from .damaged_files import DAMAGE, try_folder, write_folders
+from .judge import CLEAR, THIRD, judge
 
 EXAMPLES = int(os.environ.get("DIFFAUG_EXAMPLES", "15"))
 
@@ -27,3 +28,11 @@ def test_calls_are_right_or_clear_errors(name, data):
     verdict = judge(call)
     note(str(call))
     assert verdict.kind != THIRD, f"{verdict.reason}\n    {call}"
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_damaged_files_load_as_before_or_give_clear_errors(how, tmp_path):
+    for name, load in write_folders(tmp_path).items():
+        found = try_folder(load, tmp_path / name, how, trials=12, seed=2)
+        assert THIRD not in {kind for kind, _ in found}, found
+        assert CLEAR in {kind for kind, _ in found}
