@@ -61,7 +61,8 @@ def _limits(at_least: float, at_most: float, above: float, below: float) -> str:
 
 def as_integer(name: str, value: Any, at_least: int, at_most: int | None = None) -> int:
     """An integer within its limits as an int. Floating point numbers and truth values are refused."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or isinstance(value, Tensor):
+    scalar = hasattr(value, "__index__") and not isinstance(value, (bool, Tensor)) and not getattr(value, "shape", ())
+    if not scalar:
         raise TypeError(f"{name} must be an integer. Got {shown(value)}")
     number = int(value)
     if number < at_least or (at_most is not None and number > at_most):
@@ -102,6 +103,13 @@ def check_tensor(name: str, value: Any, dtypes: tuple[torch.dtype, ...], wanted:
         raise TypeError(f"{name} must be {wanted}. Got {value.dtype if isinstance(value, Tensor) else shown(value)}")
 
 
+def as_names(name: str, value: Any) -> tuple[str, ...]:
+    """Names in a list or tuple, as a tuple."""
+    if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) for one in value):
+        raise TypeError(f"{name} must be a list of names, such as ['cat', 'dog']. Got {shown(value)}")
+    return tuple(value)
+
+
 def check_flags(**flags: Any) -> None:
     """TypeError unless each value is True or False."""
     for name, value in flags.items():
@@ -112,7 +120,7 @@ def check_flags(**flags: Any) -> None:
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     """ValueError unless the value is one of the names."""
     names = tuple(choices)
-    if value not in names:
+    if not isinstance(value, str) or value not in names:
         raise ValueError(f"{name} must be one of {', '.join(names)}. Got {shown(value)}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,15 @@ from torchvision.transforms.v2 import functional as F
 
 from .arguments import (
     as_integer,
+    as_names,
     as_normalize,
     as_optional_integer,
     as_path,
     check_classifier,
     check_flags,
     check_instance,
-    shown,
 )
+from .classify import to_own_dtype
 from .files import (
     Rule,
     add_checksum,
@@ -86,40 +87,19 @@ class NormalizedClassifier(nn.Module):
     ) -> None:
         super().__init__()
         check_classifier(model)
-        if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
-            raise TypeError(f"classes must be names, such as ('cat', 'dog'). Got {shown(classes)}")
         normalize: Any = as_normalize((mean, std))
         self.model = model
-        self.classes = tuple(classes)
+        self.classes = as_names("classes", classes)
         self.size = as_optional_integer("size", size, 1)
         self.mean = list(normalize.mean)
         self.std = list(normalize.std)
 
     def forward(self, images: Tensor) -> Tensor:
+        check_instance("images", images, Tensor)
         if not images.is_floating_point() and images.dtype != torch.uint8:
             raise TypeError(f"images must be uint8 in 0...255 or floating point in [0, 1]. Got {images.dtype}")
         floats = images.float() if images.is_floating_point() else F.to_dtype(images, torch.float32, scale=True)
         return self.model(to_own_dtype(F.normalize(floats, self.mean, self.std), self.model))
-
-
-def logits_of(classifier: Callable[[Tensor], Tensor], normalize: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Logits (B, K), float32, of images (B, C, H, W) in [0, 1]. The classifier runs in the dtype of its own weights.
-
-    So classifiers may be float16, bfloat16 or double. ``normalize`` gets the images in their own dtype. ValueError if
-    the classifier returns anything else, such as a tuple or a dict.
-    """
-    logits = classifier(to_own_dtype(normalize(images), classifier))
-    shape = logits.shape if isinstance(logits, Tensor) else ()
-    if len(shape) != 2 or shape[0] != images.shape[0] or not shape[1]:
-        got = f"shape {tuple(shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"classifier must return logits (B, K), here ({images.shape[0]}, K). Got {got}")
-    return logits.float()
-
-
-def to_own_dtype(images: Tensor, classifier: Callable[[Tensor], Tensor]) -> Tensor:
-    """The images in the dtype of the classifier's weights; in their own if it has none."""
-    weights = classifier.parameters() if isinstance(classifier, nn.Module) else ()
-    return images.to(next((weight.dtype for weight in weights if weight.is_floating_point()), images.dtype))
 
 
 def build_model(name: str, num_classes: int, pretrained: bool = False) -> nn.Module:

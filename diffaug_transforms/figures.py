@@ -41,9 +41,14 @@ def draw_grid(rows: Sequence[Tensor], columns: Sequence[str], labels: Sequence[s
         >>> draw_grid([torch.rand(2, 3, 32, 32)], ["t = 0", "t = 50"], ["cat"]).size
         (284, 128)
     """
+    for name, value in (("rows", rows), ("columns", columns), ("labels", labels)):
+        check_instance(name, value, (Sequence, Tensor))
+    for name in (*columns, *labels):
+        check_instance("columns and labels", name, str)
     if len(labels) != len(rows):
         raise ValueError(f"labels must be one per row, {len(rows)}. Got {len(labels)}")
     for row in rows:
+        check_instance("rows", row, (Sequence, Tensor), " of images")
         if len(row) != len(columns):
             raise ValueError(f"each row must have one image per column, {len(columns)}. Got {len(row)}")
     font = PIL.ImageFont.load_default(size=14)

@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 
 from diffaug_transforms.arguments import (
     as_integer,
+    as_names,
     as_normalize,
     as_number,
     as_optional_integer,
@@ -38,6 +39,7 @@ RIGHT = [
     (lambda: as_integer("n", 5, 1, 5), 5),
     (lambda: as_optional_integer("n", None, 1), None),
     (lambda: as_path("folder", "a/b"), Path("a/b")),
+    (lambda: as_names("classes", ["cat", "dog"]), ("cat", "dog")),
     (lambda: as_timesteps(None), None),
     (lambda: as_timesteps(np.int64(9)), (9,)),
     (lambda: as_timesteps(torch.tensor([3, 1, 3])), (3, 1, 3)),
@@ -66,6 +68,13 @@ WRONG = [
     (lambda: as_integer("n", 6, 1, 5), ValueError, "n must be in 1...5. Got 6"),
     (lambda: as_optional_integer("n", "", 1), TypeError, "n must be an integer. Got ''"),
     (lambda: as_path("folder", 5), TypeError, "folder must be a path. Got 5"),
+    (lambda: as_integer("n", np.zeros(3), 0), TypeError, "n must be an integer. Got ndarray of shape (3,)"),
+    (
+        lambda: as_names("classes", "cat"),
+        TypeError,
+        "a list of names, such as ['cat', 'dog']. Got 'cat'",
+    ),
+    (lambda: as_names("classes", ["cat", 3]), TypeError, "Got ['cat', 3]"),
     (lambda: as_timesteps([]), ValueError, "timesteps must hold at least one timestep. Got none"),
     (lambda: as_timesteps([1, -1]), ValueError, "timesteps must be at least 0. Got -1"),
     (lambda: as_timesteps([1, 2.0]), TypeError, "timesteps must be integers. Got 2.0"),

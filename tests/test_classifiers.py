@@ -120,7 +120,7 @@ BAD_CALLS = [
     (lambda: NormalizedClassifier(nn.Flatten(), MEAN, (0.2, 0.0, 0.5)), "std must be finite and above 0. Got 0.0"),
     (lambda: NormalizedClassifier(nn.Flatten(), (0.5, float("nan"), 0.5), STD), "mean must be finite. Got nan"),
     (lambda: NormalizedClassifier(nn.Flatten(), "imagenet", STD), "mean must be a number. Got 'imagenet'"),
-    (lambda: NormalizedClassifier(nn.Flatten(), MEAN, STD, classes="cat"), "classes must be names"),
+    (lambda: NormalizedClassifier(nn.Flatten(), MEAN, STD, classes="cat"), "classes must be a list of names"),
     (lambda: NormalizedClassifier(nn.Flatten(), MEAN, STD, size=32.0), "size must be an integer. Got 32.0"),
     (lambda: NormalizedClassifier(nn.Flatten(), MEAN, STD)(torch.ones(1, 3, 4, 4).long()), "images must be uint8"),
     (lambda: build_model(None, 10), "name must be a str. Got None"),

@@ -23,6 +23,7 @@ LAYERS = (
     "files",
     "labels",
     "images",
+    "classify",
     "figures",
     "classifiers",
     "score",

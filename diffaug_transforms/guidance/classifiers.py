@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..arguments import as_path, check_flags, check_instance, shown
+from ..arguments import as_names, as_path, check_flags, check_instance
 from ..files import add_checksum
 from ..images import check_channels
 from ..score import Denoiser, ScoreNetwork
@@ -177,9 +177,9 @@ def gradient_checkpointing(encoder: GuidanceEncoder, enabled: bool) -> Iterator[
 
 
 def _checked_names(classes: Sequence[str] | None, encoder: GuidanceEncoder) -> list[str] | None:
-    number = encoder.config["num_classes"]
-    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes or ()):
-        raise TypeError(f"classes must be names, such as ('cat', 'dog'), or None. Got {shown(classes)}")
-    if classes is not None and len(classes) != number:
-        raise ValueError(f"classes must be {number} names, one per class. Got {len(classes)}")
-    return None if classes is None else list(classes)
+    if classes is None:
+        return None
+    names, number = list(as_names("classes", classes)), encoder.config["num_classes"]
+    if len(names) != number:
+        raise ValueError(f"classes must be {number} names, one per class. Got {len(names)}")
+    return names

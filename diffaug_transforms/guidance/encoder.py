@@ -21,8 +21,10 @@ from ..arguments import (
     FLOATS,
     INTEGERS,
     as_integer,
+    as_names,
     as_number,
     as_optional_integer,
+    check_choice,
     check_flags,
     check_generator,
     check_tensor,
@@ -119,6 +121,8 @@ class GuidanceEncoder(ModelMixin, ConfigMixin):
         sizes |= {"layers_per_block": layers_per_block, "attention_head_dim": attention_head_dim}
         for name, value in {**sizes, "norm_num_groups": norm_num_groups}.items():
             as_integer(name, value, 1)
+        check_choice("downsample_type", downsample_type, ("resnet", "conv"))
+        check_choice("resnet_time_scale_shift", resnet_time_scale_shift, ("scale_shift", "default"))
         as_optional_integer("model_channels", model_channels, 1)
         as_number("dropout", dropout, at_least=0, below=1)
         check_flags(denoised_input=denoised_input)
@@ -126,6 +130,7 @@ class GuidanceEncoder(ModelMixin, ConfigMixin):
             raise TypeError(f"block_out_channels must be widths, one at least. Got {shown(block_out_channels)}")
         for width in block_out_channels:
             as_integer("block_out_channels", width, 1)
+        as_names("down_block_types", down_block_types)
         first, last = block_out_channels[0], block_out_channels[-1]
         stride = 2 ** (len(block_out_channels) - 1)
         if len(down_block_types) != len(block_out_channels):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ def classifier_guide(
     check_instance("schedule", schedule, NoiseSchedule)
     guidance_scale = as_number("guidance_scale", guidance_scale)
     # How many images there are is known at the first step.
-    index = as_labels(labels, 0 if labels is None else torch.as_tensor(labels).numel(), "cpu")
+    index = as_labels(labels, number_of(labels), "cpu")
 
     def guide(x_t: Tensor, timesteps: Tensor, predict: Predict) -> ReverseStep:
         shift = guidance_scale * log_probability_gradient(classifier, x_t, timesteps, index)
@@ -67,6 +68,14 @@ def classifier_guide(
             return ReverseStep(pred_x0, mean + log_variance.exp() * shift, log_variance)
 
     return guide
+
+
+def number_of(labels: Any) -> int:
+    """How many labels there are. 0 for what is none, which ``as_labels`` refuses."""
+    try:
+        return torch.as_tensor(labels).numel()
+    except (TypeError, ValueError, RuntimeError):
+        return 0
 
 
 def log_probability_gradient(

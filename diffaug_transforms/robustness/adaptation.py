@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from ..arguments import as_integer, as_number, as_optional_integer, check_flags, check_generator
+from ..arguments import (
+    as_integer,
+    as_number,
+    as_optional_integer,
+    check_flags,
+    check_generator,
+    check_instance,
+    check_tensor,
+)
 from ..deprecated import renamed_attribute
 from ..images import check_channels, from_batch, to_batch
 from ..score import Denoiser, ScoreNetwork, diffuse, match_timesteps, space_timesteps, to_signed, to_unit
@@ -119,6 +127,8 @@ class DDA(nn.Module):
             noise: (len(timesteps) - 1, B, C, H', W'), standard normal: the first diffuses, the others are the steps',
                 in their order. H' and W' are H and W padded to the network's strides. None: drawn.
         """
+        check_tensor("images", images, (torch.float32,), "float32 (B, C, H, W) in [0, 1]")
+        check_instance("noise", noise, (Tensor, type(None)))
         # Gradients cannot be had of tensors made in inference mode, hence the clone outside of it.
         # No autocast either: it would reach the backward pass of the guide.
         no_autocast = torch.autocast(images.device.type, enabled=False)
@@ -129,7 +139,7 @@ class DDA(nn.Module):
             *steps, start = self.timesteps
             reference = reflect_pad_to_multiple(to_signed(images.clone()), network.stride)
             wanted = (len(steps), *reference.shape)
-            if noise is not None and noise.shape != wanted:
+            if noise is not None and (noise.shape[1:] != reference.shape or len(noise) < len(steps)):
                 raise ValueError(f"noise must have the shape {wanted}. Got {tuple(noise.shape)}")
             draws = iter(noise.clone()) if noise is not None else draw_like(reference, self.generator)
             t = torch.full((len(images),), start, device=images.device)

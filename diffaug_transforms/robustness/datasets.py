@@ -258,6 +258,7 @@ def candidate_classes(name: str) -> tuple[int, ...] | None:
     Raises:
         ImportError: the extra ``train``, which installs timm, is missing.
     """
+    check_instance("name", name, str)
     return tuple(sorted(folder_targets(name).values())) if name in WNID_FILES else None
 
 

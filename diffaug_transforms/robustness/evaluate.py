@@ -65,7 +65,10 @@ def correct(logits: Tensor, targets: Tensor, candidates: Sequence[int] | None = 
     number, num_classes = logits.shape
     if targets.ndim not in (1, 2) or len(targets) != number:
         raise ValueError(f"targets must be ({number},) or ({number}, M). Got shape {tuple(targets.shape)}")
-    classes = torch.as_tensor(range(num_classes) if candidates is None else candidates, device=logits.device)
+    try:
+        classes = torch.as_tensor(range(num_classes) if candidates is None else candidates, device=logits.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"candidates must be classes, or None. Got {shown(candidates)}") from error
     if classes.ndim != 1 or not len(classes):
         raise ValueError(f"candidates must be classes, one at least. Got {shown(candidates)}")
     for name, values, lowest in (("targets", targets, -1), ("candidates", classes, 0)):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_callable, check_choice, check_classifier, check_flags, check_instance
-from ..classifiers import logits_of
+from ..classify import logits_of
 from ..deprecated import warn_renamed
 from ..images import to_batch
 from ..labels import as_labels

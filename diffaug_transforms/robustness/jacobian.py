@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.torch_version import TorchVersion
 
-from ..arguments import as_integer, as_optional_integer, check_generator, check_instance
+from ..arguments import INTEGERS, as_integer, as_optional_integer, check_generator, check_instance, check_tensor
 from ..score import ScoreNetwork
 from ..score.functional import prediction_to_x0, scales
 
@@ -172,6 +172,10 @@ def leading_directions(
     iterations = as_integer("iterations", iterations, 1)
     timestep = as_integer("timestep", timestep, 0, network.num_timesteps - 1)
     check_generator(generator)
+    if labels is not None:
+        check_tensor("labels", labels, INTEGERS, "an int64 tensor (1,), or None")
+        if labels.shape != (1,):
+            raise ValueError(f"labels must be (1,). Got shape {tuple(labels.shape)}")
     max_batch = as_optional_integer("max_batch", max_batch, 1)
     width = min(k + OVERSAMPLING, x_t.numel())
 
@@ -206,7 +210,7 @@ def _pred_x0(network: ScoreNetwork, timesteps: Tensor, labels: Tensor | None) ->
 def check_inputs(network: ScoreNetwork, x_t: Tensor, timesteps: Tensor, vectors: Tensor, labels: Tensor | None) -> None:
     """ValueError or TypeError unless all is as ``jacobian_vector_product`` takes it."""
     check_instance("network", network, ScoreNetwork)
-    network.check(timesteps, labels, x_t)  # here, because values cannot be read inside torch.func
+    network.check_inputs(x_t, timesteps, labels)  # here, because values cannot be read inside torch.func
     check_instance("vectors", vectors, Tensor)
     if vectors.shape != x_t.shape:
         raise ValueError(f"vectors must be like x_t, {tuple(x_t.shape)}. Got {tuple(vectors.shape)}")

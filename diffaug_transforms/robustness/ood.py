@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import Normalize, as_normalize, as_number, check_choice, check_instance, shown
-from ..classifiers import logits_of, to_own_dtype
+from ..classify import logits_of, to_own_dtype
 from ..images import to_batch
 
 
@@ -159,6 +159,7 @@ class OODDetector(nn.Module):
         super().__init__()
         check_instance("classifier", classifier, nn.Module)
         check_choice("method", method, METHODS)
+        check_instance("layer", layer, (str, type(None)))
         self.classifier = classifier
         self.normalize = as_normalize(normalize)
         self.layer = last_linear(classifier) if layer is None else layer

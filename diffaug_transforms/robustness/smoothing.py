@@ -28,7 +28,7 @@ from ..arguments import (
     check_generator,
     check_instance,
 )
-from ..classifiers import logits_of
+from ..classify import logits_of
 from ..deprecated import renamed_attribute
 from ..images import to_batch
 from ..score import Denoiser, NoiseSchedule, ScoreNetwork

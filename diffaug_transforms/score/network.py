@@ -195,7 +195,7 @@ class ScoreNetwork(nn.Module):
 
     def pred_x0(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None, clip: bool = True) -> Tensor:
         """The denoised image E[x_0 | x_t], (B, C, H, W), clipped to [-1, 1] if ``clip``."""
-        self.check(timesteps, labels, x_t)
+        self.check_inputs(x_t, timesteps, labels)
         x_t = x_t.float()
         if not len(x_t):
             return x_t
@@ -205,7 +205,7 @@ class ScoreNetwork(nn.Module):
 
     def eps(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
         """The noise predicted in x_t, (B, C, H, W)."""
-        self.check(timesteps, labels, x_t)
+        self.check_inputs(x_t, timesteps, labels)
         x_t = x_t.float()
         if not len(x_t):
             return x_t
@@ -218,7 +218,7 @@ class ScoreNetwork(nn.Module):
 
     def posterior(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of p(x_{t-1} | x_t), each (B, C, H, W) (Ho et al. 2020, eq. 7, pred_x0 clipped)."""
-        self.check(timesteps, labels, x_t)
+        self.check_inputs(x_t, timesteps, labels)
         x_t = x_t.float()
         if not len(x_t):
             return x_t, x_t
@@ -227,15 +227,18 @@ class ScoreNetwork(nn.Module):
         step = functional.reverse_step(*answer, x_t, timesteps, self.schedule, *types)
         return step.mean, step.log_variance
 
-    def check(self, timesteps: Tensor, labels: Tensor | None = None, x_t: Tensor | None = None) -> None:
-        """ValueError or TypeError unless the inputs are as this class's methods take them.
+    def check_inputs(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> None:
+        """ValueError or TypeError unless the inputs are as this class's methods take them."""
+        check_noisy_images(x_t, self.in_channels, self.stride)
+        self.check(timesteps, labels, len(x_t))
+
+    def check(self, timesteps: Tensor, labels: Tensor | None = None, number: int | None = None) -> None:
+        """``check_inputs`` without the images. ``number`` is how many images there are, if known.
 
         Values on a device other than the CPU are not looked at: reading them would wait for the device.
         """
-        if x_t is not None:
-            check_noisy_images(x_t, self.in_channels, self.stride)
         check_tensor("timesteps", timesteps, INTEGERS, "an int64 tensor (B,), such as torch.tensor([500])")
-        number = timesteps.numel() if x_t is None else len(x_t)
+        number = timesteps.numel() if number is None else number
         if timesteps.shape != (number,):
             raise ValueError(f"timesteps must be one per image, ({number},). Got shape {tuple(timesteps.shape)}")
         if timesteps.device.type == "cpu" and not torch.compiler.is_compiling():

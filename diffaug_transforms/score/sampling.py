@@ -24,7 +24,7 @@ from ..arguments import (
 )
 from ..deprecated import warn_renamed
 from .functional import ReverseStep, reverse_step
-from .network import ScoreNetwork
+from .network import ScoreNetwork, check_noisy_images
 from .schedule import NoiseSchedule, space_timesteps
 
 Predict = Callable[[Tensor], ReverseStep]
@@ -97,8 +97,9 @@ def sample(
     check_flags(progress=progress)
     steps = as_timesteps(timesteps) or range(network.num_timesteps)
     schedule = network.schedule.respaced(steps)
-    check_instance("x_t", x_t, Tensor)
-    network.check(torch.full((len(x_t),), steps[-1], device=x_t.device), labels, x_t)
+    check_instance("noise", noise, (Iterable, type(None)))
+    check_noisy_images(x_t, network.in_channels, network.stride)
+    network.check(torch.full((len(x_t),), steps[-1], device=x_t.device), labels)
     if not len(x_t):
         return x_t.float()
     draws = draw_like(x_t, generator) if noise is None else iter(noise)

@@ -158,14 +158,14 @@ class NoiseSchedule:
         Raises:
             ValueError: another scheduler, or rescale_betas_zero_snr with a rarer schedule.
         """
-        config = scheduler.config
+        config = getattr(scheduler, "config", {})
         if hasattr(scheduler, "discrete_sigmas"):
             sigma_min, sigma_max = 2 * config["sigma_min"], 2 * config["sigma_max"]
             return cls.variance_exploding(sigma_min, sigma_max, config["num_train_timesteps"])
         betas = getattr(scheduler, "betas", None)
         if betas is None:
-            name = type(scheduler).__name__
-            raise ValueError(f"a scheduler with betas (DDPM, DDIM, ...) or ScoreSdeVeScheduler is needed. Got {name}")
+            wanted = "one with betas (DDPM, DDIM, ...) or ScoreSdeVeScheduler"
+            raise ValueError(f"scheduler must be {wanted}. Got {type(scheduler).__name__}")
         schedule = config.get("beta_schedule")
         if config.get("trained_betas") is not None:
             betas = torch.tensor(config["trained_betas"], dtype=torch.float64)
@@ -282,13 +282,14 @@ def match_timesteps(
     """
     image_size = as_integer("image_size", image_size, 1)
     reference_size = as_integer("reference_size", reference_size, 1)
-    reference = reference_schedule or NoiseSchedule.named("linear", 1000)
+    reference = NoiseSchedule.named("linear", 1000) if reference_schedule is None else reference_schedule
+    check_instance("timesteps", timesteps, Iterable)
     check_instance("schedule", schedule, NoiseSchedule)
     check_instance("reference_schedule", reference, NoiseSchedule)
-    steps = list(timesteps)
-    if not steps:
+    if isinstance(timesteps, Sequence) and not len(timesteps):
         return ()
-    reference.check_timesteps(as_timesteps(steps) or ())
+    steps = list(as_timesteps(timesteps) or ())
+    reference.check_timesteps(steps)
     target = reference.sigmas.cpu()[steps].double() * (image_size / reference_size)
     sigmas = schedule.sigmas.cpu().double()
     above = torch.searchsorted(sigmas, target).clamp(1, len(sigmas) - 1) if len(sigmas) > 1 else target.long() * 0

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import Normalize, as_normalize, as_timesteps, check_classifier, check_generator, shown
-from ..classifiers import logits_of
+from ..classify import logits_of
 from ..deprecated import renamed_attribute
 from ..images import to_batch
 from ..score import Denoiser, ScoreNetwork

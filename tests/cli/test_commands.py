@@ -49,6 +49,20 @@ def test_the_grid_holds_the_images_beside_their_labels():
     assert left > 184
 
 
+@pytest.mark.parametrize(
+    ("rows", "labels", "message"),
+    [
+        ([torch.zeros(1, 3, 8, 8)], [], "labels must be one per row, 1. Got 0"),
+        ([torch.zeros(2, 3, 8, 8)], ["a"], "each row must have one image per column, 1. Got 2"),
+        ([torch.zeros(1, 3, 8, 8)], [3], "columns and labels must be a str. Got 3"),
+        (None, ["a"], "rows must be a Sequence or Tensor. Got None"),
+    ],
+)
+def test_grids_that_do_not_fit(rows, labels, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        draw_grid(rows, ["t"], labels)
+
+
 def test_networks_prints_every_card(capsys):
     assert cli.main(["networks"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -172,7 +172,7 @@ def test_bad_arguments(network, conditional):
         DenoiseAugmentedClassifier(tiny_encoder(), network)
     with pytest.raises(ValueError, match="classes must be 7 names, one per class. Got 2"):
         NoisyClassifier(tiny_encoder(), classes=["a", "b"])
-    with pytest.raises(TypeError, match="classes must be names, .* Got 'abcdefg'"):
+    with pytest.raises(TypeError, match="classes must be a list of names, .* Got 'abcdefg'"):
         NoisyClassifier(tiny_encoder(), classes="abcdefg")
     for make in (NoisyClassifier, DenoiseAugmentedClassifier):
         with pytest.raises(TypeError, match="encoder must be a GuidanceEncoder. Got None"):

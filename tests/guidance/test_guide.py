@@ -150,6 +150,7 @@ def test_denoise_augmented_classifiers_guide_also_in_inference_mode(network):
         ([0, -1], 1.0, "labels must be at least 0. Got -1"),
         ([0.5, 1.0], 1.0, "labels must be integer classes. Got torch.float32"),
         ([0, 1], float("nan"), "guidance_scale must be finite. Got nan"),
+        ("cat", 1.0, "labels must be integer classes. Got 'cat'"),
         ([0, 1], None, "guidance_scale must be a number. Got None"),
     ],
 )

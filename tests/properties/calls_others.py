@@ -139,6 +139,14 @@ CALLS: dict[str, st.SearchStrategy[Call]] = {
             )
         ],
     ),
+    "load_weights": calls(
+        "classifiers.load_weights",
+        ResultCheck(lambda arguments, result: None),
+        [
+            only("head"),
+            pick(bad="Path('/no/such.pt') | Path('.') | Path('setup.cfg') | Path('/dev/null')", either="'x.pt' | None"),
+        ],
+    ),
     "build_model": calls(
         "classifiers.build_model",
         ResultCheck(instance_of(nn.Module)),

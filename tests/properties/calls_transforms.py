@@ -65,10 +65,11 @@ class LabelledCheck(SampleCheck):
 
 
 def views_complaint(arguments: list[Any], views: Any) -> str | None:
-    """Named views, each with values as images have them."""
+    """Named views, each with values as images have them if the image has."""
     if not isinstance(views, dict) or "clean" not in views:
         return f"{type(views).__name__} instead of named views"
-    wrong = [name for name, view in views.items() if not isinstance(view, Tensor) or range_complaint(view)]
+    good = image_expectation(arguments[0], (3,))
+    wrong = [name for name, view in views.items() if not isinstance(view, Tensor) or (good and range_complaint(view))]
     return f"wrong views: {', '.join(wrong)}" if wrong else None
 
 
@@ -134,6 +135,19 @@ targets = pick(
     "torch.arange(4, dtype=torch.int32) | [0, 1, 2, 3] | torch.tensor([True, False, True, False]) "
     " | np.arange(4) | torch.zeros(4, 7).long()",
 )
+#: Samples for a network of five classes without a null class.
+labelled_samples = pick(
+    "{'image': pixels((2, 3, 16, 16)), 'label': torch.tensor([1, 2])}"
+    " | (pixels((2, 3, 16, 16)), torch.tensor([0, 4]), 'x') | (picture(), 3)"
+    " | (pixels((3, 16, 16)), torch.tensor(3)) | {'labels': torch.tensor([3]), 'image': picture()}"
+    " | {'image': [picture(), picture('RGB', 8, 24)], 'label': [3, 4]}"
+    " | ([picture(), picture()], torch.tensor([0, 1]))",
+    "pixels((2, 3, 16, 16)) | picture() | {'image': picture(), 'caption': 'cat'} | (picture(), 5) | (picture(), None)"
+    " | {'image': [picture(), picture()], 'label': [3]} | ([picture(), picture()], [3, 55])"
+    " | (pixels((2, 3, 16, 16)), 3) | (picture(), 'cat') | (picture(), pixels((1, 5)))"
+    " | (picture(), {'boxes': boxes(), 'labels': torch.tensor([55])})",
+    "(picture(), {'boxes': boxes(), 'labels': torch.tensor([3])}) | (picture(), [3]) | (picture(), picture(), 3)",
+)
 weight = a.number("0 | 1 | 0.5 | 12 | np.float32(2)", "-1 | -0.1 | inf", "10**400")
 kinds = pick(
     "None | {} | {'augmix1': 'augmented'} | {'clean': 'clean'}",
@@ -176,6 +190,9 @@ CALLS: dict[str, st.SearchStrategy[Call]] = {
             st.just("pixels((2, 3, 16, 16))"),
             pick(images.GOOD_LABELS, images.BAD_LABELS, [*images.LISTED_LABELS, "None"]),
         ],
+    ),
+    "DiffAug, labels in samples": calls(
+        "DiffAug(classes, conditional=True, timesteps=[400])", LabelledCheck(), [labelled_samples]
     ),
     "DiffAug, labels left alone": calls(
         "DiffAug(null, timesteps=[400])",

@@ -82,8 +82,8 @@ def image_complaint(old: Any, new: Any, changes: bool, detached: bool) -> str | 
 
 
 def has_values(tensor: Tensor) -> bool:
-    """Whether the values can be read: sparse tensors and those of the device "meta" are left out."""
-    return tensor.device.type == "cpu" and tensor.layout == torch.strided
+    """Whether the values can be read easily: sparse tensors are left out."""
+    return tensor.layout == torch.strided
 
 
 def range_complaint(image: Tensor) -> str | None:

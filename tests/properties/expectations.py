@@ -25,14 +25,17 @@ Strong = (PIL.Image.Image, tv_tensors.Image, tv_tensors.Video)
 
 
 def is_pure(value: Any) -> bool:
-    """A plain tensor, or an array of numbers."""
+    """A plain tensor or an array whose type may hold pixels."""
     if isinstance(value, np.ndarray):
-        return value.dtype != object
-    return isinstance(value, Tensor) and not isinstance(value, tv_tensors.TVTensor)
+        return value.dtype == np.uint8 or value.dtype.kind == "f"
+    plain = isinstance(value, Tensor) and not isinstance(value, tv_tensors.TVTensor)
+    return plain and (value.dtype == torch.uint8 or value.is_floating_point())
 
 
 def image_expectation(image: Any, channels: Collection[int]) -> bool | None:
     """Whether one image, or a batch in one tensor, must be taken by something that works on so many channels."""
+    if getattr(image, "ndim", 0) > 3 and not len(image):
+        return True if _is_good_empty(image, channels) else None  # an empty batch may come back as it is
     if isinstance(image, PIL.Image.Image):
         if not (image.width and image.height):
             return None
@@ -43,15 +46,19 @@ def image_expectation(image: Any, channels: Collection[int]) -> bool | None:
         return False
     if image.ndim < 3 or image.shape[-3] not in channels:
         return False
-    if image.device.type != "cpu" or image.layout != torch.strided:
+    if image.layout != torch.strided:
         return None
-    if image.dtype == torch.uint8:
-        return True if image.numel() or not image.shape[0] else None
-    if image.dtype not in FLOATS:
+    if image.dtype not in (torch.uint8, *FLOATS):
         return False
     if not image.numel():
-        return True if min(image.shape[-3:]) else None
+        return None
+    if image.dtype == torch.uint8:
+        return True
     return _range_expectation(float(image.detach().double().amin()), float(image.detach().double().amax()))
+
+
+def _is_good_empty(image: Any, channels: Collection[int]) -> bool:
+    return isinstance(image, Tensor) and image.shape[-3] in channels and image.dtype in (torch.uint8, *FLOATS)
 
 
 def _array_expectation(image: np.ndarray, channels: Collection[int]) -> bool | None:
@@ -76,7 +83,7 @@ def _range_expectation(low: float, high: float) -> bool | None:
 def image_roles(sample: Any) -> list[str]:
     """What each leaf of a sample is: "image", "other", which passes through, or "either"."""
     leaves, _ = tree_flatten(sample)
-    listed = {id(leaf): verdict for leaf, verdict in _listed_images(sample)}
+    listed = {id(leaf) for leaf in _listed_images(sample)}
     if any(isinstance(leaf, Strong) for leaf in leaves):
         colour = any(isinstance(leaf, Strong) and not _is_one_band(leaf) for leaf in leaves)
         return [_strong_role(leaf, colour, listed) for leaf in leaves]
@@ -92,7 +99,7 @@ def image_roles(sample: Any) -> list[str]:
     return roles
 
 
-def _strong_role(leaf: Any, colour: bool, listed: dict[int, bool]) -> str:
+def _strong_role(leaf: Any, colour: bool, listed: set[int]) -> str:
     if not isinstance(leaf, Strong):
         return "either" if id(leaf) in listed else "other"
     if _is_one_band(leaf) and colour:
@@ -104,19 +111,21 @@ def _is_one_band(leaf: Any) -> bool:
     return isinstance(leaf, PIL.Image.Image) and len(leaf.getbands()) == 1
 
 
-def _listed_images(sample: Any) -> list[tuple[Any, bool]]:
-    """The leaves that stand in a list of single images."""
-    if isinstance(sample, list) and sample and all(_is_single(entry) for entry in sample):
-        return [(entry, True) for entry in sample]
-    if isinstance(sample, dict):
-        return [leaf for entry in sample.values() for leaf in _listed_images(entry)]
-    if isinstance(sample, (list, tuple)):
-        return [leaf for entry in sample for leaf in _listed_images(entry)]
-    return []
+def _listed_images(sample: Any) -> list[Any]:
+    """The leaves that stand in a list of single images. Tensors and arrays in it have equally many channels."""
+    if isinstance(sample, list) and sample and all(map(_is_single, sample)):
+        channels = {_channels(entry) for entry in sample if not isinstance(entry, Strong)}
+        return sample if len(channels) < 2 else []
+    entries = sample.values() if isinstance(sample, dict) else sample if isinstance(sample, (list, tuple)) else ()
+    return [leaf for entry in entries for leaf in _listed_images(entry)]
 
 
 def _is_single(entry: Any) -> bool:
     return isinstance(entry, PIL.Image.Image) or (isinstance(entry, (Tensor, np.ndarray)) and entry.ndim == 3)
+
+
+def _channels(entry: Tensor | np.ndarray) -> int:
+    return entry.shape[-1 if isinstance(entry, np.ndarray) else -3]
 
 
 def sample_expectation(sample: Any, channels: Collection[int]) -> bool | None:
@@ -133,7 +142,7 @@ def sample_expectation(sample: Any, channels: Collection[int]) -> bool | None:
 
 
 def _all_listed(sample: Any, chosen: list[Any]) -> bool:
-    listed = {id(leaf) for leaf, _ in _listed_images(sample)}
+    listed = {id(leaf) for leaf in _listed_images(sample)}
     return all(id(image) in listed for image in chosen)
 
 

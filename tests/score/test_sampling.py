@@ -171,7 +171,7 @@ def test_progress_bar(gaussian, x_t, capsys):
         ({"eta": float("nan")}, r"eta must be in \[0, 1\]. Got nan"),
         ({"network": None}, "network must be a ScoreNetwork. Got None"),
         ({"x_t": torch.zeros(3, 8, 8)}, r"x_t must be \(B, 3, H, W\). Got shape \(3, 8, 8\)"),
-        ({"x_t": [0.0]}, "x_t must be a Tensor. Got"),
+        ({"x_t": [0.0]}, "x_t must be a floating point tensor .* Got"),
         ({"guide": 3.0}, "guide must be a function of x_t, timesteps and predict or None. Got 3.0"),
         ({"generator": 42}, "generator must be a torch.Generator or None. Got 42"),
         ({"progress": "yes"}, "progress must be True or False. Got 'yes'"),

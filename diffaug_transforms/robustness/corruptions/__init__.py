@@ -92,7 +92,7 @@ def corrupt(
 
 
 def check_corruption(corruption: str, severity: int, corruption_set: str) -> None:
-    if corruption not in CORRUPTIONS:  # a tuple: values that cannot be hashed are looked up too
+    if not isinstance(corruption, str) or corruption not in CORRUPTIONS:
         nearest = difflib.get_close_matches(str(corruption), CORRUPTIONS, n=3, cutoff=0.4)
         hint = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
         raise ValueError(f"corruption must be one of {', '.join(CORRUPTIONS)}. Got {corruption!r}.{hint}")

@@ -1,0 +1,30 @@
+"""One call of a user's classifier: what every wrapper of one does.
+
+images in [0, 1] --normalize--> the dtype of the classifier's weights --classifier--> logits, checked, float32
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+
+def logits_of(classifier: Callable[[Tensor], Tensor], normalize: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Logits (B, K), float32, of images (B, C, H, W) in [0, 1]. The classifier runs in the dtype of its own weights.
+
+    So classifiers may be float16, bfloat16 or double. ``normalize`` gets the images in their own dtype. ValueError if
+    the classifier returns anything else, such as a tuple or a dict.
+    """
+    logits = classifier(to_own_dtype(normalize(images), classifier))
+    shape = logits.shape if isinstance(logits, Tensor) else ()
+    if len(shape) != 2 or shape[0] != images.shape[0] or not shape[1]:
+        got = f"shape {tuple(shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"classifier must return logits (B, K), here ({images.shape[0]}, K). Got {got}")
+    return logits.float()
+
+
+def to_own_dtype(images: Tensor, classifier: Callable[[Tensor], Tensor]) -> Tensor:
+    """The images in the dtype of the classifier's weights; in their own if it has none."""
+    weights = classifier.parameters() if isinstance(classifier, nn.Module) else ()
+    return images.to(next((weight.dtype for weight in weights if weight.is_floating_point()), images.dtype))
