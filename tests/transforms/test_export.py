@@ -1,4 +1,4 @@
-"""Compiled and exported: a network that is not loaded yet, whole graphs, PyTorch's modes, a process without the package."""
+"""Compiled and exported: whole graphs of networks that are not loaded yet, PyTorch's modes, a process of its own."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_errors_of_loading_keep_their_names(classifier, folder):
             torch.compile(DiffAug(network), backend="eager"),
             torch.compile(nn.Sequential(ensemble), backend="eager"),
             torch.compile(ensemble, backend="eager", fullgraph=True),
-            lambda images: torch.export.export(ensemble, (images, NOISE)),
+            lambda images, module=ensemble: torch.export.export(module, (images, NOISE)),
         ):
             with pytest.raises(error) as compiled:
                 call(IMAGES)

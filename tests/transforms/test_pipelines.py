@@ -45,7 +45,7 @@ PLAIN = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
 
 
 def test_worker_processes_give_the_same_bytes_however_they_start():
-    """A network that is passed in, which travels to the workers. They compute with one thread, which rounds otherwise."""
+    """A network that is passed in travels to the workers. They use one thread: more threads round differently."""
     network = load_score_network("cifar10")
     pipeline = v2.Compose([v2.Resize(32), DiffAug(network, timesteps=300, dtype=torch.float32), *PLAIN])
     threads, seen = torch.get_num_threads(), []
