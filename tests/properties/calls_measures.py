@@ -68,10 +68,10 @@ gradient_labels = pick(
 )
 x_t = pick(
     [NOISY, "pixels((1, 3, 8, 16))", "pixels((2, 3, 16, 16), 'float64', 'normalised')"],
-    "pixels((3, 16, 16)) | pixels((2, 3, 15, 16)) | pixels((2, 1, 16, 16)) | None | 'x' | 7"
+    "pixels((3, 16, 16)) | pixels((2, 1, 16, 16)) | None | 'x' | 7"
     " | pixels((2, 3, 16, 16), 'int64') | array((2, 3, 16, 16), 'float32') | []"
     " | pixels((2, 3, 16, 16), 'complex64')",
-    "pixels((2, 3, 16, 16), values='nan')",
+    "pixels((2, 3, 15, 16)) | pixels((2, 3, 16, 16), values='nan')",
 )
 jacobian_steps = pick(
     "torch.tensor([0, 999])",

@@ -75,20 +75,13 @@ def image_complaint(old: Any, new: Any, changes: bool, detached: bool) -> str | 
         return range_complaint(torch.from_numpy(np.ascontiguousarray(new))) or _unchanged(old, new, changes)
     if detached and new.requires_grad and new.numel():
         return "a gradient that nobody asked for"
-    if not has_values(new):
-        return None
     old, new = (image.detach().as_subclass(Tensor) for image in (old, new))
     return range_complaint(new) or _unchanged(old.double().numpy(), new.double().numpy(), changes)
 
 
-def has_values(tensor: Tensor) -> bool:
-    """Whether the values can be read easily: sparse tensors are left out."""
-    return tensor.layout == torch.strided
-
-
 def range_complaint(image: Tensor) -> str | None:
     """Images are in [0, 1], or uint8."""
-    if not has_values(image) or not image.numel() or image.dtype == torch.uint8:
+    if not image.numel() or image.dtype == torch.uint8:
         return None
     low, high = float(image.double().min()), float(image.double().max())
     return None if low >= -1e-3 and high <= 1 + 1e-3 else f"values in [{low}, {high}]"
@@ -130,7 +123,7 @@ class BatchCheck:
         asked = self.kind == "scores" and isinstance(arguments[0], Tensor) and arguments[0].requires_grad
         if self.kind in ("proba", "scores") and result.requires_grad and not asked:
             return "a gradient that nobody asked for"
-        if not len(result) or not has_values(result) or self.kind in ("logits", "scores"):
+        if not len(result) or self.kind in ("logits", "scores"):
             return None
         sums = (result if self.kind == "proba" else result.exp()).detach().sum(1)
         return None if torch.allclose(sums, torch.ones(()), atol=1e-3) else f"probabilities that sum to {sums[0]}"
@@ -171,7 +164,7 @@ def tensor_complaint(
     fits = len(shape) == result.ndim and all(n is None or n == m for n, m in zip(shape, result.shape))
     if not fits or (dtype is not None and result.dtype != dtype):
         return f"{result.dtype} {tuple(result.shape)} instead of {dtype} {shape}"
-    if finite and has_values(result) and result.is_floating_point() and not result.isfinite().all():
+    if finite and result.is_floating_point() and not result.isfinite().all():
         return "a result that is not finite"
     return None
 

@@ -46,8 +46,6 @@ def image_expectation(image: Any, channels: Collection[int]) -> bool | None:
         return False
     if image.ndim < 3 or image.shape[-3] not in channels:
         return False
-    if image.layout != torch.strided:
-        return None
     if image.dtype not in (torch.uint8, *FLOATS):
         return False
     if not image.numel():
@@ -134,11 +132,18 @@ def sample_expectation(sample: Any, channels: Collection[int]) -> bool | None:
     roles = image_roles(sample)
     chosen = [leaf for leaf, role in zip(leaves, roles) if role == "image"]
     if not chosen:
-        return None if not leaves or "either" in roles else False
+        return None if not leaves or "either" in roles or _has_empty_list(sample) else False
     verdicts = [image_expectation(image, channels) for image in chosen]
     if len(chosen) > 1 and len({_shape(image) for image in chosen}) > 1 and not _all_listed(sample, chosen):
         verdicts.append(None)  # images of several shapes share no draw, unless they are a list
     return both([*verdicts, *[None] * ("either" in roles)])
+
+
+def _has_empty_list(sample: Any) -> bool:
+    """An empty list is a batch without images."""
+    if isinstance(sample, dict):
+        return any(map(_has_empty_list, sample.values()))
+    return isinstance(sample, (list, tuple)) and (sample == [] or any(map(_has_empty_list, sample)))
 
 
 def _all_listed(sample: Any, chosen: list[Any]) -> bool:

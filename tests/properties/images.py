@@ -83,7 +83,7 @@ def odd_tensors(draw: st.DrawFn) -> str:
     )
     dtype = draw(st.sampled_from(("float32", "float32", "uint8", "float16", *ODD_TYPES)))
     values = draw(st.sampled_from(("unit", "unit", *VALUES)))
-    return pixels(shape, dtype, values, draw(st.sampled_from(("plain", "plain", *LAYOUTS, "sparse"))))
+    return pixels(shape, dtype, values, draw(st.sampled_from(("plain", "plain", *LAYOUTS))))
 
 
 good_pictures = st.builds("picture('RGB', {}, {})".format, sides, sides)

@@ -95,8 +95,9 @@ def fingerprint(values: Any) -> list[Any]:
     """The bytes of all images, to see whether a call changed what it was given."""
     prints: list[Any] = []
     for leaf in tree_flatten(values)[0]:
-        if isinstance(leaf, Tensor) and leaf.layout == torch.strided:
-            bits = leaf.detach().as_subclass(Tensor).contiguous().view(-1).view(torch.uint8)
+        if isinstance(leaf, Tensor):
+            plain = leaf.detach().as_subclass(Tensor).flatten()
+            bits = plain.clone(memory_format=torch.contiguous_format).view(torch.uint8)
             prints.append((leaf.shape, leaf.requires_grad, leaf.grad is None, bits.numpy().tobytes()))
         elif isinstance(leaf, (np.ndarray, PIL.Image.Image)):
             prints.append(leaf.tobytes())

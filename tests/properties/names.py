@@ -132,8 +132,6 @@ def laid_out(tensor: Tensor, layout: str) -> Tensor:
         return tensor.requires_grad_()
     if layout == "parameter" and tensor.is_floating_point():
         return nn.Parameter(tensor)
-    if layout == "sparse" and tensor.dtype == torch.float32:
-        return tensor.to_sparse()
     return tensor
 
 
