@@ -41,7 +41,7 @@ from .files import (
     several,
     text,
 )
-from .images import ASSETS
+from .images import ASSETS, check_channels
 
 #: Classifiers inside the package: `cifar_resnet-32`, trained by benchmarks/train_cifar10.py (seed 0).
 EMBEDDED = ("cifar10-baseline", "cifar10-diffaug")
@@ -96,6 +96,10 @@ class NormalizedClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         check_instance("images", images, Tensor)
+        if images.ndim != 4 or 0 in images.shape[1:]:
+            raise ValueError(f"images must be (B, C, H, W). Got shape {tuple(images.shape)}")
+        if len(self.mean) > 1:
+            check_channels(images, len(self.mean))
         if not images.is_floating_point() and images.dtype != torch.uint8:
             raise TypeError(f"images must be uint8 in 0...255 or floating point in [0, 1]. Got {images.dtype}")
         floats = images.float() if images.is_floating_point() else F.to_dtype(images, torch.float32, scale=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from .arguments import as_integer, as_path, check_instance
+from .images import check_channels, to_batch
 
 #: Sizes in a grid, in pixels: the side of an image, the gap after it, the row of headings, and the narrowest margin.
 CELL, GAP, TOP, LEFT = 96, 4, 28, 84
@@ -51,6 +52,9 @@ def draw_grid(rows: Sequence[Tensor], columns: Sequence[str], labels: Sequence[s
         check_instance("rows", row, (Sequence, Tensor), " of images")
         if len(row) != len(columns):
             raise ValueError(f"each row must have one image per column, {len(columns)}. Got {len(row)}")
+        for image in row:
+            check_instance("images", image, Tensor, " (C, H, W)")
+            check_channels(to_batch(image), 1, 3)
     font = PIL.ImageFont.load_default(size=14)
     left = max([LEFT, *(math.ceil(font.getlength(label)) + 11 for label in labels)])
     width, height = left + len(columns) * (CELL + GAP), TOP + len(rows) * (CELL + GAP)

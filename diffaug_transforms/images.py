@@ -49,6 +49,8 @@ def batch_shape(image: Image) -> tuple[tuple[int, ...], torch.device]:
     if isinstance(image, np.ndarray):
         *rest, height, width, channels = _check_array(image).shape
         return (math.prod(rest), channels, height, width), torch.device("cpu")
+    if not isinstance(image, Tensor):
+        raise _not_an_image(image)
     if image.ndim < 3:
         raise ValueError(f"images must be (..., C, H, W). Got shape {tuple(image.shape)}")
     return (math.prod(image.shape[:-3]), *image.shape[-3:]), image.device
@@ -63,13 +65,17 @@ def to_pixels(image: Image) -> Tensor:
     if isinstance(image, np.ndarray):
         channels_first = np.moveaxis(_check_array(image), -1, -3)
         return to_pixels(torch.from_numpy(channels_first.copy()))
-    if not isinstance(image, Tensor):
-        message = "images must be PIL images, tensors (..., C, H, W) or NumPy arrays (..., H, W, C)"
-        raise TypeError(f"{message}. Got {shown(image)}")
+    if not isinstance(image, Tensor) or (isinstance(image, tv_tensors.TVTensor) and not isinstance(image, IMAGE_TYPES)):
+        raise _not_an_image(image)
     if image.ndim < 3:
         raise ValueError(f"images must be (..., C, H, W). Got shape {tuple(image.shape)}")
     pixels = image.as_subclass(Tensor) if isinstance(image, tv_tensors.TVTensor) else image
     return pixels.reshape(math.prod(image.shape[:-3]), *image.shape[-3:])
+
+
+def _not_an_image(image: Any) -> TypeError:
+    got = type(image).__name__ if isinstance(image, Tensor) else shown(image)
+    return TypeError(f"images must be PIL images, tensors (..., C, H, W) or NumPy arrays (..., H, W, C). Got {got}")
 
 
 def _check_array(image: np.ndarray) -> np.ndarray:

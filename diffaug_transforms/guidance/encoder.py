@@ -30,6 +30,7 @@ from ..arguments import (
     check_tensor,
     shown,
 )
+from ..score.configs import DOWN_BLOCKS
 
 #: Initial standard deviation of the weights for the denoised image. The usual one for three channels is 0.11, so the
 #: outputs of a trained classifier change by about one percent.
@@ -130,7 +131,8 @@ class GuidanceEncoder(ModelMixin, ConfigMixin):
             raise TypeError(f"block_out_channels must be widths, one at least. Got {shown(block_out_channels)}")
         for width in block_out_channels:
             as_integer("block_out_channels", width, 1)
-        as_names("down_block_types", down_block_types)
+        for kind in as_names("down_block_types", down_block_types):
+            check_choice("down_block_types", kind, DOWN_BLOCKS)
         first, last = block_out_channels[0], block_out_channels[-1]
         stride = 2 ** (len(block_out_channels) - 1)
         if len(down_block_types) != len(block_out_channels):
@@ -191,6 +193,8 @@ class GuidanceEncoder(ModelMixin, ConfigMixin):
             raise ValueError(f"x_t must have the classifier's {size}x{size} pixels. Got {x_t.shape[2]}x{x_t.shape[3]}")
         if timesteps.shape != x_t.shape[:1]:
             raise ValueError(f"timesteps must be one per image, ({len(x_t)},). Got shape {tuple(timesteps.shape)}")
+        if timesteps.device.type == "cpu" and any(t < 0 for t in timesteps.tolist()):
+            raise ValueError(f"timesteps must be at least 0. Got {timesteps.tolist()}")
 
     def with_denoised_input(self, generator: torch.Generator | None = None) -> GuidanceEncoder:
         """A denoise-augmented copy of this noisy classifier. Its outputs are nearly the same at first.

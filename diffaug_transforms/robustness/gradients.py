@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..arguments import check_callable, check_choice, check_classifier, check_flags, check_instance
+from ..arguments import FLOATS, check_callable, check_choice, check_classifier, check_flags, check_tensor
 from ..classify import logits_of
 from ..deprecated import warn_renamed
 from ..images import to_batch
@@ -91,7 +91,7 @@ def gradient_alignment(images: Tensor, gradients: Tensor, *, cosine: bool = Fals
     """
     check_flags(cosine=cosine)
     for name, value in (("images", images), ("gradients", gradients)):
-        check_instance(name, value, Tensor)
+        check_tensor(name, value, FLOATS, "floating point (B, C, H, W)")
     if images.shape != gradients.shape:
         raise ValueError(f"gradients must be like images, {tuple(images.shape)}. Got {tuple(gradients.shape)}")
     x, g = images.float().flatten(1), gradients.float().flatten(1)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.torch_version import TorchVersion
 
-from ..arguments import INTEGERS, as_integer, as_optional_integer, check_generator, check_instance, check_tensor
+from ..arguments import FLOATS, INTEGERS, as_integer, as_optional_integer, check_generator, check_instance, check_tensor
 from ..score import ScoreNetwork
 from ..score.functional import prediction_to_x0, scales
 
@@ -211,6 +211,6 @@ def check_inputs(network: ScoreNetwork, x_t: Tensor, timesteps: Tensor, vectors:
     """ValueError or TypeError unless all is as ``jacobian_vector_product`` takes it."""
     check_instance("network", network, ScoreNetwork)
     network.check_inputs(x_t, timesteps, labels)  # here, because values cannot be read inside torch.func
-    check_instance("vectors", vectors, Tensor)
+    check_tensor("vectors", vectors, FLOATS, "floating point (B, C, H, W)")
     if vectors.shape != x_t.shape:
         raise ValueError(f"vectors must be like x_t, {tuple(x_t.shape)}. Got {tuple(vectors.shape)}")

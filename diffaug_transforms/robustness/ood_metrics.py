@@ -70,6 +70,8 @@ def aupr(id_scores: Scores, ood_scores: Scores) -> float:
 def _check_scores(id_scores: Scores, ood_scores: Scores) -> list[np.ndarray]:
     arrays = []
     for name, scores in (("id_scores", id_scores), ("ood_scores", ood_scores)):
+        if isinstance(scores, Tensor) and scores.is_complex():
+            raise TypeError(f"{name} must be real numbers. Got {scores.dtype}")
         try:
             array = np.asarray(scores.detach().cpu().double() if isinstance(scores, Tensor) else scores, np.float64)
         except (TypeError, ValueError) as error:

@@ -254,7 +254,7 @@ def predict_votes(votes: Tensor, failure_probability: float) -> int:
     """
     as_number("failure_probability", failure_probability, above=0, below=1)
     check_instance("votes", votes, Tensor)
-    if votes.ndim != 1 or len(votes) < 2 or votes.is_floating_point() or int(votes.sum()) < 1:
+    if votes.ndim != 1 or len(votes) < 2 or votes.is_floating_point() or int(votes.sum()) < 1 or votes.min() < 0:
         raise ValueError(f"votes must be counts of at least 2 classes and 1 draw, int (K,). Got {votes}")
     test = import_stats().binomtest
     most, classes = votes.topk(2)

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..arguments import as_optional_integer, check_dtype, check_flags, shown
+from ..arguments import INTEGERS, as_optional_integer, check_dtype, check_flags, shown
 from ..deprecated import warn_renamed
 from ..images import check_channels
 from ..labels import as_labels
@@ -165,6 +165,9 @@ class Denoiser(nn.Module):
 
         Labels are for conditional networks; others leave them out.
         """
+        for name, value in (("images", images), ("timesteps", timesteps), ("noise", noise)):
+            if not isinstance(value, Tensor) or not value.ndim:
+                raise TypeError(f"{name} must be a tensor with one entry for each image. Got {shown(value)}")
         network = self.ready(images.device, images.shape[0])
         self._check(network, images, timesteps, noise)
         if labels is not None or network.null_class is None:
@@ -273,7 +276,7 @@ class Denoiser(nn.Module):
         if noise.shape != images.shape:
             shapes = f"{tuple(noise.shape)}. Got {tuple(images.shape)}"
             raise ValueError(f"images must have the shape of the noise, {shapes}")
-        if timesteps.shape != images.shape[:1] or timesteps.is_floating_point():
+        if timesteps.shape != images.shape[:1] or timesteps.dtype not in INTEGERS:
             got = f"{timesteps.dtype} of shape {tuple(timesteps.shape)}"
             raise ValueError(f"timesteps must be int64, one for each of the {images.shape[0]} images. Got {got}")
         if torch.compiler.is_compiling():

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..arguments import check_dtype, check_instance
 from ..images import ASSETS
 from .network import ScoreNetwork
 from .openai import load_openai_checkpoint
@@ -115,6 +116,9 @@ def load_score_network(
         >>> network.image_size, network.num_classes
         (32, 10)
     """
+    check_dtype(dtype)
+    for word, value in (("variant", variant), ("subfolder", subfolder), ("revision", revision)):
+        check_instance(word, value, (str, type(None)))
     hub: dict[str, Any] = {"revision": revision, "token": token, "local_files_only": local_files_only}
     layout: dict[str, Any] = {"variant": variant, "subfolder": subfolder}
     # diffusers draws initial weights before it loads them; a lazy load must not move the caller's seed.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..arguments import as_integer, check_instance
 from .denoiser import Denoiser
 from .functional import diffuse, to_signed, to_unit
 
@@ -22,6 +23,8 @@ def views_over_time(
         timesteps: T of them.
         seed: of the noise.
     """
+    check_instance("denoiser", denoiser, Denoiser)
+    seed = as_integer("seed", seed, 0)
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(images.shape, generator=generator).repeat(len(timesteps), 1, 1, 1).to(images.device)
     denoiser.network.schedule.check_timesteps(timesteps)

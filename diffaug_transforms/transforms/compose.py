@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from torchvision.transforms import v2
 
 from ..arguments import FLOATS, as_number, check_callable, check_choice, check_instance, check_tensor, shown
 from ..deprecated import renamed_attribute
+from ..images import batch_shape, to_pixels
 from ..score import Denoiser, ScoreNetwork
 from .augmix import AugMix
 from .deepaugment import DeepAugment
@@ -125,6 +128,10 @@ class PerSampleTransform(nn.Module):
 
     def forward(self, image: Any) -> dict[str, Tensor]:
         """Views by name, and "original" if DiffAug does not start from the clean view."""
+        if isinstance(image, np.ndarray):
+            image = to_pixels(image) if image.ndim > 3 else to_pixels(image)[0]
+        elif not isinstance(image, PIL.Image.Image):
+            batch_shape(image)
         clean = self.clean(image)
         views = {"clean": clean, **{name: augment(clean) for name, augment in self.augmentations.items()}}
         if self.original is not None:
@@ -145,6 +152,10 @@ class PerBatchTransform(nn.Module):
 
         ``views`` are a batch of ``PerSampleTransform``'s. ``labels``, int64 (B,), are for DiffAug(conditional=True).
         """
+        if not isinstance(views, Mapping) or "clean" not in views:
+            raise ValueError(f"views must be a dict of images that holds 'clean'. Got {shown(views)}")
+        for name, view in views.items():
+            check_instance(f"view {name!r}", view, Tensor)
         # As tv_tensors.Image, all views are images to the v2 transforms that follow, such as MixUp and CutMix.
         result = {name: tv_tensors.Image(view) for name, view in views.items()}
         start = result.pop("original", result["clean"])
@@ -323,6 +334,9 @@ def recipe(
     if parts not in [sorted(known.split("+")) for known in RECIPES]:
         raise ValueError(f"recipe must be one of {', '.join(RECIPES)}. Got {shown(name)}")
     check_instance("deepaugment", deepaugment, (DeepAugment, type(None)))
+    diffaug = as_diffaug(diffaug)
+    for word, value in (("clean", clean), ("original", original)):
+        check_callable(word, value, "a transform")
     augmentations: list[v2.Transform] = [AugMix(), AugMix()] if "augmix" in parts else []
     if "deepaugment" in parts:
         deepaugment = deepaugment or DeepAugment()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..arguments import Normalize, as_normalize, as_timesteps, check_classifier, check_generator, shown
 from ..classify import logits_of
 from ..deprecated import renamed_attribute
-from ..images import to_batch
+from ..images import check_channels, to_batch
 from ..score import Denoiser, ScoreNetwork
 from ..score.denoiser import as_denoiser
 
@@ -143,6 +143,7 @@ def denoised_views(denoiser: Denoiser, images: Tensor, timesteps: Sequence[int],
     noisy = [t for t in timesteps if t]
     check_noise(noise, len(noisy), images)
     if not noisy:
+        check_channels(images, denoiser.network.in_channels)
         return images.repeat(len(timesteps), 1, 1, 1, 1)
     t = torch.tensor(noisy, device=images.device).repeat_interleave(images.shape[0])
     denoised = denoiser(images.repeat(len(noisy), 1, 1, 1), t, noise.flatten(0, 1))
