@@ -33,7 +33,8 @@ x_t = pick(
     " | pixels((2, 3, 16, 16), 'complex64') | pixels((2, 3, 16, 16), 'float8_e5m2') | []"
     " | pixels((2, 2, 3, 16, 16))",
     # Networks of stride 1 take any size.
-    "pixels((2, 3, 15, 16)) | pixels((2, 3, 1, 1)) | pixels((2, 3, 16, 16), values='nan') | pixels((2, 3, 16, 16), values='inf')"
+    "pixels((2, 3, 15, 16)) | pixels((2, 3, 1, 1)) | pixels((2, 3, 16, 16), values='nan')"
+    " | pixels((2, 3, 16, 16), values='inf')"
     " | pixels((2, 3, 16, 16), 'float16') | tv_tensors.Image(pixels((2, 3, 16, 16)))",
 )
 GOOD_STEPS = ("torch.tensor([0, 999])", "torch.tensor([500, 500])")

@@ -75,11 +75,12 @@ USUAL = 4
 
 
 def pick(good: Codes = "", bad: Codes = "", either: Codes = "") -> Values:
-    """Values of one argument: their codes, or one text with " | " between them.
+    """Values of one argument: their codes, or one text with " | " between them. A good value is never bad.
 
     Of ``USUAL`` + 1 draws about ``USUAL`` are good ones, so that calls with several arguments often succeed.
     """
     kinds = {True: split(good), False: split(bad), None: split(either)}
+    kinds[False] = [code for code in kinds[False] if code not in kinds[True]]
     values = {kind: [Value(code, kind) for code in codes] for kind, codes in kinds.items()}
     others = values[False] + values[None]
     times = max(1, round(USUAL * len(others) / max(len(values[True]), 1)))
