@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def as_number(
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number. Got {shown(value)}")
     number = value if isinstance(value, (int, float)) else float(value)
-    if not (math.isfinite(number) and at_least <= number <= at_most and above < number < below):
+    if not (abs(number) <= sys.float_info.max and at_least <= number <= at_most and above < number < below):
         raise ValueError(f"{name} must be {_limits(at_least, at_most, above, below)}. Got {number}")
     return number
 

@@ -98,8 +98,8 @@ class NormalizedClassifier(nn.Module):
         check_instance("images", images, Tensor)
         if images.ndim != 4 or 0 in images.shape[1:]:
             raise ValueError(f"images must be (B, C, H, W). Got shape {tuple(images.shape)}")
-        if len(self.mean) > 1:
-            check_channels(images, len(self.mean))
+        if (channels := max(len(self.mean), len(self.std))) > 1:
+            check_channels(images, channels)
         if not images.is_floating_point() and images.dtype != torch.uint8:
             raise TypeError(f"images must be uint8 in 0...255 or floating point in [0, 1]. Got {images.dtype}")
         floats = images.float() if images.is_floating_point() else F.to_dtype(images, torch.float32, scale=True)

@@ -8,15 +8,29 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
 
 def logits_of(classifier: Callable[[Tensor], Tensor], normalize: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Logits (B, K), float32, of images (B, C, H, W) in [0, 1]. The classifier runs in the dtype of its own weights.
 
-    So classifiers may be float16, bfloat16 or double. ``normalize`` gets the images in their own dtype. ValueError if
-    the classifier returns anything else, such as a tuple or a dict.
+    So classifiers may be float16, bfloat16 or double. ``normalize`` gets the images in their own dtype.
+
+    Raises:
+        ValueError: the classifier returns anything else, such as a tuple or a dict. The classifier's own errors pass
+            through, with a note of what it got.
     """
-    logits = classifier(to_own_dtype(normalize(images), classifier))
+    if isinstance(normalize, v2.Normalize) and not {len(normalize.mean), len(normalize.std)} <= {1, images.shape[1]}:
+        raise ValueError(
+            f"normalize must have one mean and std, or one for each of the images' {images.shape[1]} channels. "
+            f"Got {normalize.mean} and {normalize.std}"
+        )
+    inputs = to_own_dtype(normalize(images), classifier)
+    try:
+        logits = classifier(inputs)
+    except Exception as error:
+        error.add_note(f"The classifier got images of shape {tuple(inputs.shape)} in {inputs.dtype}.")
+        raise
     shape = logits.shape if isinstance(logits, Tensor) else ()
     if len(shape) != 2 or shape[0] != images.shape[0] or not shape[1]:
         got = f"shape {tuple(shape)}" if isinstance(logits, Tensor) else type(logits).__name__

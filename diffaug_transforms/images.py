@@ -186,8 +186,9 @@ def is_image_list(node: Any) -> bool:
     """
     if not isinstance(node, list):
         return False
-    plain = [image for image in node if not isinstance(image, IMAGE_TYPES)]
-    if not all(_may_be_image(image) and image.ndim == 3 for image in plain):
+    tensors = [image for image in node if not isinstance(image, PIL.Image.Image)]
+    plain = [image for image in tensors if not isinstance(image, IMAGE_TYPES)]
+    if not all(map(_may_be_image, plain)) or any(image.ndim != 3 for image in tensors):
         return False
     return len({batch_shape(image)[0][1] for image in plain}) <= 1
 

@@ -89,7 +89,9 @@ def log_probability_gradient(
     # Tensors made in inference mode have no gradients, so their clones are made outside of it.
     with torch.inference_mode(False), torch.enable_grad():
         x_t = x_t.detach().clone().requires_grad_()
-        logits = classifier(x_t, timesteps.clone()).float()
+        logits = classifier(x_t, timesteps.clone())
+        check_instance("what classifier returns", logits, Tensor)
+        logits = logits.float()
         if not logits.requires_grad:
             raise ValueError("classifier must let gradients pass to x_t. Got none")
         if logits.ndim != 2 or len(logits) != len(x_t):

@@ -60,7 +60,7 @@ def correct(logits: Tensor, targets: Tensor, candidates: Sequence[int] | None = 
     """
     for name, tensor in (("logits", logits), ("targets", targets)):
         check_instance(name, tensor, Tensor)
-    if logits.ndim != 2:
+    if logits.ndim != 2 or logits.is_complex():
         raise ValueError(f"logits must be (B, K). Got shape {tuple(logits.shape)}")
     number, num_classes = logits.shape
     if targets.ndim not in (1, 2) or len(targets) != number:

@@ -7,7 +7,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..arguments import FLOATS, check_callable, check_choice, check_classifier, check_flags, check_tensor
+from ..arguments import (
+    FLOATS,
+    check_callable,
+    check_choice,
+    check_classifier,
+    check_flags,
+    check_instance,
+    check_tensor,
+)
 from ..classify import logits_of
 from ..deprecated import warn_renamed
 from ..images import to_batch
@@ -59,6 +67,7 @@ def input_gradient(
     with torch.inference_mode(False), torch.enable_grad():
         batch = to_batch(images).detach().clone().requires_grad_()
         denoised = batch if denoiser is None else denoiser(batch)
+        check_instance("what denoiser returns", denoised, Tensor)
         if not denoised.requires_grad:
             raise ValueError("denoiser must let gradients pass, as DiffAug(differentiable=True) does. Got none")
         logits = logits_of(classifier, lambda image: image, denoised)

@@ -119,6 +119,7 @@ def load_score_network(
     check_dtype(dtype)
     for word, value in (("variant", variant), ("subfolder", subfolder), ("revision", revision)):
         check_instance(word, value, (str, type(None)))
+    check_instance("token", token, (str, bool, type(None)))
     hub: dict[str, Any] = {"revision": revision, "token": token, "local_files_only": local_files_only}
     layout: dict[str, Any] = {"variant": variant, "subfolder": subfolder}
     # diffusers draws initial weights before it loads them; a lazy load must not move the caller's seed.

@@ -97,12 +97,12 @@ def sample(
     check_flags(progress=progress)
     steps = as_timesteps(timesteps) or range(network.num_timesteps)
     schedule = network.schedule.respaced(steps)
-    x_t = x_t.float() if isinstance(x_t, Tensor) else x_t
     check_instance("noise", noise, (Iterable, type(None)))
     check_noisy_images(x_t, network.in_channels, network.stride)
     network.check(torch.full((len(x_t),), steps[-1], device=x_t.device), labels)
     if not len(x_t):
         return x_t.float()
+    x_t = x_t.float()
     draws = draw_like(x_t, generator) if noise is None else iter(noise)
     is_random = method == "ancestral" or eta > 0
     for i in _progress_bar(reversed(range(len(steps))), len(steps), progress):

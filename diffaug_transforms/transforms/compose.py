@@ -271,7 +271,8 @@ def check_logits(logits: Any, targets: Any) -> None:
     if "clean" not in logits:
         raise ValueError(f"views must hold 'clean'. Got {list(logits)}")
     for name, view in logits.items():
-        check_instance(f"logits of {name!r}", view, Tensor)
+        check_instance("the name of a view", name, str)
+        check_tensor(f"logits of {name!r}", view, FLOATS, "floating point (B, K)")
         if view.ndim != 2 or view.shape != logits["clean"].shape:
             raise ValueError(f"logits must be (B, K), as many of each view. Got {tuple(view.shape)} for {name!r}")
     number, classes = logits["clean"].shape

@@ -77,9 +77,11 @@ def judge(call: Call) -> Verdict:
 
 
 def judge_error(error: Exception) -> Verdict:
-    """Whether an error is clear: an OSError, or a ValueError or TypeError that the package itself raised, in words."""
+    """Whether an error is clear: an OSError, or a ValueError or TypeError that the package itself raised, in words; or
+    the user's classifier's own error, with the package's note of what it got."""
     frames = traceback.extract_tb(error.__traceback__)
     own = isinstance(error, (ValueError, TypeError)) and frames[-1].filename.startswith(PACKAGE)
+    own |= any("The classifier got images" in note for note in getattr(error, "__notes__", ()))
     if not (own or isinstance(error, OSError)) or len(str(error).split()) < 4:
         last = next((frame for frame in reversed(frames) if frame.filename.startswith(PACKAGE)), None)
         place = f" at {Path(last.filename).name}:{last.lineno}" if last else ""
