@@ -46,7 +46,7 @@ def as_number(
         raise TypeError(f"{name} must be a number. Got {shown(value)}")
     number = value if isinstance(value, (int, float)) else float(value)
     if not (abs(number) <= sys.float_info.max and at_least <= number <= at_most and above < number < below):
-        raise ValueError(f"{name} must be {_limits(at_least, at_most, above, below)}. Got {number}")
+        raise ValueError(f"{name} must be {_limits(at_least, at_most, above, below)}. Got {number!s:.80}")
     return number
 
 
@@ -68,7 +68,7 @@ def as_integer(name: str, value: Any, at_least: int, at_most: int | None = None)
     number = int(value)
     if number < at_least or (at_most is not None and number > at_most):
         limits = f"at least {at_least}" if at_most is None else f"in {at_least}...{at_most}"
-        raise ValueError(f"{name} must be {limits}. Got {number}")
+        raise ValueError(f"{name} must be {limits}. Got {number!s:.80}")
     return number
 
 

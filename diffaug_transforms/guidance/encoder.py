@@ -131,6 +131,8 @@ class GuidanceEncoder(ModelMixin, ConfigMixin):
             raise TypeError(f"block_out_channels must be widths, one at least. Got {shown(block_out_channels)}")
         for width in block_out_channels:
             as_integer("block_out_channels", width, 1)
+            if width % norm_num_groups:
+                raise ValueError(f"block_out_channels must be multiples of {norm_num_groups=}. Got {width}")
         for kind in as_names("down_block_types", down_block_types):
             check_choice("down_block_types", kind, DOWN_BLOCKS)
         first, last = block_out_channels[0], block_out_channels[-1]
