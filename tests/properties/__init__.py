@@ -12,6 +12,6 @@ checks.py        whether a result has the right form
 judge.py         runs one call and gives the verdict
 calls_*.py       the calls of each part of the package; all_calls.py has all of them
 test_judge.py    calls whose verdict is known
-test_properties.py  about a thousand calls in every test run
+test_properties.py  more than a thousand calls in every test run
 __main__.py      many thousand calls by hand, with the counts
 """

@@ -87,7 +87,7 @@ views_check = ResultCheck(views_complaint, views_expectation)
 @st.composite
 def view_calls(draw: st.DrawFn) -> Call:
     """compose_with(augmentations..., diffaug=...)(images)."""
-    image = mixed(images.good_tensors(), images.good_pictures, images.images, images.nonsense)
+    image = mixed(images.good_images, images.good_images, images.arrays(), images.nonsense)
     augmentations = [draw(any_transform) for _ in range(draw(st.integers(0, 2)))]
     call = draw(
         calls("compose_with", views_check, [image], options={"diffaug": diffaug, "clean": clean, "original": clean})

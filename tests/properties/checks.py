@@ -28,7 +28,6 @@ class SampleCheck:
         channels: of the images that it takes.
         changes: every image must differ afterwards.
         detached: no image may carry a gradient afterwards.
-        labels: labels are used, so their expectation counts too (see ``calls_transforms.py``).
     """
 
     channels: Collection[int] = (3,)
@@ -144,15 +143,12 @@ class AdaptCheck:
 
 
 def batch_expectation(images: Any, channels: Collection[int]) -> bool | None:
-    """Batches (B, C, H, W) of plain tensors must be taken. Other forms of good images may be."""
+    """Batches (B, C, H, W) of plain tensors must be taken. Other forms of good images may be; bad ones must not."""
     if isinstance(images, (list, tuple, dict)):
         return None
     verdict = image_expectation(images, channels)
     usual = isinstance(images, Tensor) and images.ndim == 4 and not isinstance(images, tv_tensors.TVTensor)
-    if verdict is True and not usual:
-        return None
-    # An array of good images may be taken or refused; one of bad images must be refused.
-    return verdict
+    return None if verdict is True and not usual else verdict
 
 
 def tensor_complaint(

@@ -134,8 +134,6 @@ def sample_expectation(sample: Any, channels: Collection[int]) -> bool | None:
     if not chosen:
         return None if not leaves or "either" in roles or _has_empty_list(sample) else False
     verdicts = [image_expectation(image, channels) for image in chosen]
-    if len(chosen) > 1 and len({_shape(image) for image in chosen}) > 1 and not _all_listed(sample, chosen):
-        verdicts.append(None)  # images of several shapes share no draw, unless they are a list
     return both([*verdicts, *[None] * ("either" in roles)])
 
 
@@ -144,15 +142,6 @@ def _has_empty_list(sample: Any) -> bool:
     if isinstance(sample, dict):
         return any(map(_has_empty_list, sample.values()))
     return isinstance(sample, (list, tuple)) and (sample == [] or any(map(_has_empty_list, sample)))
-
-
-def _all_listed(sample: Any, chosen: list[Any]) -> bool:
-    listed = {id(leaf) for leaf in _listed_images(sample)}
-    return all(id(image) in listed for image in chosen)
-
-
-def _shape(image: Any) -> tuple[int, ...]:
-    return image.size if isinstance(image, PIL.Image.Image) else tuple(image.shape)
 
 
 def count_images(images: Any) -> int | None:

@@ -139,8 +139,9 @@ def array(shape: Shape, dtype: str = "uint8", values: str = "unit") -> np.ndarra
     """A NumPy array of images."""
     if dtype == "object":
         return np.array([None] * int(np.prod(shape)), dtype=object).reshape(shape)
-    floats = numbers(shape, values).numpy()
-    return (floats if np.dtype(dtype).kind in "fc" else (floats * 100)).astype(dtype)
+    if np.dtype(dtype).kind not in "fc":
+        return (numbers(shape, "unit").numpy() * 255).astype(dtype)
+    return numbers(shape, values).numpy().astype(dtype)
 
 
 def picture(mode: str = "RGB", width: int = SIZE, height: int = SIZE) -> PIL.Image.Image:
