@@ -40,6 +40,7 @@ from .files import (
     reading,
     several,
     text,
+    writing,
 )
 from .images import ASSETS, check_channels
 
@@ -216,12 +217,11 @@ def save_classifier(classifier: NormalizedClassifier, folder: str | Path, name: 
     """
     check_instance("classifier", classifier, NormalizedClassifier)
     check_instance("name", name, str)
-    folder = as_path("folder", folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_model(classifier.model, str(folder / "model.safetensors"))
-    add_checksum(folder / "model.safetensors")
     config = {"name": name, "mean": classifier.mean, "std": classifier.std, **metadata}
-    (folder / "classifier.json").write_text(json.dumps(config, indent=1, default=str) + "\n")
+    with writing(as_path("folder", folder)) as new:
+        save_model(classifier.model, str(new / "model.safetensors"))
+        add_checksum(new / "model.safetensors")
+        (new / "classifier.json").write_text(json.dumps(config, indent=1, default=str) + "\n")
 
 
 def load_classifier(folder: str | Path) -> NormalizedClassifier:

@@ -11,6 +11,7 @@ import json
 import math
 import pickle
 import reprlib
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -36,6 +37,25 @@ def reading(path: Path, fault: str = "is damaged or incomplete") -> Iterator[Non
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise OSError(f"{path} {fault}: {reason[:300]}") from error
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[Path]:
+    """A folder to write into, whose files are moved to ``folder`` at the end: whole, or not at all.
+
+    A link among the files that are replaced is replaced itself, and what it points to is kept. OSError for a link in
+    place of a folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
+        new = Path(temporary)
+        yield new
+        for path in [path for path in new.rglob("*") if path.is_file()]:
+            place = folder / path.relative_to(new)
+            if place.parent != folder and place.parent.is_symlink():
+                raise OSError(f"{place.parent} is a link to another folder: nothing is written through it")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(place)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -11,7 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffaug_transforms.app.pictures import read_picture
-from diffaug_transforms.classifiers import build_model, load_classifier, load_weights
+from diffaug_transforms.classifiers import (
+    NormalizedClassifier,
+    build_model,
+    load_classifier,
+    load_weights,
+    save_classifier,
+)
 from diffaug_transforms.files import (
     add_checksum,
     boolean,
@@ -147,6 +153,22 @@ def classifier_folder(folder, **changes):
     config = {"name": "cifar_resnet-4", "mean": [0.5] * 3, "std": [0.5] * 3, "classes": ["a", "b"]} | changes
     (folder / "classifier.json").write_text(json.dumps(config))
     return folder
+
+
+def test_a_folder_is_written_whole_and_through_no_link(tmp_path):
+    """A classifier's here; score networks and guidance classifiers are written in the same way."""
+    classifier = NormalizedClassifier(build_model("cifar_resnet-4", 2), 0.5, 0.5)
+    kept = tmp_path / "kept"
+    kept.write_text("as it was")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "model.safetensors").symlink_to(kept)
+    save_classifier(classifier, tmp_path / "new", "cifar_resnet-4", classes=["a", "b"])
+    assert kept.read_text() == "as it was"
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["classifier.json", "model.safetensors"]
+    load_classifier(tmp_path / "new")
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        save_classifier(classifier, tmp_path / "failed", "cifar_resnet-4", classes={("a",): 1})
+    assert not list((tmp_path / "failed").iterdir())
 
 
 @pytest.mark.parametrize(

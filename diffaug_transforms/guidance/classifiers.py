@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import as_names, as_path, check_flags, check_instance
-from ..files import add_checksum
+from ..files import add_checksum, writing
 from ..images import check_channels
 from ..score import Denoiser, ScoreNetwork
 from ..score.denoiser import as_denoiser
@@ -158,9 +158,10 @@ class DenoiseAugmentedClassifier(nn.Module):
 
 def write_folder(folder: Path, encoder: GuidanceEncoder, **metadata: Any) -> None:
     """Write ``encoder/`` (config.json, safetensors) and ``guidance_classifier.json`` (the metadata)."""
-    encoder.save_pretrained(folder / "encoder")
-    add_checksum(folder / "encoder" / "diffusion_pytorch_model.safetensors")
-    (folder / METADATA).write_text(json.dumps(metadata, indent=1) + "\n")
+    with writing(folder) as new:
+        encoder.save_pretrained(new / "encoder")
+        add_checksum(new / "encoder" / "diffusion_pytorch_model.safetensors")
+        (new / METADATA).write_text(json.dumps(metadata, indent=1) + "\n")
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..files import add_checksum, load_strictly, read_json, read_tensors, reading
+from ..files import add_checksum, load_strictly, read_json, read_tensors, reading, writing
 from .adapters import DUPLICATE_KEYS, make_picklable, to_diffusers
 from .configs import UNETS, check_extras
 from .schedule import NoiseSchedule
@@ -317,10 +316,7 @@ def write_folder(
         "scheduler": ["diffusers", type(scheduler).__name__],
         "unet": [library, type(model).__name__],
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    # Written whole beside their places, then moved: a link in the folder is replaced, and what it points to is kept.
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
-        new = Path(temporary)
+    with writing(folder) as new:
         model.save_pretrained(new / "unet")
         for path in (new / "unet").glob("*.safetensors"):
             add_checksum(path)
@@ -332,9 +328,3 @@ def write_folder(
         scheduler.save_pretrained(new / "scheduler")
         (new / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
         (new / METADATA).write_text(json.dumps(metadata | unsaid, indent=2) + "\n")
-        for path in [path for path in new.rglob("*") if path.is_file()]:
-            place = folder / path.relative_to(new)
-            if place.parent != folder and place.parent.is_symlink():
-                raise OSError(f"{place.parent} is a link to another folder: nothing is written through it")
-            place.parent.mkdir(exist_ok=True)
-            path.replace(place)
