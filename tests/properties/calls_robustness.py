@@ -124,7 +124,7 @@ CALLS: dict[str, st.SearchStrategy[Call]] = {
             probability,
         ],
     ),
-    "OODDetector, images": calls("OODDetector(convnet)", BatchCheck("scores"), [images.wrapped]),
+    "OODDetector, images": calls("OODDetector(open_head)", BatchCheck("scores", range(1, 99)), [images.wrapped]),
     "OODDetector, arguments": calls(
         "OODDetector",
         BatchCheck("scores"),

@@ -261,10 +261,13 @@ CALLS: dict[str, st.SearchStrategy[Call]] = {
             "min_views": a.integer("1 | 2 | 5 | np.int64(2)", "0 | -1"),
         },
     ),
-    "SelfEnsemble": calls(
+    "SelfEnsemble, images": calls(
+        "SelfEnsemble(open_head, nn.Identity())", BatchCheck(channels=range(1, 99)), [images.wrapped]
+    ),
+    "SelfEnsemble, arguments": calls(
         "SelfEnsemble",
         BatchCheck(),
-        [images.wrapped],
+        [batches],
         first=a.classifier.map(lambda value: Value(f"{value.code}, nn.Identity()", value.good)),
         options={"normalize": a.normalize},
     ),

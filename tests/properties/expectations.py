@@ -39,7 +39,7 @@ def image_expectation(image: Any, channels: Collection[int]) -> bool | None:
     if isinstance(image, PIL.Image.Image):
         if not (image.width and image.height):
             return None
-        return {"RGB": 3, "L": 1}.get(image.mode) in channels
+        return {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}.get(image.mode) in channels
     if isinstance(image, np.ndarray):
         return _array_expectation(image, channels)
     if not isinstance(image, Tensor) or isinstance(image, (tv_tensors.Mask, tv_tensors.BoundingBoxes)):

@@ -56,6 +56,13 @@ def convolutional(dtype: torch.dtype = torch.float32) -> nn.Module:
     return nn.Sequential(*body, nn.Linear(8, CLASSES)).requires_grad_(False).eval().to(dtype)
 
 
+class MeanChannel(nn.Module):
+    """Makes one channel of any number of channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=1, keepdim=True)
+
+
 class NoisyHead(nn.Module):
     """A classifier of noisy images: ``classifier(x_t, timesteps)``."""
 
@@ -70,6 +77,8 @@ class NoisyHead(nn.Module):
 head, grey_head, convnet = linear_head(), linear_head(1), convolutional()
 half_net, bfloat_net, double_net = map(convolutional, (torch.float16, torch.bfloat16, torch.float64))
 noisy_head = NoisyHead()
+#: A classifier of images with any number of channels, for what has no network that knows their number.
+open_head = nn.Sequential(MeanChannel(), linear_head(1)).eval()
 
 
 def small_encoder(**options: Any) -> guidance.GuidanceEncoder:
