@@ -99,7 +99,7 @@ class BatchCheck:
     Attributes:
         kind: "log" for log-probabilities, "proba" for probabilities, "logits", or "scores", (B,). Probabilities carry
             no gradient; scores carry one only for images that do.
-        checks_values: floats outside [0, 1] must be refused.
+        checks_values: floats outside [0, 1] must be refused. Otherwise NaN may give NaN.
     """
 
     kind: str = "log"
@@ -116,7 +116,8 @@ class BatchCheck:
     def complaint(self, arguments: list[Any], result: Any) -> str | None:
         number = count_images(arguments[0])
         shape = (number,) if self.kind == "scores" else (number, self.classes)
-        problem = tensor_complaint(result, shape)
+        finite = self.checks_values or bool(arguments[0].isfinite().all())
+        problem = tensor_complaint(result, shape, finite=finite)
         if problem:
             return problem
         asked = self.kind == "scores" and isinstance(arguments[0], Tensor) and arguments[0].requires_grad
