@@ -77,7 +77,8 @@ def main() -> int:
         records += [{**common, "metric": metric, "value": verdicts[metric]} for metric in (RIGHT, CLEAR, THIRD)]
         print("\n  ".join([f"{kind}: {dict(verdicts)}", *faults]), flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"all: {dict(totals)}, at most {peak:.2f} GiB")
+    counts = ", ".join(f"{totals[kind]} {kind}" for kind in (RIGHT, CLEAR, THIRD))
+    print(f"all: {counts}; at most {peak:.2f} GiB")
     write_results("reliability", records, arguments.output, module="tests.properties")
     return int(totals[THIRD] > 0)
 
