@@ -88,8 +88,8 @@ class Denoiser(nn.Module):
             or a ScoreNetwork.
         max_batch: largest batch that the network sees at once. None: the whole batch; on a CPU as many images as fit
             its cache.
-        dtype: the network's. None: bfloat16 if the device is fast at it, float32 otherwise. Arithmetic around the
-            network is float32.
+        dtype: the network's. None: bfloat16 if the device is fast at it, float16 on GPUs of compute capability 7,
+            float32 otherwise. Arithmetic around the network is float32.
         compile: compile with ``torch.compile``: the first call of each shape is slow, later ones are faster.
         differentiable: let gradients flow from the output to the images through the network.
         checkpointing: recompute the U-Net's blocks in the backward pass: less memory, more time.

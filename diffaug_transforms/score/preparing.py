@@ -18,13 +18,14 @@ MANY_IMAGES = 16
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 if the device computes it natively, float32 otherwise."""
+    """bfloat16 if the device computes it natively; float16 on older GPUs with tensor cores; float32 otherwise.
+
+    The tensor cores of compute capability 7 (Volta, Turing) know float16 alone.
+    """
     if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-    elif device.type == "cpu":
-        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    else:
-        native = False
+        generation, _ = torch.cuda.get_device_capability(device)
+        return torch.bfloat16 if generation >= 8 else torch.float16 if generation == 7 else torch.float32
+    native = device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     return torch.bfloat16 if native else torch.float32
 
 

@@ -289,6 +289,15 @@ def test_dtype_follows_the_device(network):
     assert transform.denoiser.ready("cpu").dtype == fast_dtype(torch.device("cpu"))
 
 
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [((9, 0), torch.bfloat16), ((8, 0), torch.bfloat16), ((7, 5), torch.float16), ((6, 1), torch.float32)],
+)
+def test_the_dtype_suits_the_generation_of_gpus(monkeypatch, capability, dtype):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert fast_dtype(torch.device("cuda")) == dtype
+
+
 def test_bfloat16_stays_near_float32(make):
     batch = contracts.images(SIZE)
     params = make(timesteps=100).make_params([batch])
