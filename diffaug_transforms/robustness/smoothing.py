@@ -31,7 +31,7 @@ from ..arguments import (
 )
 from ..classify import logits_of
 from ..deprecated import renamed_attribute
-from ..images import to_batch
+from ..images import to_batch, to_pixels
 from ..score import Denoiser, NoiseSchedule, ScoreNetwork
 from ..score.denoiser import as_denoiser
 from ..score.sampling import draw_like
@@ -173,7 +173,7 @@ class DenoisedSmoothing(nn.Module):
 
     def draw_noise(self, image: Tensor | PIL.Image.Image, n: int) -> Iterator[Tensor]:
         """Noise for ``n`` draws of one image, in parts (at most max_batch, C, H, W)."""
-        batch, n = self._as_batch(image), as_integer("n", n, 1)
+        pixels, n = _check_one_image(to_pixels(image)), as_integer("n", n, 1)  # ``counts`` checks their values
         size = self.denoiser.max_batch or n
         starts: Any = range(0, n, size)
         if self.progress:
@@ -181,7 +181,7 @@ class DenoisedSmoothing(nn.Module):
 
             starts = tqdm(starts, unit="batch")
         for start in starts:
-            yield next(draw_like(batch.expand(min(size, n - start), -1, -1, -1), self.generator))
+            yield next(draw_like(pixels.expand(min(size, n - start), -1, -1, -1), self.generator))
 
     def counts(self, image: Tensor | PIL.Image.Image, noise: Iterable[Tensor]) -> Tensor:
         """The classes' votes over all draws, int64 (K,), deterministic. ``noise`` comes in parts, as ``draw_noise``'s.
@@ -190,7 +190,7 @@ class DenoisedSmoothing(nn.Module):
         were NaN. The votes are counted on the image's device, which is not waited for before the last draw.
         """
         self.eval()
-        batch = self._as_batch(image)
+        batch = _check_one_image(to_batch(image))
         votes, nans, number = [], [], 0
         for part in noise:
             with torch.no_grad():
@@ -207,14 +207,14 @@ class DenoisedSmoothing(nn.Module):
             raise ValueError(f"classifier must return no NaN. Got {nan} of {number}")
         return torch.stack(votes).sum(0)
 
-    def _as_batch(self, image: Tensor | PIL.Image.Image) -> Tensor:
-        batch = to_batch(image)
-        if len(batch) != 1:
-            raise ValueError(f"image must be one image, (C, H, W). Got {len(batch)} images")
-        return batch
-
     def extra_repr(self) -> str:
         return f"sigma={self.sigma}"
+
+
+def _check_one_image(batch: Tensor) -> Tensor:
+    if len(batch) != 1:
+        raise ValueError(f"image must be one image, (C, H, W). Got {len(batch)} images")
+    return batch
 
 
 def find_timestep(schedule: NoiseSchedule, sigma: float) -> int:
