@@ -38,6 +38,20 @@ def test_images_are_normalised():
     torch.testing.assert_close(classifier((255 * pixel).byte()), torch.tensor([[2.5, 0.0, 0.5]]), rtol=0, atol=0.02)
 
 
+def test_mean_and_std_are_neither_saved_nor_cast():
+    classifier = small()
+    images, mean = torch.rand(2, 3, 16, 16), classifier.mean
+    assert set(classifier.state_dict()) == {f"model.{name}" for name in classifier.model.state_dict()}
+    seen = []
+    classifier.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    classifier(images)
+    classifier.double()(images)
+    classifier.half().float()(images)
+    assert torch.equal(seen[0], seen[1].float())
+    assert torch.equal(seen[0], seen[2])
+    assert classifier.mean == mean == [0.5, 0.4, 0.3]
+
+
 def test_a_folder_loads_into_the_ensemble_and_into_the_bare_model(tmp_path, network):
     classifier = small()
     save_classifier(classifier, tmp_path / "run", "cifar_resnet-8", classes=["cat", "dog", "owl"], seconds=1.0)

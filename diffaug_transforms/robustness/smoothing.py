@@ -9,6 +9,7 @@ The votes of many draws give a class and its radius: ``certify_votes``, ``predic
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ from ..arguments import (
 )
 from ..classify import logits_of
 from ..deprecated import renamed_attribute
-from ..images import to_batch
+from ..images import to_batch, to_pixels
 from ..score import Denoiser, NoiseSchedule, ScoreNetwork
 from ..score.denoiser import as_denoiser
 from ..score.sampling import draw_like
@@ -117,7 +118,7 @@ class DenoisedSmoothing(nn.Module):
     @property
     def timestep(self) -> int:
         """The network's timestep for noise 2 sigma; 145, 259, 396 of linear-1000 for sigma 0.25, 0.5, 1. Loads it."""
-        return find_timestep(self.denoiser.network.schedule, self.sigma)
+        return noise_level(self.denoiser.network.schedule, self.sigma)[0]
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K), float32, for ONE draw per image, for images uint8 or in [0, 1], (B, C, H, W).
@@ -135,10 +136,10 @@ class DenoisedSmoothing(nn.Module):
 
     def denoise(self, images: Tensor, noise: Tensor) -> Tensor:
         """Denoised images in [0, 1] of ``images + sigma * noise``; the arguments are those of ``classify``."""
-        schedule, t = self.denoiser.network.schedule, self.timestep
+        t, sigma_of_t = noise_level(self.denoiser.network.schedule, self.sigma)
         timesteps = torch.full((len(images),), t, device=images.device)
         # Diffusing adds noise of sigmas[t] to an image in [-1, 1]; this makes it 2 sigma.
-        scaled = noise * (2 * self.sigma / float(schedule.sigmas[t]))
+        scaled = noise * (2 * self.sigma / sigma_of_t)
         denoised: Tensor = self.denoiser(images, timesteps, scaled)
         return denoised
 
@@ -172,7 +173,7 @@ class DenoisedSmoothing(nn.Module):
 
     def draw_noise(self, image: Tensor | PIL.Image.Image, n: int) -> Iterator[Tensor]:
         """Noise for ``n`` draws of one image, in parts (at most max_batch, C, H, W)."""
-        batch, n = self._as_batch(image), as_integer("n", n, 1)
+        pixels, n = _check_one_image(to_pixels(image)), as_integer("n", n, 1)  # ``counts`` checks their values
         size = self.denoiser.max_batch or n
         starts: Any = range(0, n, size)
         if self.progress:
@@ -180,36 +181,40 @@ class DenoisedSmoothing(nn.Module):
 
             starts = tqdm(starts, unit="batch")
         for start in starts:
-            yield next(draw_like(batch.expand(min(size, n - start), -1, -1, -1), self.generator))
+            yield next(draw_like(pixels.expand(min(size, n - start), -1, -1, -1), self.generator))
 
     def counts(self, image: Tensor | PIL.Image.Image, noise: Iterable[Tensor]) -> Tensor:
         """The classes' votes over all draws, int64 (K,), deterministic. ``noise`` comes in parts, as ``draw_noise``'s.
 
-        ValueError if the classifier's answers are NaN or are not logits for at least two classes.
+        ValueError if the classifier's answers are not logits for at least two classes, or, after all draws, if some
+        were NaN. The votes are counted on the image's device, which is not waited for before the last draw.
         """
         self.eval()
-        batch = self._as_batch(image)
-        votes = []
+        batch = _check_one_image(to_batch(image))
+        votes, nans, number = [], [], 0
         for part in noise:
             with torch.no_grad():
                 logits = self.classify(batch.expand(len(part), -1, -1, -1), part)
             if logits.shape[1] < 2:
                 shape = tuple(logits.shape)
                 raise ValueError(f"classifier must return logits (B, K) of at least 2 classes. Got {shape}")
-            # argmax would take NaN for the largest, and certify its place.
-            if nan := int(logits.isnan().sum()):
-                raise ValueError(f"classifier must return no NaN. Got {nan} of {logits.numel()}")
-            votes.append(torch.bincount(logits.argmax(1), minlength=logits.shape[1]))
+            classes = torch.arange(logits.shape[1], device=logits.device)
+            votes.append((logits.argmax(1, keepdim=True) == classes).sum(0))
+            nans.append(logits.isnan().sum())
+            number += logits.numel()
+        # argmax takes NaN for the largest, so certify would certify its place.
+        if nan := int(torch.stack(nans).sum()):
+            raise ValueError(f"classifier must return no NaN. Got {nan} of {number}")
         return torch.stack(votes).sum(0)
-
-    def _as_batch(self, image: Tensor | PIL.Image.Image) -> Tensor:
-        batch = to_batch(image)
-        if len(batch) != 1:
-            raise ValueError(f"image must be one image, (C, H, W). Got {len(batch)} images")
-        return batch
 
     def extra_repr(self) -> str:
         return f"sigma={self.sigma}"
+
+
+def _check_one_image(batch: Tensor) -> Tensor:
+    if len(batch) != 1:
+        raise ValueError(f"image must be one image, (C, H, W). Got {len(batch)} images")
+    return batch
 
 
 def find_timestep(schedule: NoiseSchedule, sigma: float) -> int:
@@ -218,6 +223,18 @@ def find_timestep(schedule: NoiseSchedule, sigma: float) -> int:
     if sigma > last:
         raise ValueError(f"sigma must be at most {last:.4g}, half of the schedule's last. Got {sigma}")
     return schedule.timestep_for_sigma(2 * sigma)
+
+
+def noise_level(schedule: NoiseSchedule, sigma: float) -> tuple[int, float]:
+    """``find_timestep``, and the schedule's own sigma at that timestep. They are not read from the network's device."""
+    return _noise_level(tuple(schedule.exact_betas), schedule.variance_preserving, sigma)
+
+
+@lru_cache(maxsize=16)
+def _noise_level(betas: tuple[float, ...], variance_preserving: bool, sigma: float) -> tuple[int, float]:
+    schedule = NoiseSchedule(torch.tensor(betas, dtype=torch.float64), variance_preserving=variance_preserving)
+    timestep = find_timestep(schedule, sigma)
+    return timestep, float(schedule.sigmas[timestep])
 
 
 def _check_draws(failure_probability: float, **numbers: int) -> None:
@@ -254,6 +271,7 @@ def predict_votes(votes: Tensor, failure_probability: float) -> int:
     """
     as_number("failure_probability", failure_probability, above=0, below=1)
     check_instance("votes", votes, Tensor)
+    votes = votes.cpu()
     if votes.ndim != 1 or len(votes) < 2 or votes.is_floating_point() or int(votes.sum()) < 1 or votes.min() < 0:
         raise ValueError(f"votes must be counts of at least 2 classes and 1 draw, int (K,). Got {votes}")
     test = import_stats().binomtest

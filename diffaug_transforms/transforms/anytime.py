@@ -96,11 +96,18 @@ class AnytimeEnsemble(nn.Module):
             log_total = added if log_total is None else log_total.index_copy(0, undecided, added)
             views[undecided] += 1
             calls[undecided] += t > 0
-            done = decided(added.detach().exp(), seen, len(timesteps) - seen, self.confidence, self.min_views)
-            undecided = undecided[~done]
+            remaining = len(timesteps) - seen
+            if self._may_decide(seen, remaining, added.shape[1]):  # if not, the host need not wait for the device
+                done = decided(added.detach().exp(), seen, remaining, self.confidence, self.min_views)
+                undecided = undecided[~done]
             if not len(undecided):
                 break
         return AnytimePrediction(log_total - views[:, None].log(), views, calls)
+
+    def _may_decide(self, seen: int, remaining: int, classes: int) -> bool:
+        """Whether an image can be decided here while views are left. A leader is at most ``seen`` ahead."""
+        confident = self.confidence is not None and seen >= self.min_views
+        return remaining > 0 and (seen > remaining or confident or classes == 1)
 
     def _log_probabilities(self, images: Tensor, t: int, noise: Tensor | None) -> Tensor:
         """Log-probabilities (B, K) of the views at timestep t; without noise, of the images as they are."""

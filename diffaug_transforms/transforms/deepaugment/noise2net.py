@@ -7,11 +7,12 @@ al., ICCV 2021).
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from .weights import pick
 
@@ -58,6 +59,14 @@ def make_noise2net(seed: int) -> list[Block]:
     return [make_block(generator) for _ in range(BLOCKS)]
 
 
+def to_device(structure: Any, device: torch.device) -> Any:
+    """All float32 tensors of a structure on a device, by one copy that the host does not wait for."""
+    tensors = [leaf for leaf in tree_leaves(structure) if isinstance(leaf, Tensor)]
+    flat = torch.cat([tensor.flatten() for tensor in tensors]).to(device, non_blocking=True)
+    parts = iter(flat.split([tensor.numel() for tensor in tensors]))
+    return tree_map(lambda leaf: next(parts).reshape(leaf.shape) if isinstance(leaf, Tensor) else leaf, structure)
+
+
 def normalize(features: Tensor) -> Tensor:
     """Normalize each channel of one image to mean 0 and variance 1, as the original's batch normalization does."""
     return F.layer_norm(features, features.shape[2:])
@@ -65,13 +74,13 @@ def normalize(features: Tensor) -> Tensor:
 
 def run_block(block: Block, x: Tensor) -> Tensor:
     """Res2Net (Gao et al. 2019, eq. 1): the convolution of every scale also sees the result of the scale before it."""
-    scales = list(F.relu(normalize(F.conv2d(x, block.expand.to(x)))).split(HIDDEN, dim=1))
+    scales = list(F.relu(normalize(F.conv2d(x, block.expand))).split(HIDDEN, dim=1))
     for i, (weight, dilation) in enumerate(zip(block.convs, block.dilations)):
         features = scales[i] + scales[i - 1] if i else scales[i]
         padding = dilation * (weight.shape[-1] // 2)
-        features = F.conv2d(features, weight.to(x), padding=padding, dilation=dilation)
+        features = F.conv2d(features, weight, padding=padding, dilation=dilation)
         scales[i] = F.relu(normalize(features))
-    return normalize(F.conv2d(torch.cat(scales, dim=1), block.project.to(x)))
+    return normalize(F.conv2d(torch.cat(scales, dim=1), block.project))
 
 
 def noise2net(image: Tensor, seed: int, epsilon: float | Tensor) -> Tensor:
@@ -80,8 +89,9 @@ def noise2net(image: Tensor, seed: int, epsilon: float | Tensor) -> Tensor:
     The image is (1, 3, H, W) in [0, 1]. Images go one at a time: on a CPU, a grouped convolution over a batch is no
     faster at 32 pixels and takes three times as long at 224.
     """
-    mean, std = (image.new_tensor(values).reshape(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+    mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+    mean, std, blocks = to_device((mean, std, make_noise2net(seed)), image.device)
     x = (image - mean) / std
-    for block in make_noise2net(seed):
+    for block in blocks:
         x = x + epsilon * run_block(block, x)
     return (x * std + mean).clamp(0, 1)
