@@ -272,7 +272,8 @@ class Denoiser(nn.Module):
         if images.ndim != 4 or not images.is_floating_point() or 0 in images.shape[1:]:
             got = f"{images.dtype} of shape {tuple(images.shape)}"
             raise ValueError(f"images must be floating point (B, C, H, W) with at least one pixel. Got {got}")
-        check_channels(images, network.in_channels)
+        if images.shape[1] != network.in_channels:
+            check_channels(images, network.in_channels)
         if noise.shape != images.shape:
             shapes = f"{tuple(noise.shape)}. Got {tuple(images.shape)}"
             raise ValueError(f"images must have the shape of the noise, {shapes}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -254,6 +255,19 @@ def squared_scales(betas: Tensor, variance_preserving: bool) -> tuple[Tensor, Te
         return torch.ones_like(betas), torch.cumsum(betas, dim=0)
     alphas_cumprod = torch.cumprod(1 - betas, dim=0)
     return alphas_cumprod, 1 - alphas_cumprod
+
+
+def timesteps_on(timesteps: tuple[int, ...], device: torch.device) -> Tensor:
+    """Timesteps as int64 (N,) on a device. They are copied to it once and kept: each copy would wait for the device."""
+    if device.type == "cpu" or torch.compiler.is_compiling():
+        return torch.tensor(timesteps, device=device)
+    return _kept_on(timesteps, device)
+
+
+@lru_cache(maxsize=64)
+def _kept_on(timesteps: tuple[int, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # they may be used outside of it later
+        return torch.tensor(timesteps, device=device)
 
 
 def match_timesteps(

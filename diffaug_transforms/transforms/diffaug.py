@@ -19,6 +19,7 @@ from ..images import batch_shape, from_batch, to_batch, transform_sample
 from ..labels import LabelsGetter, as_labels_getter
 from ..score import Denoiser, ScoreNetwork
 from ..score.denoiser import as_denoiser
+from ..score.schedule import timesteps_on
 from .workers import pack_generator, unpack_generator, worker_generator
 
 
@@ -115,7 +116,7 @@ class DiffAug(v2.Transform):
 
     @torch.compiler.disable
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw for each image of the first batch: timestep int64 (B,), noise (B, C, H, W), selected bool (B,).
+        """Draw for each image of the first batch: timestep int64 (B,), noise (B, C, H, W), selected bool (B,) if p < 1.
 
         Pass the result to ``transform`` to replay it.
         """
@@ -127,11 +128,8 @@ class DiffAug(v2.Transform):
         index = torch.randint(len(choices), shape[:1], **options)
         noise = torch.randn(shape, **options)
         selected = torch.rand(shape[:1], **options) < self.p
-        return {
-            "timesteps": torch.tensor(choices, device=source)[index].to(device),
-            "noise": noise.to(device),
-            "selected": selected.to(device),
-        }
+        params = {"timesteps": timesteps_on(choices, source)[index].to(device), "noise": noise.to(device)}
+        return params if self.p == 1 else {**params, "selected": selected.to(device)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Apply a draw, to all images if it has no "selected". The same image and params give the same result.
@@ -141,7 +139,7 @@ class DiffAug(v2.Transform):
         batch = to_batch(inpt)
         timesteps, noise, labels = params["timesteps"], params["noise"], params.get("labels")
         selected = params.get("selected")
-        if selected is None or bool(selected.all()):
+        if selected is None:
             return from_batch(self.denoiser(batch, timesteps, noise, labels), inpt) if len(batch) else inpt
         index = selected.nonzero().squeeze(-1)
         labels = self.denoiser.check_labels(labels, batch)

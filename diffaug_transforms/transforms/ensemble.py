@@ -19,6 +19,7 @@ from ..deprecated import renamed_attribute
 from ..images import check_channels, to_batch
 from ..score import Denoiser, ScoreNetwork
 from ..score.denoiser import as_denoiser
+from ..score.schedule import timesteps_on
 
 
 class DiffAugEnsemble(nn.Module):
@@ -145,7 +146,7 @@ def denoised_views(denoiser: Denoiser, images: Tensor, timesteps: Sequence[int],
     if not noisy:
         check_channels(images, denoiser.network.in_channels)
         return images.repeat(len(timesteps), 1, 1, 1, 1)
-    t = torch.tensor(noisy, device=images.device).repeat_interleave(images.shape[0])
+    t = timesteps_on(tuple(noisy), images.device).repeat_interleave(images.shape[0])
     denoised = denoiser(images.repeat(len(noisy), 1, 1, 1), t, noise.flatten(0, 1))
     parts = iter(denoised.unflatten(0, (len(noisy), -1)))
     return torch.stack([next(parts) if t else images for t in timesteps])
