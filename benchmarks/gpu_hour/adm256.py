@@ -92,7 +92,7 @@ def compiled_methods(network: ScoreNetwork, images: Tensor) -> Methods:
 
 
 def autotuned_methods(network: ScoreNetwork, images: Tensor) -> Methods:
-    """Without CUDA graphs: launches cost little at this size, and the memory of graphs is not seen by ``peak_bytes``."""
+    """Without CUDA graphs: launches cost little here, and ``peak_bytes`` does not see the memory of graphs."""
     torch.compiler.reset()
     denoiser = Denoiser(network, dtype=torch.bfloat16)
     augment = DiffAug(denoiser)
