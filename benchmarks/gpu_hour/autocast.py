@@ -65,7 +65,8 @@ def count_kernels(run: Callable[[], Any], device: torch.device) -> int:
     on_gpu = device.type == "cuda"
     run()
     wait(device)
-    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with profile(activities=activities) as profiler:
         run()
         wait(device)
     kind: Any = DeviceType.CUDA if on_gpu else DeviceType.CPU

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import warnings
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from benchmarks.gpu_hour.ceiling import Convolution, operations_of
 from benchmarks.gpu_hour.processes import records_of_process
 from benchmarks.gpu_hour.report import report
 from benchmarks.gpu_hour.settings import Settings
+from benchmarks.gpu_hour.timing import ratio_record, time_methods
 from benchmarks.imagenet_cost import count_operations
 
 CPU = torch.device("cpu")
@@ -52,6 +54,49 @@ def test_records_of_cheap_parts(part, network_folder):
     if part is autocast:
         assert {r["value"] for r in records if r["metric"] == "changed_values"} == {0}
         assert all(r["value"] == r["at_most"] > 0 for r in aimed if r["metric"] == "kernels")
+
+
+def test_syncs_are_torchs_warnings(monkeypatch):
+    modes = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+
+    def call() -> None:
+        for _ in range(3):
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        warnings.warn("another", stacklevel=1)
+
+    assert syncs.count_syncs(call, FULL.device) == 3
+    assert modes == ["warn", "default"]
+
+
+def test_events_measure_one_call_of_several(monkeypatch):
+    class Event:
+        now = 0.0
+
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            self.time = Event.now
+
+        def elapsed_time(self, end: Event) -> float:
+            return end.time - self.time
+
+    def take(milliseconds: float) -> None:
+        Event.now += milliseconds
+
+    waits = []
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", waits.append)
+    methods = {"a": lambda: take(20), "b": lambda: take(500), "broken": lambda: torch.zeros(2) @ torch.zeros(3)}
+    taken, failures = time_methods(FULL, methods, calls=4, batch_size=8)
+    assert taken == {"a": [0.02], "b": [0.5]}
+    assert [(r["method"], r["metric"], r["batch_size"]) for r in failures] == [("broken", "failed", 8)]
+    assert set(waits) == {FULL.device}
+    (made,) = ratio_record(FULL, taken, "b", "a", at_most=30)
+    assert (made["method"], made["value"], made["held"]) == ("b over a", pytest.approx(25), True)
+    assert ratio_record(FULL, taken, "broken", "a", at_most=1) == []
 
 
 def test_processes_that_hang_or_die():
