@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 from benchmarks.gpu_hour import __main__ as gpu_hour
-from benchmarks.gpu_hour import autocast, memory, suite, syncs
-from benchmarks.gpu_hour.adm256 import halve_torso
+from benchmarks.gpu_hour import adm256, autocast, memory, suite, syncs
 from benchmarks.gpu_hour.ceiling import Convolution, operations_of
 from benchmarks.gpu_hour.processes import records_of_process
 from benchmarks.gpu_hour.report import report
 from benchmarks.gpu_hour.settings import Settings
 from benchmarks.gpu_hour.timing import ratio_record, time_methods
 from benchmarks.imagenet_cost import count_operations
+from tests.pretend_device import PretendedDevices
 
 CPU = torch.device("cpu")
 FULL = Settings(torch.device("cuda", 0), "cifar10", rounds=1, tiny=False)
@@ -68,6 +68,17 @@ def test_syncs_are_torchs_warnings(monkeypatch):
 
     assert syncs.count_syncs(call, FULL.device) == 3
     assert modes == ["warn", "default"]
+
+
+def test_no_devices_mix(network_folder):
+    settings = Settings(torch.device("cuda", 1), str(network_folder), rounds=1, tiny=True)
+    with PretendedDevices():
+        network, images = settings.adm256(), torch.rand(1, 3, 32, 32, device=settings.device)
+        methods = adm256.eager_methods(network, images)
+        del methods[adm256.AUTHORS]  # autocast has no effect on pretended devices
+        for name, call in {**methods, **syncs.calls(settings)}.items():
+            answer = call()
+            assert getattr(answer, "device", settings.device) == settings.device, name
 
 
 def test_events_measure_one_call_of_several(monkeypatch):
@@ -155,7 +166,7 @@ def test_operations_are_torchs(shape):
 
 def test_the_authors_way_halves_the_torso_only():
     unet = Settings(CPU, "cifar10", rounds=1, tiny=True).adm256().unet
-    halve_torso(unet)
+    adm256.halve_torso(unet)
     half = {name.partition(".")[0] for name, p in unet.named_parameters() if p.dtype == torch.float16}
     assert half == {"conv_in", "down_blocks", "mid_block", "up_blocks"}
     assert all(p.dtype == torch.float32 for name, p in unet.named_parameters() if "norm" in name or "time_emb" in name)
