@@ -257,15 +257,9 @@ def squared_scales(betas: Tensor, variance_preserving: bool) -> tuple[Tensor, Te
     return alphas_cumprod, 1 - alphas_cumprod
 
 
-def timesteps_on(timesteps: tuple[int, ...], device: torch.device) -> Tensor:
-    """Timesteps as int64 (N,) on a device. They are copied to it once and kept: each copy would wait for the device."""
-    if device.type == "cpu" or torch.compiler.is_compiling():
-        return torch.tensor(timesteps, device=device)
-    return _kept_on(timesteps, device)
-
-
 @lru_cache(maxsize=64)
-def _kept_on(timesteps: tuple[int, ...], device: torch.device) -> Tensor:
+def timesteps_on(timesteps: tuple[int, ...], device: torch.device) -> Tensor:
+    """Timesteps as int64 (N,) on a device other than the CPU. They are kept: each copy to it would wait for it."""
     with torch.inference_mode(False):  # they may be used outside of it later
         return torch.tensor(timesteps, device=device)
 

@@ -128,7 +128,8 @@ class DiffAug(v2.Transform):
         index = torch.randint(len(choices), shape[:1], **options)
         noise = torch.randn(shape, **options)
         selected = torch.rand(shape[:1], **options) < self.p
-        params = {"timesteps": timesteps_on(choices, source)[index].to(device), "noise": noise.to(device)}
+        table = torch.tensor(choices) if source.type == "cpu" else timesteps_on(choices, source)
+        params = {"timesteps": table[index].to(device), "noise": noise.to(device)}
         return params if self.p == 1 else {**params, "selected": selected.to(device)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:

@@ -146,7 +146,9 @@ def denoised_views(denoiser: Denoiser, images: Tensor, timesteps: Sequence[int],
     if not noisy:
         check_channels(images, denoiser.network.in_channels)
         return images.repeat(len(timesteps), 1, 1, 1, 1)
-    t = timesteps_on(tuple(noisy), images.device).repeat_interleave(images.shape[0])
+    kept = images.device.type != "cpu" and not torch.compiler.is_compiling()
+    t = timesteps_on(tuple(noisy), images.device) if kept else torch.tensor(noisy, device=images.device)
+    t = t.repeat_interleave(images.shape[0])
     denoised = denoiser(images.repeat(len(noisy), 1, 1, 1), t, noise.flatten(0, 1))
     parts = iter(denoised.unflatten(0, (len(noisy), -1)))
     return torch.stack([next(parts) if t else images for t in timesteps])
