@@ -25,6 +25,7 @@ from torchvision.transforms.v2 import functional as F
 
 from .arguments import FLOATS, shown
 from .labels import as_labels
+from .late_checks import LateChecks
 
 #: The only data folder of the package: network weights, classifiers, sample images, tables.
 ASSETS = Path(__file__).parent / "assets"
@@ -88,12 +89,13 @@ def _check_array(image: np.ndarray) -> np.ndarray:
     return image
 
 
-def to_batch(image: Image) -> Tensor:
+def to_batch(image: Image, late_checks: LateChecks | None = None) -> Tensor:
     """One image or many as float32 (B, C, H, W) in [0, 1].
 
     Args:
         image: a PIL image, a tensor (..., C, H, W), or a NumPy array (..., H, W, C): uint8 in 0...255, or floating
             point in [0, 1].
+        late_checks: where the check of values on a device other than the CPU goes. None: the host waits for it.
 
     Raises:
         TypeError: another type or dtype. ValueError: fewer than three dimensions, no pixels, values outside [0, 1] or
@@ -111,14 +113,19 @@ def to_batch(image: Image) -> Tensor:
     if pixels.dtype not in FLOATS:
         raise TypeError(f"images must be uint8 in 0...255 or floating point in [0, 1]. Got {pixels.dtype}")
     if not torch.compiler.is_compiling() and pixels.numel():
-        low, high = torch.stack(torch.aminmax(pixels.detach())).tolist()
-        if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
-            raise _out_of_range(low, high)
+        ends = torch.stack(torch.aminmax(pixels.detach()))
+        if late_checks is not None and pixels.device.type != "cpu":
+            late_checks.add(ends, _range_error)
+        elif error := _range_error(ends.tolist()):
+            raise error
     return pixels.float()
 
 
-def _out_of_range(low: float, high: float) -> ValueError:
-    """The error for floating point images with these values. It names the likely cure."""
+def _range_error(ends: list[float]) -> ValueError | None:
+    """The error for floating point images with this least and largest value, or None. It names the likely cure."""
+    low, high = ends
+    if low >= -TOLERANCE and high <= 1 + TOLERANCE:
+        return None
     cure = ""
     if low >= 0 and high <= 255:
         cure = ": divide by 255, or use v2.ToDtype(torch.float32, scale=True)"

@@ -118,6 +118,19 @@ class PretendGenerator(torch.Generator):
         return self.pretended
 
 
+class PretendEvent:
+    """An event that has always happened: the CPU has computed all that came before."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def record(self) -> None:
+        pass
+
+    def query(self) -> bool:
+        return True
+
+
 class PretendedDevices:
     """The context in which the devices cuda:0 and cuda:1 exist, also in threads that start inside.
 
@@ -140,6 +153,7 @@ class PretendedDevices:
         }
         for name, answer in answers.items():
             self._stack.enter_context(patch.object(torch.cuda, name, answer))
+        self._stack.enter_context(patch.object(torch, "Event", PretendEvent))
         # Modules get new parameters when they move. A parameter's ``data`` would leave ``cpu_tensor`` as it was.
         overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
         self._stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrites)

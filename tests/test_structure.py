@@ -22,6 +22,7 @@ LAYERS = (
     "arguments",
     "files",
     "labels",
+    "late_checks",
     "images",
     "classify",
     "figures",

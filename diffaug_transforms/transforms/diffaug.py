@@ -17,6 +17,7 @@ from ..arguments import as_number, as_timesteps, check_flags, check_generator
 from ..deprecated import renamed_attribute
 from ..images import batch_shape, from_batch, to_batch, transform_sample
 from ..labels import LabelsGetter, as_labels_getter
+from ..late_checks import LateChecks
 from ..score import Denoiser, ScoreNetwork
 from ..score.denoiser import as_denoiser
 from ..score.schedule import timesteps_on
@@ -35,6 +36,8 @@ class DiffAug(v2.Transform):
     What is an image follows torchvision's v2: every PIL image, ``tv_tensors.Image`` and ``tv_tensors.Video``; if there
     is none, the first plain tensor or array that has three dimensions or more. A PIL image of one band beside images of
     more is a mask.
+
+    On a GPU the range of floating point images is checked without waiting for it, so its error comes in a later call.
 
     Args:
         network: a card's name, a Hub repository, a local folder, an OpenAI ``.pt`` file, a ScoreNetwork, or a Denoiser.
@@ -92,6 +95,7 @@ class DiffAug(v2.Transform):
         )
         self.timesteps = as_timesteps(timesteps)
         self.generator = generator
+        self._late_checks = LateChecks()
         if isinstance(network, ScoreNetwork):
             network.schedule.check_timesteps(self.timesteps or ())
 
@@ -137,7 +141,9 @@ class DiffAug(v2.Transform):
 
         ``params`` may hold "labels", one integer for each image.
         """
-        batch = to_batch(inpt)
+        if self._late_checks.waiting:
+            self._late_checks.read()
+        batch = to_batch(inpt, self._late_checks)
         timesteps, noise, labels = params["timesteps"], params["noise"], params.get("labels")
         selected = params.get("selected")
         if selected is None:

@@ -17,6 +17,7 @@ from ..arguments import Normalize, as_normalize, as_timesteps, check_classifier,
 from ..classify import logits_of
 from ..deprecated import renamed_attribute
 from ..images import check_channels, to_batch
+from ..late_checks import LateChecks
 from ..score import Denoiser, ScoreNetwork
 from ..score.denoiser import as_denoiser
 from ..score.schedule import timesteps_on
@@ -75,6 +76,7 @@ class DiffAugEnsemble(nn.Module):
             network, max_batch=max_batch, dtype=dtype, compile=compile, differentiable=differentiable
         )
         self.generator = generator
+        self._late_checks = LateChecks()
         if isinstance(network, ScoreNetwork):
             network.schedule.check_timesteps(self.timesteps or ())
 
@@ -85,7 +87,9 @@ class DiffAugEnsemble(nn.Module):
             images: uint8, or floating point in [0, 1], (..., C, H, W): B images.
             noise: for the timesteps above 0, ``(|S without 0|, B, C, H, W)``. None draws it.
         """
-        batch = to_batch(images)
+        if self._late_checks.waiting:
+            self._late_checks.read()
+        batch = to_batch(images, self._late_checks)
         if not batch.shape[0]:
             return self.classify(batch[None])[0].log_softmax(dim=-1)
         return log_mean_probabilities(self.classify(self.views(batch, noise)))
@@ -121,7 +125,8 @@ class DiffAugEnsemble(nn.Module):
     def draw_noise(self, images: Tensor) -> Tensor:
         """Noise for all views of images (B, C, H, W): ``(|S without 0|, B, C, H, W)``."""
         source = images.device if self.generator is None else self.generator.device
-        shape = (number_of_noisy(self.view_timesteps), *images.shape)
+        noisy = [t for t in self.view_timesteps if t]
+        shape = (len(noisy), *images.shape)
         return torch.randn(shape, generator=self.generator, device=source).to(images.device)
 
     def classify(self, views: Tensor) -> Tensor:
