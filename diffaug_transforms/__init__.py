@@ -13,8 +13,11 @@ Where to look first:
 Files and folders in the order of their layers. A layer imports only from layers above it:
 
     deprecated.py   old public names that still work, with a warning
+    arguments.py    every check of an argument, stated once
     files.py        JSON and tensors that others wrote, read with care
-    images.py       any image (PIL, uint8, float, tv_tensors) <-> a float batch; labels; assets/, the only data folder
+    labels.py       the labels in a sample, for those who ask for them; late_checks.py: what a device tells later
+    images.py       the images in a sample, of any type <-> a float batch; assets/, the only data folder
+    classify.py     one call of a user's classifier
     figures.py      labelled grids of images
     classifiers.py  classifiers by name, and the folders that training writes
     score/          the diffusion side: schedules, networks, and Denoiser, the engine that the layers below use
