@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -129,18 +128,19 @@ class NormalizedClassifier(nn.Module):
         return self
 
 
-def build_model(name: str, num_classes: int, pretrained: bool = False) -> nn.Module:
+def build_model(name: str, num_classes: int, pretrained: bool = False, *, new_head: bool = False) -> nn.Module:
     """A model by name: torchvision's ``resnet50``, ``timm/resnet50`` (extra ``train``), ``cifar_resnet-32``.
 
     Args:
         name: ``cifar_resnet-W`` is ``cifar_resnet(num_classes, width=W)``.
-        num_classes: number of outputs. A pretrained model with another number gets a new last layer with random
-            weights, and a warning says so: train it before you use its answers.
+        num_classes: number of outputs.
         pretrained: start from the library's default weights.
+        new_head: allow a pretrained model with another number of classes. It gets a new last layer with random weights,
+            which must be trained before its answers mean anything.
 
     Raises:
-        ValueError, TypeError: no library knows the name, a ``cifar_resnet`` is to be pretrained, or an argument of
-            another kind.
+        ValueError, TypeError: no library knows the name, a ``cifar_resnet`` is to be pretrained, pretrained weights are
+            for another number of classes and ``new_head`` is False, or an argument of another kind.
         ImportError: timm is needed and missing.
 
     Example:
@@ -149,7 +149,7 @@ def build_model(name: str, num_classes: int, pretrained: bool = False) -> nn.Mod
     """
     check_instance("name", name, str)
     num_classes = as_integer("num_classes", num_classes, 1)
-    check_flags(pretrained=pretrained)
+    check_flags(pretrained=pretrained, new_head=new_head)
     own, _, width = name.partition("-")
     if own == "cifar_resnet" and width.isdecimal() and int(width):
         if pretrained:
@@ -160,38 +160,34 @@ def build_model(name: str, num_classes: int, pretrained: bool = False) -> nn.Mod
             import timm
         except ImportError:
             raise ImportError('timm models need timm: pip install "diffaug-transforms[train]"') from None
+        bare = name.removeprefix("timm/")
         try:
-            model = timm.create_model(name.removeprefix("timm/"), pretrained=pretrained, num_classes=num_classes)
+            config = timm.models.get_pretrained_cfg(bare) if pretrained and not new_head else None
+            if config:
+                check_head(name, config.num_classes, num_classes)
+            return timm.create_model(bare, pretrained=pretrained, num_classes=num_classes)
         except RuntimeError as error:
             raise ValueError(f"timm cannot make the model {name!r} (see timm.list_models()): {error}") from error
-        if pretrained:
-            warn_of_new_layer(name, pretrained_classes(model), num_classes)
-        return model
     if name not in models.list_models(module=models):
         raise ValueError(f"model must be a torchvision classifier, timm/NAME or cifar_resnet-WIDTH. Got {name!r}")
     if not pretrained:
         return models.get_model(name, num_classes=num_classes)
     model = models.get_model(name, weights="DEFAULT")
     path, last = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+    if not new_head:
+        check_head(name, last.out_features, num_classes)
     if last.out_features != num_classes:
-        warn_of_new_layer(name, last.out_features, num_classes)
         parent, _, attribute = path.rpartition(".")
         setattr(model.get_submodule(parent), attribute, nn.Linear(last.in_features, num_classes))
     return model
 
 
-def pretrained_classes(model: nn.Module) -> int | None:
-    """How many classes the pretrained last layer of a timm model has. None if the model does not say."""
-    return getattr(model, "pretrained_cfg", {}).get("num_classes")
-
-
-def warn_of_new_layer(name: str, pretrained: int | None, num_classes: int) -> None:
-    """One warning if a pretrained model has another number of classes than the model that was built."""
-    if pretrained not in (None, num_classes):
-        warnings.warn(
-            f"{name} has pretrained weights for {pretrained} classes, so its last layer for {num_classes} classes has "
-            "random weights: train it before you use its answers",
-            stacklevel=3,
+def check_head(name: str, pretrained: int, num_classes: int) -> None:
+    """ValueError if pretrained weights are for another number of classes, because the last layer would be random."""
+    if pretrained != num_classes:
+        raise ValueError(
+            f"{name} has pretrained weights for {pretrained} classes. Got num_classes={num_classes}: its last layer "
+            "would be random. To train it, pass new_head=True"
         )
 
 

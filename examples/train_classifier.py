@@ -94,7 +94,7 @@ def build_views(args: argparse.Namespace, prepared: bool) -> tuple[Views, ViewsL
 
 
 def build_classifier(args: argparse.Namespace, num_classes: int) -> NormalizedClassifier:
-    model = build_model(args.model, num_classes, args.pretrained)
+    model = build_model(args.model, num_classes, args.pretrained, new_head=True)
     if args.init:
         load_weights(model, args.init)
     timm_config = getattr(model, "pretrained_cfg", {})

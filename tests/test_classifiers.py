@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 
 import pytest
 import torch
@@ -95,10 +94,9 @@ def test_torchvisions_models_and_a_last_layer_for_other_classes(monkeypatch):
     monkeypatch.setattr(models, "get_model", lambda name, weights: pretrained)
     last = pretrained.classifier[3].weight
     assert build_model("mobilenet_v3_small", 1000, pretrained=True).classifier[3].weight is last
-    with pytest.warns(
-        UserWarning, match="weights for 1000 classes, so its last layer for 4 classes has random weights"
-    ):
-        model = build_model("mobilenet_v3_small", 4, pretrained=True)
+    with pytest.raises(ValueError, match="weights for 1000 classes. Got num_classes=4: .* pass new_head=True"):
+        build_model("mobilenet_v3_small", 4, pretrained=True)
+    model = build_model("mobilenet_v3_small", 4, pretrained=True, new_head=True)
     assert model is pretrained
     assert model(torch.rand(2, 3, 32, 32)).shape == (2, 4)
 
@@ -108,16 +106,18 @@ def test_timms_models():
     assert build_model("timm/resnet10t", 5).eval()(torch.rand(1, 3, 32, 32)).shape == (1, 5)
 
 
-def test_a_pretrained_timm_model_without_a_head_for_the_classes_is_announced(monkeypatch):
+def test_a_pretrained_timm_model_without_a_head_for_the_classes_is_refused(monkeypatch):
     timm = pytest.importorskip("timm")
-    made = timm.create_model("vit_tiny_patch16_224.augreg_in21k", num_classes=1000)  # as with pretrained=True, but for
-    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, num_classes: made)  # the download
+    made = []  # instead of the download
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, num_classes: made.append(num_classes))
     name = "timm/vit_tiny_patch16_224.augreg_in21k"
-    with pytest.warns(UserWarning, match=f"{name} has pretrained weights for 21843 classes"):
-        assert build_model(name, 1000, pretrained=True) is made
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        build_model(name, 21843, pretrained=True)
+    with pytest.raises(ValueError, match=f"{name} has pretrained weights for 21843 classes. Got num_classes=1000"):
+        build_model(name, 1000, pretrained=True)
+    assert not made
+    build_model(name, 1000, pretrained=True, new_head=True)
+    build_model(name, 21843, pretrained=True)
+    build_model("timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", 1000, pretrained=True)
+    assert made == [1000, 21843, 1000]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
