@@ -13,9 +13,10 @@ Where to look first:
 Files and folders in the order of their layers. A layer imports only from layers above it:
 
     deprecated.py   old public names that still work, with a warning
+    without_waiting.py   constants for a device, and checks on it that are read at a later call
     arguments.py    every check of an argument, stated once
     files.py        JSON and tensors that others wrote, read with care
-    labels.py       the labels in a sample, for those who ask for them; late_checks.py: what a device tells later
+    labels.py       the labels in a sample, for those who ask for them
     images.py       the images in a sample, of any type <-> a float batch; assets/, the only data folder
     classify.py     one call of a user's classifier
     figures.py      labelled grids of images

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import v2
+
+from .without_waiting import kept_on
 
 #: What wrappers of a classifier take as ``normalize``.
 Normalize = Callable[[Tensor], Tensor] | tuple[Sequence[float], Sequence[float]] | None
@@ -172,7 +173,7 @@ def as_timesteps(timesteps: Iterable[int] | int | None) -> tuple[int, ...] | Non
 
 
 def as_normalize(normalize: Any) -> Callable[[Tensor], Tensor]:
-    """The step before a classifier: ``v2.Normalize`` for ``(mean, std)``, nothing for None, a callable as it is.
+    """The step before a classifier: ``ChannelNormalize`` for ``(mean, std)``, nothing for None, a callable as it is.
 
     mean and std are one number for each channel, or one for all channels.
     """
@@ -187,7 +188,39 @@ def as_normalize(normalize: Any) -> Callable[[Tensor], Tensor]:
         raise ValueError(f"normalize must have as many means as stds. Got {len(mean)} and {len(std)}")
     for value in std:
         as_number("std", value, above=0)
-    return v2.Normalize(mean, std)
+    return ChannelNormalize(mean, std)
+
+
+class ChannelNormalize(nn.Module):
+    """(images - mean) / std for images (B, C, H, W). Unlike ``v2.Normalize`` it copies mean and std to a device once.
+
+    Attributes:
+        mean, std: one number for each channel, or one for all.
+    """
+
+    def __init__(self, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        self.mean, self.std = mean, std
+
+    def forward(self, images: Tensor) -> Tensor:
+        channels = images.shape[1]
+        if not {len(self.mean), len(self.std)} <= {1, channels}:
+            raise ValueError(
+                f"normalize must have one mean and std, or one for each of the images' {channels} channels. "
+                f"Got {self.mean} and {self.std}"
+            )
+        mean, std = (self._on(values, images) for values in (self.mean, self.std))
+        return (images - mean) / std
+
+    def _on(self, values: list[float], images: Tensor) -> Tensor:
+        """The values as (N, 1, 1), where the images are and in their dtype."""
+        kept = images.device.type != "cpu" and not torch.compiler.is_compiling()
+        make = kept_on if kept else torch.tensor
+        tensor = make(tuple(values), dtype=images.dtype, device=images.device)
+        return tensor.reshape(-1, 1, 1)
+
+    def extra_repr(self) -> str:
+        return f"mean={self.mean}, std={self.std}"
 
 
 def _per_channel(name: str, values: Any) -> list[float]:

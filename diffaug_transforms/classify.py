@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
 
 def logits_of(classifier: Callable[[Tensor], Tensor], normalize: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
@@ -20,11 +19,6 @@ def logits_of(classifier: Callable[[Tensor], Tensor], normalize: Callable[[Tenso
         ValueError: the classifier returns anything else, such as a tuple or a dict. The classifier's own errors pass
             through, with a note of what it got.
     """
-    if isinstance(normalize, v2.Normalize) and not {len(normalize.mean), len(normalize.std)} <= {1, images.shape[1]}:
-        raise ValueError(
-            f"normalize must have one mean and std, or one for each of the images' {images.shape[1]} channels. "
-            f"Got {normalize.mean} and {normalize.std}"
-        )
     inputs = to_own_dtype(normalize(images), classifier)
     try:
         logits = classifier(inputs)

@@ -25,7 +25,7 @@ from torchvision.transforms.v2 import functional as F
 
 from .arguments import FLOATS, shown
 from .labels import as_labels
-from .late_checks import LateChecks
+from .without_waiting import LateChecks
 
 #: The only data folder of the package: network weights, classifiers, sample images, tables.
 ASSETS = Path(__file__).parent / "assets"

@@ -19,10 +19,10 @@ PACKAGE = Path(__file__).parent.parent / "diffaug_transforms"
 #: A layer imports only from those before it.
 LAYERS = (
     "deprecated",
+    "without_waiting",
     "arguments",
     "files",
     "labels",
-    "late_checks",
     "images",
     "classify",
     "figures",

@@ -54,7 +54,7 @@ SYNCS = {
     "DiffAug, float, labels in a list": 1,
     "Denoiser": 0,
     "DiffAugEnsemble, S given": 0,
-    "DiffAugEnsemble, S given, normalize": 2,
+    "DiffAugEnsemble, S given, normalize": 0,
     "DiffAugEnsemble, default S": 0,
     "AnytimeEnsemble, 10 views": 5,
     "AnytimeEnsemble, confidence": 9,

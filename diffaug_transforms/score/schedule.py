@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -255,13 +254,6 @@ def squared_scales(betas: Tensor, variance_preserving: bool) -> tuple[Tensor, Te
         return torch.ones_like(betas), torch.cumsum(betas, dim=0)
     alphas_cumprod = torch.cumprod(1 - betas, dim=0)
     return alphas_cumprod, 1 - alphas_cumprod
-
-
-@lru_cache(maxsize=64)
-def timesteps_on(timesteps: tuple[int, ...], device: torch.device) -> Tensor:
-    """Timesteps as int64 (N,) on a device other than the CPU. They are kept: each copy to it would wait for it."""
-    with torch.inference_mode(False):  # they may be used outside of it later
-        return torch.tensor(timesteps, device=device)
 
 
 def match_timesteps(

@@ -17,10 +17,9 @@ from ..arguments import as_number, as_timesteps, check_flags, check_generator
 from ..deprecated import renamed_attribute
 from ..images import batch_shape, from_batch, to_batch, transform_sample
 from ..labels import LabelsGetter, as_labels_getter
-from ..late_checks import LateChecks
 from ..score import Denoiser, ScoreNetwork
 from ..score.denoiser import as_denoiser
-from ..score.schedule import timesteps_on
+from ..without_waiting import LateChecks, kept_on
 from .workers import pack_generator, unpack_generator, worker_generator
 
 
@@ -132,7 +131,7 @@ class DiffAug(v2.Transform):
         index = torch.randint(len(choices), shape[:1], **options)
         noise = torch.randn(shape, **options)
         selected = torch.rand(shape[:1], **options) < self.p
-        table = torch.tensor(choices) if source.type == "cpu" else timesteps_on(choices, source)
+        table = torch.tensor(choices) if source.type == "cpu" else kept_on(choices, torch.int64, source)
         params = {"timesteps": table[index].to(device), "noise": noise.to(device)}
         return params if self.p == 1 else {**params, "selected": selected.to(device)}
 

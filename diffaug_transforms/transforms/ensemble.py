@@ -17,10 +17,9 @@ from ..arguments import Normalize, as_normalize, as_timesteps, check_classifier,
 from ..classify import logits_of
 from ..deprecated import renamed_attribute
 from ..images import check_channels, to_batch
-from ..late_checks import LateChecks
 from ..score import Denoiser, ScoreNetwork
 from ..score.denoiser import as_denoiser
-from ..score.schedule import timesteps_on
+from ..without_waiting import LateChecks, kept_on
 
 
 class DiffAugEnsemble(nn.Module):
@@ -152,7 +151,7 @@ def denoised_views(denoiser: Denoiser, images: Tensor, timesteps: Sequence[int],
         check_channels(images, denoiser.network.in_channels)
         return images.repeat(len(timesteps), 1, 1, 1, 1)
     kept = images.device.type != "cpu" and not torch.compiler.is_compiling()
-    t = timesteps_on(tuple(noisy), images.device) if kept else torch.tensor(noisy, device=images.device)
+    t = kept_on(tuple(noisy), torch.int64, images.device) if kept else torch.tensor(noisy, device=images.device)
     t = t.repeat_interleave(images.shape[0])
     denoised = denoiser(images.repeat(len(noisy), 1, 1, 1), t, noise.flatten(0, 1))
     parts = iter(denoised.unflatten(0, (len(noisy), -1)))

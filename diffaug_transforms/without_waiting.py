@@ -1,8 +1,12 @@
-"""Checks of values on a device that are read at a later call. Reading them at once would make the host wait for it."""
+"""Small values on their way to a device and back, without the host's waiting for it.
+
+``kept_on`` copies constants once. ``LateChecks`` reads checks of values at a later call.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -10,6 +14,13 @@ from torch import Tensor
 
 #: From the values to the error that they deserve, or None.
 ErrorOf = Callable[[list[float]], Exception | None]
+
+
+@lru_cache(maxsize=256)
+def kept_on(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Constants (N,) on a device other than the CPU. They are kept, because each copy to it would wait for it."""
+    with torch.inference_mode(False):  # they may be used outside of it later
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 class LateChecks:
