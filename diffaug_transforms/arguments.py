@@ -209,15 +209,12 @@ class ChannelNormalize(nn.Module):
                 f"normalize must have one mean and std, or one for each of the images' {channels} channels. "
                 f"Got {self.mean} and {self.std}"
             )
-        mean, std = (self._on(values, images) for values in (self.mean, self.std))
-        return (images - mean) / std
-
-    def _on(self, values: list[float], images: Tensor) -> Tensor:
-        """The values as (N, 1, 1), where the images are and in their dtype."""
-        kept = images.device.type != "cpu" and not torch.compiler.is_compiling()
-        make = kept_on if kept else torch.tensor
-        tensor = make(tuple(values), dtype=images.dtype, device=images.device)
-        return tensor.reshape(-1, 1, 1)
+        kind: Any = {"dtype": images.dtype, "device": images.device}
+        if images.device.type == "cpu" or torch.compiler.is_compiling():
+            mean, std = torch.tensor(self.mean, **kind), torch.tensor(self.std, **kind)
+        else:
+            mean, std = kept_on(tuple(self.mean), **kind), kept_on(tuple(self.std), **kind)
+        return (images - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1)
 
     def extra_repr(self) -> str:
         return f"mean={self.mean}, std={self.std}"

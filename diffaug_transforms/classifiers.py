@@ -77,9 +77,6 @@ class NormalizedClassifier(nn.Module):
         torch.Size([2, 10])
     """
 
-    _mean: Any
-    _std: Any
-
     def __init__(
         self,
         model: nn.Module,
@@ -90,42 +87,29 @@ class NormalizedClassifier(nn.Module):
     ) -> None:
         super().__init__()
         check_classifier(model)
-        normalize: Any = as_normalize((mean, std))
+        self.normalize: Any = as_normalize((mean, std))
         self.model = model
         self.classes = as_names("classes", classes)
         self.size = as_optional_integer("size", size, 1)
-        self._statistics = list(normalize.mean), list(normalize.std)
-        self._keep_statistics(next((weight.device for weight in self.parameters()), torch.device("cpu")))
 
     def forward(self, images: Tensor) -> Tensor:
         check_instance("images", images, Tensor)
         if images.ndim != 4 or 0 in images.shape[1:]:
             raise ValueError(f"images must be (B, C, H, W). Got shape {tuple(images.shape)}")
-        if (channels := max(len(self.mean), len(self.std))) > 1:
+        if (channels := max(len(self.normalize.mean), len(self.normalize.std))) > 1:
             check_channels(images, channels)
         if not images.is_floating_point() and images.dtype != torch.uint8:
             raise TypeError(f"images must be uint8 in 0...255 or floating point in [0, 1]. Got {images.dtype}")
         floats = images.float() if images.is_floating_point() else F.to_dtype(images, torch.float32, scale=True)
-        return self.model(to_own_dtype(F.normalize(floats, self._mean, self._std), self.model))
+        return self.model(to_own_dtype(self.normalize(floats), self.model))
 
     @property
     def mean(self) -> list[float]:
-        return self._statistics[0]
+        return self.normalize.mean
 
     @property
     def std(self) -> list[float]:
-        return self._statistics[1]
-
-    def _keep_statistics(self, device: torch.device) -> None:
-        """Keep mean and std as float32 buffers on a device, so that no call copies them there. They are not saved."""
-        for name, values in zip(("_mean", "_std"), self._statistics):
-            self.register_buffer(name, torch.tensor(values, device=device), persistent=False)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> NormalizedClassifier:
-        """Mean and std follow the model in device alone, because images are normalised in float32."""
-        super()._apply(fn, recurse)
-        self._keep_statistics(self._mean.device)
-        return self
+        return self.normalize.std
 
 
 def build_model(name: str, num_classes: int, pretrained: bool = False, *, new_head: bool = False) -> nn.Module:
