@@ -36,6 +36,8 @@ MAX_SIDE = 32_768
 TOLERANCE = 5e-5
 #: Modes of PIL images whose bands are the channels of a network. All others are refused, HSV and palettes too.
 MODES = ("L", "LA", "RGB", "RGBA")
+#: The types of arrays that hold pixels.
+ARRAY_DTYPES = (np.uint8, np.float16, np.float32, np.float64)
 #: Types that are images wherever they stand in a sample.
 IMAGE_TYPES = (PIL.Image.Image, tv_tensors.Image, tv_tensors.Video)
 
@@ -80,7 +82,7 @@ def _not_an_image(image: Any) -> TypeError:
 
 
 def _check_array(image: np.ndarray) -> np.ndarray:
-    if image.dtype != np.uint8 and image.dtype not in (np.float16, np.float32, np.float64):
+    if image.dtype not in ARRAY_DTYPES:
         raise TypeError(f"arrays must be uint8 in 0...255 or floating point in [0, 1]. Got {image.dtype}")
     if image.ndim < 3:
         raise ValueError(f"arrays must be (..., H, W, C). Got shape {image.shape}")
@@ -203,7 +205,7 @@ def is_image_list(node: Any) -> bool:
 def _may_be_image(node: Any) -> bool:
     """Whether a plain tensor or array could hold images: pixels of a known type, at least three dimensions."""
     if isinstance(node, np.ndarray):
-        return node.ndim >= 3 and (node.dtype == np.uint8 or node.dtype in (np.float16, np.float32, np.float64))
+        return node.ndim >= 3 and node.dtype in ARRAY_DTYPES
     plain = isinstance(node, Tensor) and not isinstance(node, tv_tensors.TVTensor)
     return plain and node.ndim >= 3 and (node.dtype == torch.uint8 or node.is_floating_point())
 

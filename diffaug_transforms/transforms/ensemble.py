@@ -124,8 +124,7 @@ class DiffAugEnsemble(nn.Module):
     def draw_noise(self, images: Tensor) -> Tensor:
         """Noise for all views of images (B, C, H, W): ``(|S without 0|, B, C, H, W)``."""
         source = images.device if self.generator is None else self.generator.device
-        noisy = [t for t in self.view_timesteps if t]
-        shape = (len(noisy), *images.shape)
+        shape = (number_of_noisy(self.view_timesteps), *images.shape)
         return torch.randn(shape, generator=self.generator, device=source).to(images.device)
 
     def classify(self, views: Tensor) -> Tensor:
