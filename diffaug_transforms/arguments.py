@@ -23,6 +23,8 @@ from .without_waiting import kept_on
 Normalize = Callable[[Tensor], Tensor] | tuple[Sequence[float], Sequence[float]] | None
 #: The types that networks and classifiers compute in.
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+#: The modes of ``torch.compile``.
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 #: The types of timesteps and labels.
 INTEGERS = (torch.int64, torch.int32)
 
@@ -141,6 +143,13 @@ def check_classifier(classifier: Any) -> None:
             "classifier must be a module from images to logits, such as timm.create_model(NAME, pretrained=True). "
             f"Got {shown(classifier)}"
         )
+
+
+def check_compile(mode: Any) -> None:
+    """TypeError or ValueError unless it is True, False, or a mode of ``torch.compile``."""
+    if not isinstance(mode, bool) and (not isinstance(mode, str) or mode not in COMPILE_MODES):
+        kind = ValueError if isinstance(mode, str) else TypeError
+        raise kind(f"compile must be True, False, or one of {', '.join(COMPILE_MODES)}. Got {shown(mode)}")
 
 
 def check_dtype(dtype: Any) -> None:

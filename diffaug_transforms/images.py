@@ -97,7 +97,8 @@ def to_batch(image: Image, late_checks: LateChecks | None = None) -> Tensor:
     Args:
         image: a PIL image, a tensor (..., C, H, W), or a NumPy array (..., H, W, C): uint8 in 0...255, or floating
             point in [0, 1].
-        late_checks: where the check of values on a device other than the CPU goes. None: the host waits for it.
+        late_checks: where the check of values on a device other than the CPU goes; those of earlier calls are read.
+            None: the host waits for it.
 
     Raises:
         TypeError: another type or dtype. ValueError: fewer than three dimensions, no pixels, values outside [0, 1] or
@@ -107,6 +108,8 @@ def to_batch(image: Image, late_checks: LateChecks | None = None) -> Tensor:
         >>> to_batch(torch.tensor([[[0, 51, 255]]], dtype=torch.uint8))
         tensor([[[[0.0000, 0.2000, 1.0000]]]])
     """
+    if late_checks is not None and late_checks.waiting:
+        late_checks.read()
     pixels = to_pixels(image)
     if pixels.shape[0] and not pixels.numel():
         raise ValueError(f"images must have at least one pixel and one channel. Got shape {tuple(pixels.shape)}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .arguments import shown
+from .without_waiting import LateChecks, held_within, send
 
 #: ``labels_getter`` of the transforms: "default" for ``find_labels``, or what finds the labels in a sample.
 LabelsGetter = str | Callable[[Any], Any] | None
@@ -44,13 +45,20 @@ def find_labels(sample: Any) -> Any:
     return next((sample[key] for key in exact + [key for key in names if "label" in key.lower()]), None)
 
 
-def as_labels(labels: Any, number: int, device: torch.device | str, num_classes: int | None = None) -> Tensor:
-    """Labels as int64 (number,) on a device.
+def as_labels(
+    labels: Any,
+    number: int,
+    device: torch.device | str,
+    num_classes: int | None = None,
+    late_checks: LateChecks | None = None,
+) -> Tensor:
+    """Labels as int64 (number,) on a device. Those of the host are checked there, and sent without waiting.
 
     Args:
         labels: integers: a tensor, an array, a list, or one int.
         number: of images.
         num_classes: labels must be below it. None: any are right.
+        late_checks: where the check of labels on a device other than the CPU goes. None: they are not checked.
 
     Raises:
         ValueError: None, no integers, not one per image, or outside 0...num_classes-1.
@@ -58,7 +66,7 @@ def as_labels(labels: Any, number: int, device: torch.device | str, num_classes:
     if labels is None:
         raise ValueError("labels must be one per image. Got None")
     try:
-        index = torch.as_tensor(labels, device=device)
+        index = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(f"labels must be integer classes. Got {shown(labels)}") from error
     if not index.numel():
@@ -69,17 +77,29 @@ def as_labels(labels: Any, number: int, device: torch.device | str, num_classes:
     index = index.reshape(-1)
     if len(index) != number:
         raise ValueError(f"labels must be one per image. Got {len(index)} for {number} images")
-    return check_labels(index.long(), num_classes)
+    return send(check_labels(index.long(), num_classes, late_checks), torch.device(device))
 
 
-def check_labels(labels: Tensor, num_classes: int | None) -> Tensor:
-    """The labels. ValueError unless all lie in 0...num_classes-1; None checks the lower end alone."""
-    # Not on another device, where reading a value would wait for it.
-    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+def check_labels(labels: Tensor, num_classes: int | None, late_checks: LateChecks | None = None) -> Tensor:
+    """The labels. ValueError unless all lie in 0...num_classes-1; None checks the lower end alone.
+
+    On a device other than the CPU reading them would wait. With ``late_checks`` they are moved into the range there,
+    and the error comes in a later call.
+    """
+    if torch.compiler.is_compiling():
         return labels
-    top = math.inf if num_classes is None else num_classes
-    wrong = [label for label in labels.tolist() if not 0 <= label < top]
-    if wrong:
-        limits = "at least 0" if num_classes is None else f"in 0...{num_classes - 1}"
-        raise ValueError(f"labels must be {limits}. Got {wrong[0]}")
+    if labels.device.type != "cpu":
+        if late_checks is None or num_classes is None:
+            return labels
+        return held_within(labels, num_classes, late_checks, lambda ends: _error_of(ends, num_classes))
+    if error := _error_of(labels.tolist(), num_classes):
+        raise error
     return labels
+
+
+def _error_of(labels: Sequence[float], num_classes: int | None) -> ValueError | None:
+    """The error for labels outside 0...num_classes-1, or None."""
+    top = math.inf if num_classes is None else num_classes
+    wrong = [label for label in labels if not 0 <= label < top]
+    limits = "at least 0" if num_classes is None else f"in 0...{num_classes - 1}"
+    return ValueError(f"labels must be {limits}. Got {wrong[0]}") if wrong else None

@@ -1,6 +1,7 @@
 """Small values on their way to a device and back, without the host's waiting for it.
 
-``kept_on`` copies constants once. ``LateChecks`` reads checks of values at a later call.
+``kept_on`` copies constants once, ``send`` copies values of the host. ``LateChecks`` reads checks at a later call, and
+``held_within`` checks indices so.
 """
 
 from __future__ import annotations
@@ -23,6 +24,13 @@ def kept_on(values: tuple[float, ...], dtype: torch.dtype, device: torch.device)
         return torch.tensor(values, dtype=dtype, device=device)
 
 
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """The same values on a device. From the CPU to CUDA they go through pinned memory, so that the host goes on."""
+    if values.device.type == "cpu" and device.type == "cuda":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
+
+
 class LateChecks:
     """What was measured on devices in earlier calls and has not been read yet.
 
@@ -32,6 +40,13 @@ class LateChecks:
 
     def __init__(self) -> None:
         self.waiting: list[tuple[Tensor, Any, ErrorOf]] = []
+
+    def check(self, values: Tensor, error_of: ErrorOf) -> None:
+        """Raise the error that values (N,) deserve: now on the CPU, in a later call if they are on a device."""
+        if values.device.type != "cpu":
+            self.add(values, error_of)
+        elif error := error_of(values.tolist()):
+            raise error
 
     def add(self, values: Tensor, error_of: ErrorOf) -> None:
         """Send values (N,) to the host, without waiting for them."""
@@ -44,9 +59,20 @@ class LateChecks:
         while self.waiting and self.waiting[0][1].query():
             values, _, error_of = self.waiting.pop(0)
             if error := error_of(values.tolist()):
-                error.add_note("This is about the images of an earlier call. On a device they are checked late.")
+                error.add_note("This is about what an earlier call was given. On a device it is checked late.")
                 raise error
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         """A copy, or what comes out of a pickle, waits for nothing."""
         return LateChecks, ()
+
+
+def held_within(indices: Tensor, number: int, late_checks: LateChecks, error_of: ErrorOf) -> Tensor:
+    """Indices (N,) of a device, those beyond 0...number-1 moved to the nearest; their error comes in a later call.
+
+    An index out of range would end the process, and to read one would wait for the device.
+    """
+    if not indices.numel():
+        return indices
+    late_checks.add(torch.stack(torch.aminmax(indices)), error_of)
+    return indices.clamp(0, number - 1)

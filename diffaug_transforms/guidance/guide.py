@@ -13,6 +13,7 @@ from ..labels import as_labels, check_labels
 from ..score import NoiseSchedule
 from ..score.functional import ReverseStep, scales
 from ..score.sampling import Guide, Predict
+from ..without_waiting import send
 
 
 def classifier_guide(
@@ -96,6 +97,6 @@ def log_probability_gradient(
             raise ValueError("classifier must let gradients pass to x_t. Got none")
         if logits.ndim != 2 or len(logits) != len(x_t):
             raise ValueError(f"classifier must return logits ({len(x_t)}, K). Got shape {tuple(logits.shape)}")
-        index = check_labels(index, logits.shape[1]).clone().to(x_t.device)[:, None]
+        index = send(check_labels(index, logits.shape[1]).clone(), x_t.device)[:, None]
         (gradient,) = torch.autograd.grad(logits.log_softmax(1).gather(1, index).sum(), x_t)
     return gradient.float()

@@ -24,6 +24,7 @@ from ..score import Denoiser, ScoreNetwork, diffuse, match_timesteps, space_time
 from ..score.denoiser import as_denoiser
 from ..score.functional import ReverseStep, reflect_pad_to_multiple
 from ..score.sampling import Guide, Predict, draw_like, sample
+from ..without_waiting import LateChecks
 
 #: The reference's start, step 50 of 100 respaced ones, as a timestep of the paper's network at 256 pixels.
 START_TIMESTEP = 505
@@ -73,7 +74,7 @@ class DDA(nn.Module):
         downscale: int = 4,
         max_batch: int | None = None,
         dtype: torch.dtype | None = None,
-        compile: bool = False,
+        compile: bool | str = False,
         checkpointing: bool = False,
         generator: torch.Generator | None = None,
         progress: bool = False,
@@ -87,6 +88,7 @@ class DDA(nn.Module):
         self.downscale = as_integer("downscale", downscale, 1)
         self.generator = generator
         self.progress = progress
+        self._late_checks = LateChecks()
         options: dict[str, Any] = {"max_batch": max_batch, "dtype": dtype, "compile": compile}
         if not isinstance(network, Denoiser):
             options["differentiable"] = True
@@ -113,7 +115,7 @@ class DDA(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Adapted images in the shape, dtype and range of ``images``: uint8, or float in [0, 1], (B, C, H, W)."""
-        batch = to_batch(images)
+        batch = to_batch(images, self._late_checks)
         if not len(batch):
             return images
         adapted = torch.cat([self.adapt(part) for part in batch.split(self.denoiser.max_batch or len(batch))])

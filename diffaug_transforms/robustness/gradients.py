@@ -20,6 +20,7 @@ from ..classify import logits_of
 from ..deprecated import warn_renamed
 from ..images import to_batch
 from ..labels import as_labels
+from ..without_waiting import send
 
 OUTPUTS = ("log_probability", "logit")
 
@@ -71,8 +72,8 @@ def input_gradient(
         if not denoised.requires_grad:
             raise ValueError("denoiser must let gradients pass, as DiffAug(differentiable=True) does. Got none")
         logits = logits_of(classifier, lambda image: image, denoised)
-        # The copy is needed because autograd cannot keep a tensor from inference mode.
-        index = as_labels(labels, len(batch), "cpu", logits.shape[1]).to(batch.device, copy=True)
+        # The clone is needed because autograd cannot keep a tensor from inference mode.
+        index = send(as_labels(labels, len(batch), "cpu", logits.shape[1]).clone(), batch.device)
         outputs = logits.log_softmax(1) if output == "log_probability" else logits
         (gradient,) = torch.autograd.grad(outputs.gather(1, index[:, None]).sum(), batch)
     return gradient

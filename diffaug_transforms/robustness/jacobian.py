@@ -11,8 +11,9 @@ pred_x0 is not clipped. No function forms the matrix: all compute its products w
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from torch.torch_version import TorchVersion
 from ..arguments import FLOATS, INTEGERS, as_integer, as_optional_integer, check_generator, check_instance, check_tensor
 from ..score import ScoreNetwork
 from ..score.functional import prediction_to_x0, scales
+from ..without_waiting import send
 
 #: Whether torch differentiates group norms in forward mode; version 2.9 does not, for the layouts that occur here.
 FORWARD_MODE = TorchVersion(torch.__version__) >= "2.14"
@@ -41,9 +43,9 @@ def jacobian_vector_product(
 ) -> Tensor:
     """J v for each image, with J = d pred_x0 / d x_t: how the denoised image changes if x_t changes by v.
 
-    Exact. Forward mode, with one call of the network; before torch 2.14 two reverse passes. Use float32, because lower
-    precisions
-    lose most digits.
+    Exact. Forward mode, with one call of the network; before torch 2.14 two reverse passes. Use a float32 network,
+    because lower precisions lose most digits. For the same reason TF32, in which NVIDIA GPUs otherwise multiply float32
+    convolutions, is off in the call.
 
     Args:
         network: on the device of ``x_t``.
@@ -64,12 +66,12 @@ def jacobian_vector_product(
         >>> jacobian_vector_product(network, x_t, timesteps, torch.randn(2, 3, 32, 32)).shape
         torch.Size([2, 3, 32, 32])
     """
-    check_inputs(network, x_t, timesteps, vectors, labels)
+    x_t, timesteps, labels = check_inputs(network, x_t, timesteps, vectors, labels)
     if not len(x_t):
-        return x_t.float()
+        return x_t
     # Forward mode accepts no expanded tensors, and attention's fast kernels do not support it.
-    x, v = x_t.float().contiguous(), vectors.float().contiguous()
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+    x, v = x_t.contiguous(), vectors.float().contiguous()
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), without_tf32():
         denoise = _pred_x0(network, timesteps, labels)
         jvp: Tensor = torch.func.jvp(denoise, (x,), (v,))[1] if FORWARD_MODE else double_vjp(denoise, x, v)
     return jvp
@@ -86,6 +88,20 @@ def double_vjp(function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> Te
     return product
 
 
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """float32 products in float32 on NVIDIA GPUs. TF32 keeps 10 bits of the 23 that a float32 has behind its first."""
+    backends: list[Any] = [torch.backends.cudnn.conv, torch.backends.cuda.matmul]  # type: ignore[attr-defined]
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, precision in zip(backends, before):
+            backend.fp32_precision = precision
+
+
 def vector_jacobian_product(
     network: ScoreNetwork, x_t: Tensor, timesteps: Tensor, vectors: Tensor, labels: Tensor | None = None
 ) -> Tensor:
@@ -100,11 +116,11 @@ def vector_jacobian_product(
         >>> vector_jacobian_product(network, x_t, timesteps, torch.randn(2, 3, 32, 32)).shape
         torch.Size([2, 3, 32, 32])
     """
-    check_inputs(network, x_t, timesteps, vectors, labels)
+    x_t, timesteps, labels = check_inputs(network, x_t, timesteps, vectors, labels)
     if not len(x_t):
-        return x_t.float()
-    with torch.inference_mode(False), torch.enable_grad():
-        x = x_t.detach().float().clone().requires_grad_()
+        return x_t
+    with torch.inference_mode(False), torch.enable_grad(), without_tf32():
+        x = x_t.detach().clone().requires_grad_()
         (vjp,) = torch.autograd.grad(_pred_x0(network, timesteps, labels)(x), x, vectors.float().clone())
     return vjp
 
@@ -189,7 +205,7 @@ def leading_directions(
         return torch.cat(parts).flatten(1).T
 
     source = generator.device if generator is not None else x_t.device
-    start = torch.randn(x_t.numel(), width, generator=generator, device=source).to(x_t.device)
+    start = send(torch.randn(x_t.numel(), width, generator=generator, device=source), x_t.device)
     basis = torch.linalg.qr(start).Q
     for _ in range(iterations):
         image = torch.linalg.qr(multiply(jacobian_vector_product, basis)).Q
@@ -207,10 +223,13 @@ def _pred_x0(network: ScoreNetwork, timesteps: Tensor, labels: Tensor | None) ->
     return pred_x0
 
 
-def check_inputs(network: ScoreNetwork, x_t: Tensor, timesteps: Tensor, vectors: Tensor, labels: Tensor | None) -> None:
-    """ValueError or TypeError unless all is as ``jacobian_vector_product`` takes it."""
+def check_inputs(
+    network: ScoreNetwork, x_t: Tensor, timesteps: Tensor, vectors: Tensor, labels: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """x_t, timesteps and labels. ValueError or TypeError unless all is as ``jacobian_vector_product`` takes it."""
     check_instance("network", network, ScoreNetwork)
-    network.check_inputs(x_t, timesteps, labels)  # here, because values cannot be read inside torch.func
+    checked = network.check_inputs(x_t, timesteps, labels)  # here, because values cannot be read inside torch.func
     check_tensor("vectors", vectors, FLOATS, "floating point (B, C, H, W)")
     if vectors.shape != x_t.shape:
         raise ValueError(f"vectors must be like x_t, {tuple(x_t.shape)}. Got {tuple(vectors.shape)}")
+    return checked

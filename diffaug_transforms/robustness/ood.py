@@ -11,6 +11,7 @@ distribution (OOD) from images in distribution (ID).
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from ..arguments import Normalize, as_normalize, as_number, check_choice, check_instance, shown
 from ..classify import logits_of, to_own_dtype
 from ..images import to_batch
+from ..without_waiting import LateChecks
 
 
 def react(features: Tensor, threshold: float) -> Tensor:
@@ -175,7 +177,8 @@ class OODDetector(nn.Module):
         self.percentile: Any = METHODS[method].percentile if percentile is None else percentile
         # ReAct's threshold. It is a buffer, so it is saved with the module. NaN means that it is not fitted.
         self.register_buffer("threshold", torch.tensor(float("nan")))
-        self._warned = False
+        self._warned = self._fitted = False
+        self._late_checks = LateChecks()
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores (B,), float32, for images (B, C, H, W), uint8 or in [0, 1].
@@ -191,7 +194,7 @@ class OODDetector(nn.Module):
         layer = self.classifier.get_submodule(self.layer)
         hook = layer.register_forward_hook(lambda _, inputs, output: calls.append((inputs[0], output)))
         with hook, _gradients_for(images):
-            logits = logits_of(self.classifier, self.normalize, to_batch(images))
+            logits = logits_of(self.classifier, self.normalize, to_batch(images, self._late_checks))
         shapes = [tuple(output.shape) for _, output in calls]
         if len(shapes) != 1 or shapes[0][:2] != logits.shape:
             made = f"Got {self.layer!r}, which makes {shapes}, and logits {tuple(logits.shape)}"
@@ -204,9 +207,11 @@ class OODDetector(nn.Module):
     def score(self, features: Tensor) -> Tensor:
         """Scores (B,), float32, for pooled features (B, n). ValueError if ``react`` is not fitted."""
         method = METHODS[self.method]
-        amount = float(self.threshold) if method.fitted else self.percentile
-        if method.fitted and np.isnan(amount):
-            raise ValueError(f"{self.method} must be fitted to in-distribution images: call fit. Got no threshold")
+        amount = self.threshold if method.fitted else self.percentile
+        if method.fitted and not self._fitted:  # read once, because reading waits for the threshold's device
+            if self.threshold.isnan():
+                raise ValueError(f"{self.method} must be fitted to in-distribution images: call fit. Got no threshold")
+            self._fitted = True
         _check_features(features)
         self._warn_of_negative(features)
         with _gradients_for(features):
@@ -223,32 +228,38 @@ class OODDetector(nn.Module):
         """ValueError unless the last layer gives the classifier's own logits for the pooled features."""
         if not len(logits):
             return
-        if not logits.isfinite().all():
-            raise ValueError("classifier must return finite logits. Got NaN or infinite values")
-        own = self._logits(features)
-        off = (
-            float((own - logits).abs().max() / logits.abs().max().clamp(min=1e-12)) if own.shape == logits.shape else 1
-        )
-        if off > tolerance:
-            raise ValueError(
+        own, largest = self._logits(features), logits.abs().max()
+        off = (own - logits).abs().max() / largest.clamp(min=1e-12) if own.shape == logits.shape else largest * 0 + 1
+
+        def error_of(measured: list[float]) -> ValueError | None:
+            if not math.isfinite(measured[0]):
+                return ValueError("classifier must return finite logits. Got NaN or infinite values")
+            if measured[1] <= tolerance:
+                return None
+            return ValueError(
                 "layer must give the classifier's own logits for its pooled features. "
-                f"Got {self.layer!r}, whose answer is off by {off:.0%} of the largest logit: the classifier has a "
-                "second head, or a step behind this layer"
+                f"Got {self.layer!r}, whose answer is off by {measured[1]:.0%} of the largest logit: the classifier "
+                "has a second head, or a step behind this layer"
             )
+
+        self._late_checks.check(torch.stack([largest, off]), error_of)
 
     def _warn_of_negative(self, features: Tensor) -> None:
         """One warning, the first time that a method for features of at least 0 gets negative ones."""
         if self._warned or self.method == "msp" or not features.numel():
             return
-        lowest = float(features.detach().min())
-        if lowest >= 0:
-            return
-        self._warned = True
-        warnings.warn(
-            f"{self.method} is made for features of at least 0, as behind a ReLU, and this classifier's go down to "
-            f'{lowest:.3g}, as behind a LayerNorm or a SiLU: use method="msp"',
-            stacklevel=3,
-        )
+
+        def warn(lowest: list[float]) -> None:
+            if lowest[0] >= 0 or self._warned:
+                return
+            self._warned = True
+            warnings.warn(
+                f"{self.method} is made for features of at least 0, as behind a ReLU, and this classifier's go down to "
+                f'{lowest[0]:.3g}, as behind a LayerNorm or a SiLU: use method="msp"',
+                stacklevel=5,
+            )
+
+        self._late_checks.check(features.detach().min()[None], warn)
 
     @torch.no_grad()
     def fit(self, data: Tensor | Iterable[Any]) -> OODDetector:
@@ -279,6 +290,7 @@ class OODDetector(nn.Module):
         if not features.numel() or not features.isfinite().all():
             raise ValueError(f"fit needs finite features of at least one image. Got shape {tuple(features.shape)}")
         # torch.quantile refuses more than 16 million values, so NumPy computes the percentile.
+        self._fitted = False
         self.threshold.fill_(float(np.percentile(features.float().cpu().numpy(), self.percentile)))
         return self
 

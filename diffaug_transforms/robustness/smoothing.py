@@ -9,7 +9,6 @@ The votes of many draws give a class and its radius: ``certify_votes``, ``predic
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -35,6 +34,7 @@ from ..images import to_batch, to_pixels
 from ..score import Denoiser, NoiseSchedule, ScoreNetwork
 from ..score.denoiser import as_denoiser
 from ..score.sampling import draw_like
+from ..without_waiting import LateChecks
 
 #: The prediction if the draws decide nothing.
 ABSTAIN = -1
@@ -92,7 +92,7 @@ class DenoisedSmoothing(nn.Module):
         normalize: Normalize = None,
         max_batch: int | None = 100,
         dtype: torch.dtype | None = None,
-        compile: bool = False,
+        compile: bool | str = False,
         differentiable: bool = False,
         generator: torch.Generator | None = None,
         progress: bool = False,
@@ -106,6 +106,7 @@ class DenoisedSmoothing(nn.Module):
         self.sigma = as_number("sigma", sigma, above=0)
         self.progress = progress
         self.generator = generator
+        self._late_checks = LateChecks()
         max_batch = as_optional_integer("max_batch", max_batch, 1)
         if isinstance(network, Denoiser):
             max_batch = None  # its own
@@ -125,7 +126,7 @@ class DenoisedSmoothing(nn.Module):
 
         The output is random: use it for training or attacks. Use ``predict`` for the smoothed classifier's decision.
         """
-        batch = to_batch(images)
+        batch = to_batch(images, self._late_checks)
         return self.classify(batch, next(draw_like(batch, self.generator)))
 
     def classify(self, images: Tensor, noise: Tensor) -> Tensor:
@@ -190,7 +191,7 @@ class DenoisedSmoothing(nn.Module):
         were NaN. The votes are counted on the image's device, which is not waited for before the last draw.
         """
         self.eval()
-        batch = _check_one_image(to_batch(image))
+        batch = _check_one_image(to_batch(image, self._late_checks))
         votes, nans, number = [], [], 0
         for part in noise:
             with torch.no_grad():
@@ -219,22 +220,16 @@ def _check_one_image(batch: Tensor) -> Tensor:
 
 def find_timestep(schedule: NoiseSchedule, sigma: float) -> int:
     """The schedule's timestep for noise ``sigma`` on [0, 1] pixels. ValueError if its noise never reaches that."""
-    last, sigma = float(schedule.sigmas[-1]) / 2, as_number("sigma", sigma, above=0)
+    last, sigma = schedule.host_sigmas[-1] / 2, as_number("sigma", sigma, above=0)
     if sigma > last:
         raise ValueError(f"sigma must be at most {last:.4g}, half of the schedule's last. Got {sigma}")
     return schedule.timestep_for_sigma(2 * sigma)
 
 
 def noise_level(schedule: NoiseSchedule, sigma: float) -> tuple[int, float]:
-    """``find_timestep``, and the schedule's own sigma at that timestep. They are not read from the network's device."""
-    return _noise_level(tuple(schedule.exact_betas), schedule.variance_preserving, sigma)
-
-
-@lru_cache(maxsize=16)
-def _noise_level(betas: tuple[float, ...], variance_preserving: bool, sigma: float) -> tuple[int, float]:
-    schedule = NoiseSchedule(torch.tensor(betas, dtype=torch.float64), variance_preserving=variance_preserving)
+    """``find_timestep``, and the schedule's own sigma at that timestep."""
     timestep = find_timestep(schedule, sigma)
-    return timestep, float(schedule.sigmas[timestep])
+    return timestep, schedule.host_sigmas[timestep]
 
 
 def _check_draws(failure_probability: float, **numbers: int) -> None:

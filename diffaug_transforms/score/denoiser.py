@@ -22,13 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..arguments import INTEGERS, as_optional_integer, check_dtype, check_flags, shown
+from ..arguments import INTEGERS, as_optional_integer, check_compile, check_dtype, check_flags, shown
 from ..deprecated import warn_renamed
 from ..images import check_channels
 from ..labels import as_labels
+from ..without_waiting import LateChecks
 from .functional import diffuse, in_equal_parts, prediction_to_x0, reflect_pad_to_multiple, to_signed, to_unit
 from .hub import load_score_network
 from .loading import error_of, in_own_thread
+from .memory import fitting_batch
 from .network import ScoreNetwork
 from .preparing import MANY_IMAGES, for_many_images, prepare
 
@@ -67,7 +69,7 @@ def diffuse_and_denoise(
     warn_renamed(
         "diffuse_and_denoise(images, timesteps, noise, network)", "Denoiser(network)(images, timesteps, noise)"
     )
-    network.check(timesteps, labels)
+    timesteps, labels = network.check(timesteps, labels)
     return denoise(network, images, timesteps, noise, labels)
 
 
@@ -86,11 +88,15 @@ class Denoiser(nn.Module):
     Args:
         network: a card's name (see ``list_score_networks``), a Hub repository, a local folder, an OpenAI ``.pt`` file,
             or a ScoreNetwork.
-        max_batch: largest batch that the network sees at once. None: the whole batch; on a CPU as many images as fit
-            its cache.
+        max_batch: largest batch that the network sees at once. None: on a GPU as many images as fit half of its free
+            memory; on a CPU as many as fit its cache; all of them if ``differentiable``, for whose backward pass parts
+            would save nothing.
         dtype: the network's. None: bfloat16 if the device is fast at it, float16 on GPUs of compute capability 7,
-            float32 otherwise. Arithmetic around the network is float32.
-        compile: compile with ``torch.compile``: the first call of each shape is slow, later ones are faster.
+            float32 otherwise. Arithmetic around the network is float32. On NVIDIA GPUs PyTorch multiplies float32
+            convolutions in TF32 unless ``torch.backends.cudnn.allow_tf32 = False``.
+        compile: compile with ``torch.compile``: the first call of each shape is slow, later ones are faster. Or one of
+            its modes: "reduce-overhead" runs CUDA graphs, for small networks on a GPU, whose kernels take less time
+            than their launches.
         differentiable: let gradients flow from the output to the images through the network.
         checkpointing: recompute the U-Net's blocks in the backward pass: less memory, more time.
 
@@ -111,7 +117,7 @@ class Denoiser(nn.Module):
         *,
         max_batch: int | None = None,
         dtype: torch.dtype | None = None,
-        compile: bool = False,
+        compile: bool | str = False,
         differentiable: bool = False,
         checkpointing: bool = False,
     ) -> None:
@@ -119,7 +125,8 @@ class Denoiser(nn.Module):
         if not isinstance(network, (str, Path, ScoreNetwork)):
             raise TypeError(f"network must be a name, a path, a ScoreNetwork or a Denoiser. Got {shown(network)}")
         check_dtype(dtype)
-        check_flags(compile=compile, differentiable=differentiable, checkpointing=checkpointing)
+        check_compile(compile)
+        check_flags(differentiable=differentiable, checkpointing=checkpointing)
         self.max_batch = as_optional_integer("max_batch", max_batch, 1)
         self.dtype = dtype
         self.compile_network = compile
@@ -135,7 +142,9 @@ class Denoiser(nn.Module):
         self._ready: dict[str, ScoreNetwork] = {}
         self._process = os.getpid()
         self._lock = threading.RLock()
-        self._warned = False
+        self._warned: set[str] = set()
+        self._moved_to = torch.device("cpu")
+        self._late_checks = LateChecks()
 
     @property
     def source(self) -> str | Path | ScoreNetwork:
@@ -168,18 +177,20 @@ class Denoiser(nn.Module):
         for name, value in (("images", images), ("timesteps", timesteps), ("noise", noise)):
             if not isinstance(value, Tensor) or not value.ndim:
                 raise TypeError(f"{name} must be a tensor with one entry for each image. Got {shown(value)}")
+        if self._late_checks.waiting:
+            self._late_checks.read()
         network = self.ready(images.device, images.shape[0])
-        self._check(network, images, timesteps, noise)
+        timesteps = self._check(network, images, timesteps, noise)
         if labels is not None or network.null_class is None:
             labels = self.check_labels(labels, images)
         images, noise = images.float(), noise.float()
         if not self.differentiable:  # the weights are frozen, so there is nothing else to keep gradients of
             images, noise = images.detach(), noise.detach()
-        size = self.max_batch or fast_batch(images)
+        size = self.max_batch or self._fast_batch(network, images)
         if size is None or images.shape[0] <= size:
             return denoise(network, images, timesteps, noise, labels) if images.shape[0] else images
         core = partial(denoise, network)
-        return in_equal_parts(core, size, self.compile_network, images, timesteps, noise, labels)
+        return in_equal_parts(core, size, bool(self.compile_network), images, timesteps, noise, labels)
 
     def ready(self, device: torch.device | str, batch: int = 1) -> ScoreNetwork:
         """The copy of the network that runs on a device: frozen, in eval mode, in this denoiser's dtype and layout.
@@ -196,6 +207,17 @@ class Denoiser(nn.Module):
         if torch.compiler.is_dynamo_compiling() and (error := self._error_of_preparing(device)):
             raise RuntimeError(error)
         return self._ready.get(self._key(device, many)) or in_own_thread(self._prepare, device, many)
+
+    def _fast_batch(self, network: ScoreNetwork, images: Tensor) -> int | None:
+        """How many images to give the network at once if nobody says so; None: all.
+
+        In a compiled or exported program all, because parts would fix the size of the batch.
+        """
+        if images.device.type == "cpu" and not torch.compiler.is_compiling():
+            return max(1, CPU_BATCH_PIXELS // max(images.shape[-2] * images.shape[-1], 1))
+        if images.device.type != "cuda" or self.differentiable or torch.compiler.is_compiling():
+            return None
+        return fitting_batch(network, images)
 
     def load(self) -> dict[str, Any]:
         """Load the network if it was not, with the defaults that it implies. Called at the first image."""
@@ -240,7 +262,7 @@ class Denoiser(nn.Module):
                 few = self._prepare(device, False) if many else prepare(self._own_copy(), device, *options)
                 ready = for_many_images(few) if many else few
                 if self.compile_network:
-                    ready.unet.compile()
+                    ready.unet.compile(mode=None if self.compile_network is True else self.compile_network)
                 self._ready[key] = ready
             return self._ready[key]
 
@@ -256,19 +278,28 @@ class Denoiser(nn.Module):
         return load_score_network(source) if self._ready else self._loaded["network"]
 
     def warn_of_size(self, images: Tensor, stacklevel: int = 1) -> None:
-        """One warning, the first time that images are more than twice as large or small as the network's."""
+        """One warning each: images are more than twice as large or small as the network's, or still on the CPU after
+        ``.to("cuda")``.
+        """
         height, width = images.shape[-2:]
-        native = self._loaded["network"].image_size
-        if self._warned or max(height, width, native) <= 2 * min(height, width, native):
-            return
-        self._warned = True
-        message = (
-            f"images of {height}x{width} pixels are far from the network's {native}x{native}; "
-            "resize them or choose another network (list_score_networks)"
-        )
-        warnings.warn(message, stacklevel=stacklevel + 1)
+        native, moved_to = self._loaded["network"].image_size, self._moved_to
+        messages = {}
+        if max(height, width, native) > 2 * min(height, width, native):
+            messages["size"] = (
+                f"images of {height}x{width} pixels are far from the network's {native}x{native}; "
+                "resize them or choose another network (list_score_networks)"
+            )
+        if images.device.type == "cpu" != moved_to.type:
+            messages["device"] = (
+                f"the network was moved to {moved_to}, but it runs on the cpu, where the images are; "
+                f'move them too: images.to("{moved_to}")'
+            )
+        for kind in messages.keys() - self._warned:
+            self._warned.add(kind)
+            warnings.warn(messages[kind], stacklevel=stacklevel + 1)
 
-    def _check(self, network: ScoreNetwork, images: Tensor, timesteps: Tensor, noise: Tensor) -> None:
+    def _check(self, network: ScoreNetwork, images: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
+        """The timesteps, checked and on the images' device."""
         if images.ndim != 4 or not images.is_floating_point() or 0 in images.shape[1:]:
             got = f"{images.dtype} of shape {tuple(images.shape)}"
             raise ValueError(f"images must be floating point (B, C, H, W) with at least one pixel. Got {got}")
@@ -281,12 +312,16 @@ class Denoiser(nn.Module):
             got = f"{timesteps.dtype} of shape {tuple(timesteps.shape)}"
             raise ValueError(f"timesteps must be int64, one for each of the {images.shape[0]} images. Got {got}")
         if torch.compiler.is_compiling():
-            return
-        if timesteps.device.type == "cpu":
-            steps, last = timesteps.tolist(), len(network.schedule.exact_betas) - 1
-            if steps and not (min(steps) >= 0 and max(steps) <= last):
-                network.schedule.check_timesteps(steps)
+            return timesteps
+        if noise.device != images.device:
+            raise ValueError(f"noise must be on the images' device, {images.device}. Got {noise.device}")
         self.warn_of_size(images, stacklevel=4)
+        if not timesteps.device.type == images.device.type == "cpu":
+            return network.schedule.checked(timesteps, images.device, self._late_checks)
+        steps, last = timesteps.tolist(), len(network.schedule.exact_betas) - 1
+        if steps and not (min(steps) >= 0 and max(steps) <= last):
+            network.schedule.check_timesteps(steps)
+        return timesteps
 
     def check_labels(self, labels: Any, images: Tensor) -> Tensor | None:
         """The labels as the network takes them, int64 (B,), or None if it takes none. ValueError if it needs others."""
@@ -296,7 +331,7 @@ class Denoiser(nn.Module):
         if labels is None:
             needs = f"this network needs labels in 0...{num_classes - 1}: it has no null class"
             raise ValueError(f"{needs}. DiffAug(network, conditional=True) takes them from (images, labels)")
-        return as_labels(labels, len(images), images.device, num_classes)
+        return as_labels(labels, len(images), images.device, num_classes, self._late_checks)
 
     def _check_not_forked(self, device: torch.device) -> None:
         forked = os.getpid() != self._process and self.network.device.type == "cuda"
@@ -308,12 +343,13 @@ class Denoiser(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Denoiser:
         """Make the network ready on the device that a parent moves to. The dtype stays our own choice."""
+        self._moved_to = fn(torch.empty(0, device=self._moved_to)).device
         if self._loaded or isinstance(self.source, ScoreNetwork):
-            self.ready(fn(torch.empty(0, device=self.network.device)).device)
+            self.ready(self._moved_to)
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
-        dropped = ("_loaded", "_ready", "_process", "_lock", "_warned")
+        dropped = ("_loaded", "_ready", "_process", "_lock", "_warned", "_moved_to", "_late_checks")
         return {name: value for name, value in vars(self).items() if name not in dropped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -338,13 +374,3 @@ def as_denoiser(network: str | Path | ScoreNetwork | Denoiser, **options: Any) -
     if given:
         raise ValueError(f"{', '.join(given)} must be given to the Denoiser itself: Denoiser(network, {given[0]}=...)")
     return network
-
-
-def fast_batch(images: Tensor) -> int | None:
-    """How many images (B, C, H, W) to give a network at once: None, all; on a CPU equal parts that fit its cache.
-
-    In a compiled or exported program all, because parts would fix the size of the batch.
-    """
-    if images.device.type != "cpu" or torch.compiler.is_compiling():
-        return None
-    return max(1, CPU_BATCH_PIXELS // max(images.shape[-2] * images.shape[-1], 1))

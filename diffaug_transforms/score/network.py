@@ -25,6 +25,7 @@ from ..arguments import (
 )
 from ..deprecated import renamed_attribute, warn_renamed
 from ..labels import check_labels
+from ..without_waiting import LateChecks, send
 from . import functional, storage
 from .adapters import from_diffusers
 from .schedule import AUGMENT_TIMESTEPS, ENSEMBLE_TIMESTEPS, NoiseSchedule, match_timesteps
@@ -105,6 +106,7 @@ class ScoreNetwork(nn.Module):
         self.variance_type = variance_type
         self.null_class = null_class
         self.guidance_scale = guidance_scale
+        self._late_checks = LateChecks()
         size = config.sample_size
         self.image_size: int = max(size) if isinstance(size, (tuple, list)) else size
         self.in_channels: int = config.in_channels
@@ -195,8 +197,7 @@ class ScoreNetwork(nn.Module):
 
     def pred_x0(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None, clip: bool = True) -> Tensor:
         """The denoised image E[x_0 | x_t], (B, C, H, W), clipped to [-1, 1] if ``clip``."""
-        self.check_inputs(x_t, timesteps, labels)
-        x_t = x_t.float()
+        x_t, timesteps, labels = self.check_inputs(x_t, timesteps, labels)
         if not len(x_t):
             return x_t
         prediction, _ = self.predict(x_t, timesteps, labels)
@@ -205,21 +206,23 @@ class ScoreNetwork(nn.Module):
 
     def eps(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
         """The noise predicted in x_t, (B, C, H, W)."""
-        self.check_inputs(x_t, timesteps, labels)
-        x_t = x_t.float()
+        return self._eps(*self.check_inputs(x_t, timesteps, labels))
+
+    def score(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The gradient of log p(x_t) by x_t: -eps / noise_scale."""
+        x_t, timesteps, labels = self.check_inputs(x_t, timesteps, labels)
+        return -self._eps(x_t, timesteps, labels) / functional.scales(timesteps, self.schedule)[1]
+
+    def _eps(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
+        """``eps`` of inputs that are checked."""
         if not len(x_t):
             return x_t
         prediction, _ = self.predict(x_t, timesteps, labels)
         return functional.prediction_to_eps(prediction, x_t, timesteps, self.schedule, self.prediction_type)
 
-    def score(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The gradient of log p(x_t) by x_t: -eps / noise_scale."""
-        return -self.eps(x_t, timesteps, labels) / functional.scales(timesteps, self.schedule)[1]
-
     def posterior(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of p(x_{t-1} | x_t), each (B, C, H, W) (Ho et al. 2020, eq. 7, pred_x0 clipped)."""
-        self.check_inputs(x_t, timesteps, labels)
-        x_t = x_t.float()
+        x_t, timesteps, labels = self.check_inputs(x_t, timesteps, labels)
         if not len(x_t):
             return x_t, x_t
         answer = self.predict(x_t, timesteps, labels)
@@ -227,30 +230,41 @@ class ScoreNetwork(nn.Module):
         step = functional.reverse_step(*answer, x_t, timesteps, self.schedule, *types)
         return step.mean, step.log_variance
 
-    def check_inputs(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> None:
-        """ValueError or TypeError unless the inputs are as this class's methods take them."""
+    def check_inputs(
+        self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The inputs, x_t in float32. ValueError or TypeError unless they are as this class's methods take them."""
         check_noisy_images(x_t, self.in_channels, self.stride)
-        self.check(timesteps, labels, len(x_t))
+        if x_t.device != self.device:
+            cure = f'network.to("{x_t.device}") or x_t.to("{self.device}")'
+            raise ValueError(f"x_t must be on the network's device, {self.device}. Got {x_t.device}: {cure}")
+        return x_t.float(), *self.check(timesteps, labels, len(x_t))
 
-    def check(self, timesteps: Tensor, labels: Tensor | None = None, number: int | None = None) -> None:
+    def check(
+        self, timesteps: Tensor, labels: Tensor | None = None, number: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """``check_inputs`` without the images. ``number`` is how many images there are, if known.
 
-        Values on a device other than the CPU are not looked at: reading them would wait for the device.
+        On a device other than the CPU, where reading values would wait for it, values out of range are moved into it,
+        and their error comes in a later call.
         """
+        if self._late_checks.waiting:
+            self._late_checks.read()
         check_tensor("timesteps", timesteps, INTEGERS, "an int64 tensor (B,), such as torch.tensor([500])")
         number = timesteps.numel() if number is None else number
         if timesteps.shape != (number,):
             raise ValueError(f"timesteps must be one per image, ({number},). Got shape {tuple(timesteps.shape)}")
-        if timesteps.device.type == "cpu" and not torch.compiler.is_compiling():
-            self.schedule.check_timesteps(timesteps.tolist())
+        if not torch.compiler.is_compiling():
+            timesteps = self.schedule.checked(timesteps, self.device, self._late_checks)
         if self.num_classes is not None:
             if labels is not None:
                 check_tensor("labels", labels, INTEGERS, "an int64 tensor (B,)")
                 if labels.shape != (number,):
                     raise ValueError(f"labels must be one per image, ({number},). Got shape {tuple(labels.shape)}")
-                check_labels(labels, self.num_classes)
+                labels = send(check_labels(labels, self.num_classes, self._late_checks), self.device)
             elif self.null_class is None:
                 raise ValueError(f"this network needs labels in 0...{self.num_classes - 1}: it has no null class")
+        return timesteps, labels
 
     def predict(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One call of the U-Net: what it predicts (see ``prediction_type``) and its channels of learned variance.

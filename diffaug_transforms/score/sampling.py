@@ -23,6 +23,7 @@ from ..arguments import (
     check_instance,
 )
 from ..deprecated import warn_renamed
+from ..without_waiting import send
 from .functional import ReverseStep, reverse_step
 from .network import ScoreNetwork, check_noisy_images
 from .schedule import NoiseSchedule, space_timesteps
@@ -99,10 +100,9 @@ def sample(
     schedule = network.schedule.respaced(steps)
     check_instance("noise", noise, (Iterable, type(None)))
     check_noisy_images(x_t, network.in_channels, network.stride)
-    network.check(torch.full((len(x_t),), steps[-1], device=x_t.device), labels)
+    x_t, _, labels = network.check_inputs(x_t, torch.full((len(x_t),), steps[-1]), labels)
     if not len(x_t):
-        return x_t.float()
-    x_t = x_t.float()
+        return x_t
     draws = draw_like(x_t, generator) if noise is None else iter(noise)
     is_random = method == "ancestral" or eta > 0
     for i in _progress_bar(reversed(range(len(steps))), len(steps), progress):
@@ -144,7 +144,7 @@ def draw_like(x_t: Tensor, generator: torch.Generator | None) -> Iterator[Tensor
     """Standard normal noise like ``x_t``, without end, drawn on the generator's device."""
     source = generator.device if generator is not None else x_t.device
     while True:
-        yield torch.randn(x_t.shape, generator=generator, device=source).to(x_t.device)
+        yield send(torch.randn(x_t.shape, generator=generator, device=source), x_t.device)
 
 
 def _next(draws: Iterator[Tensor], x_t: Tensor) -> Tensor:

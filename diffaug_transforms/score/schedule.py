@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from ..arguments import as_integer, as_number, as_timesteps, check_choice, check_flags, check_instance, shown
 from ..deprecated import renamed_attribute, warn_renamed
+from ..without_waiting import LateChecks, held_within, send
 
 #: The paper's network is made for images of 256 pixels and for the linear schedule of 1000 steps.
 REFERENCE_IMAGE_SIZE = 256
@@ -67,6 +69,7 @@ class NoiseSchedule:
 
     Attributes:
         exact_betas: the betas in float64, for files.
+        host_sigmas: ``sigmas`` as a list, for questions that must not wait for a device.
         betas, alphas_cumprod, sigmas: float32 (T,). alphas_cumprod is 1 for variance-exploding schedules.
         signal_scale, noise_scale: float32 (T,), the factors of x_0 and of the noise in x_t.
         posterior_log_variance: float32 (T,), log of the variance of x_{t-1} given x_t and x_0 (Ho et al. 2020, eq. 7;
@@ -111,6 +114,7 @@ class NoiseSchedule:
         self.betas = betas.float()
         self.alphas_cumprod = signal.float()
         self.sigmas = (noise / signal).sqrt().float()
+        self.host_sigmas: list[float] = self.sigmas.tolist()
         self.log_betas = betas.log().float()
         self.posterior_log_variance = posterior_variance.log().float()
         self.fixed_large_log_variance = fixed_large_variance.log().float()
@@ -203,16 +207,15 @@ class NoiseSchedule:
 
     @property
     def num_timesteps(self) -> int:
-        return len(self.betas)
+        return len(self.exact_betas)
 
     def to(self, device: torch.device | str) -> NoiseSchedule:
         """The same schedule on a device. The tables stay float32."""
         if self.betas.device == torch.device(device):
             return self
-        moved = copy.copy(self)
-        for name, table in vars(self).items():
-            if isinstance(table, Tensor):
-                setattr(moved, name, table.to(device))
+        moved, names = copy.copy(self), [name for name, table in vars(self).items() if isinstance(table, Tensor)]
+        tables = torch.stack([getattr(self, name) for name in names])
+        vars(moved).update(zip(names, send(tables, torch.device(device))))  # one copy for all
         return moved
 
     def scales(self, timesteps: Tensor, ndim: int = 4) -> tuple[Tensor, Tensor]:
@@ -227,19 +230,35 @@ class NoiseSchedule:
         This is the rule of denoised smoothing (``ethz-spylab/diffusion_denoised_smoothing``), where the smoothing
         noise on [0, 1] pixels is half of this sigma. ValueError if the schedule never reaches it.
         """
-        reached = (self.sigmas[1:] >= as_number("sigma", sigma, at_least=0)).nonzero()
-        if not len(reached):
-            raise ValueError(f"sigma must be at most {float(self.sigmas[-1]):.4g}, the schedule's last. Got {sigma}")
-        return int(reached[0]) + 1
+        reached = bisect_left(self.host_sigmas, as_number("sigma", sigma, at_least=0), lo=1)
+        if reached == self.num_timesteps:
+            raise ValueError(f"sigma must be at most {self.host_sigmas[-1]:.4g}, the schedule's last. Got {sigma}")
+        return reached
 
     def check_timesteps(self, timesteps: Sequence[int]) -> None:
         """ValueError unless every timestep lies in 0...T-1."""
-        if len(timesteps) and not (min(timesteps) >= 0 and max(timesteps) < self.num_timesteps):
-            wrong = next(t for t in timesteps if not 0 <= t < self.num_timesteps)
-            raise ValueError(f"timesteps must be in 0...{self.num_timesteps - 1} for this network. Got {wrong}")
+        if error := self._error_of(timesteps):
+            raise error
+
+    def checked(self, timesteps: Tensor, device: torch.device, late_checks: LateChecks) -> Tensor:
+        """Integers (B,) as timesteps on a device.
+
+        Those of the CPU are checked. Those of another device are moved into 0...T-1, and the error for others comes in
+        a later call, because reading them would wait for the device.
+        """
+        if timesteps.device.type == "cpu":
+            self.check_timesteps(timesteps.tolist())
+            return send(timesteps, device)
+        return held_within(timesteps, self.num_timesteps, late_checks, self._error_of)
+
+    def _error_of(self, timesteps: Sequence[float]) -> ValueError | None:
+        if not len(timesteps) or (min(timesteps) >= 0 and max(timesteps) < self.num_timesteps):
+            return None
+        wrong = next(t for t in timesteps if not 0 <= t < self.num_timesteps)
+        return ValueError(f"timesteps must be in 0...{self.num_timesteps - 1} for this network. Got {wrong}")
 
     def __repr__(self) -> str:
-        return f"NoiseSchedule(T={self.num_timesteps}, sigmas {self.sigmas[0]:.3g}...{self.sigmas[-1]:.4g})"
+        return f"NoiseSchedule(T={self.num_timesteps}, sigmas {self.host_sigmas[0]:.3g}...{self.host_sigmas[-1]:.4g})"
 
     def __eq__(self, other: Any) -> bool:
         same = isinstance(other, NoiseSchedule) and self.variance_preserving == other.variance_preserving
@@ -290,8 +309,8 @@ def match_timesteps(
         return ()
     steps = list(as_timesteps(timesteps) or ())
     reference.check_timesteps(steps)
-    target = reference.sigmas.cpu()[steps].double() * (image_size / reference_size)
-    sigmas = schedule.sigmas.cpu().double()
+    reference_sigmas, sigmas = (torch.tensor(s.host_sigmas, dtype=torch.float64) for s in (reference, schedule))
+    target = reference_sigmas[steps] * (image_size / reference_size)
     above = torch.searchsorted(sigmas, target).clamp(1, len(sigmas) - 1) if len(sigmas) > 1 else target.long() * 0
     below = (above - 1).clamp(min=0)
     nearest = torch.where(target - sigmas[below] < sigmas[above] - target, below, above)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import as_integer, check_instance
+from ..without_waiting import send
 from .denoiser import Denoiser
 from .functional import diffuse, to_signed, to_unit
 
@@ -26,9 +27,9 @@ def views_over_time(
     check_instance("denoiser", denoiser, Denoiser)
     seed = as_integer("seed", seed, 0)
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(images.shape, generator=generator).repeat(len(timesteps), 1, 1, 1).to(images.device)
+    noise = send(torch.randn(images.shape, generator=generator), images.device).repeat(len(timesteps), 1, 1, 1)
     denoiser.network.schedule.check_timesteps(timesteps)
-    t = torch.tensor(timesteps, device=images.device).repeat_interleave(len(images))
+    t = send(torch.tensor(timesteps).repeat_interleave(len(images)), images.device)
     repeated = images.repeat(len(timesteps), 1, 1, 1)
     denoised = denoiser(repeated, t, noise)
     schedule = denoiser.network.schedule.to(images.device)

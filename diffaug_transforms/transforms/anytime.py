@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..arguments import as_integer, as_number, shown
 from ..images import check_channels, to_batch
+from ..without_waiting import LateChecks
 from .ensemble import DiffAugEnsemble, check_noise, number_of_noisy
 
 #: Sums of float32 probabilities may be off by this. It is added to the bound, so that rounding decides nothing.
@@ -67,6 +68,7 @@ class AnytimeEnsemble(nn.Module):
         self.ensemble = ensemble
         self.confidence = None if confidence is None else as_number("confidence", confidence, above=0, at_most=1)
         self.min_views = as_integer("min_views", min_views, 1)
+        self._late_checks = LateChecks()
 
     def forward(self, images: Tensor) -> Tensor:
         """Log-probabilities (B, K), float32, for B images uint8 or in [0, 1], (..., C, H, W)."""
@@ -82,7 +84,7 @@ class AnytimeEnsemble(nn.Module):
 
         ``noise`` is as in ``DiffAugEnsemble.forward``: ``(|S without 0|, B, C, H, W)``. None draws it.
         """
-        batch, timesteps = to_batch(images), self.ensemble.view_timesteps
+        batch, timesteps = to_batch(images, self._late_checks), self.ensemble.view_timesteps
         check_channels(batch, self.ensemble.denoiser.network.in_channels)
         noise = self.ensemble.draw_noise(batch) if noise is None else noise
         check_noise(noise, number_of_noisy(timesteps), batch)

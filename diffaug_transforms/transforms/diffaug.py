@@ -19,8 +19,11 @@ from ..images import batch_shape, from_batch, to_batch, transform_sample
 from ..labels import LabelsGetter, as_labels_getter
 from ..score import Denoiser, ScoreNetwork
 from ..score.denoiser import as_denoiser
-from ..without_waiting import LateChecks, kept_on
+from ..without_waiting import LateChecks, kept_on, send
 from .workers import pack_generator, unpack_generator, worker_generator
+
+#: If p < 1 and the network is compiled, it gets a multiple of so many images, or all.
+BATCH_MULTIPLE = 8
 
 
 class DiffAug(v2.Transform):
@@ -77,7 +80,7 @@ class DiffAug(v2.Transform):
         labels_getter: LabelsGetter = "default",
         max_batch: int | None = None,
         dtype: torch.dtype | None = None,
-        compile: bool = False,
+        compile: bool | str = False,
         differentiable: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -130,28 +133,36 @@ class DiffAug(v2.Transform):
         choices = self.denoiser.augment_timesteps if self.timesteps is None else self._checked_timesteps()
         index = torch.randint(len(choices), shape[:1], **options)
         noise = torch.randn(shape, **options)
-        selected = torch.rand(shape[:1], **options) < self.p
         table = torch.tensor(choices) if source.type == "cpu" else kept_on(choices, torch.int64, source)
-        params = {"timesteps": table[index].to(device), "noise": noise.to(device)}
-        return params if self.p == 1 else {**params, "selected": selected.to(device)}
+        params = {"timesteps": table[index], "noise": noise}
+        if source != device:
+            params = {name: send(drawn, device) for name, drawn in params.items()}
+        if self.p == 1:
+            return params
+        # On the host if nothing speaks against it: the host has to know how many images the network gets.
+        place = source if generator is not None else "cpu"
+        return {**params, "selected": torch.rand(shape[:1], generator=generator, device=place) < self.p}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Apply a draw, to all images if it has no "selected". The same image and params give the same result.
 
         ``params`` may hold "labels", one integer for each image.
         """
-        if self._late_checks.waiting:
-            self._late_checks.read()
         batch = to_batch(inpt, self._late_checks)
         timesteps, noise, labels = params["timesteps"], params["noise"], params.get("labels")
         selected = params.get("selected")
         if selected is None:
             return from_batch(self.denoiser(batch, timesteps, noise, labels), inpt) if len(batch) else inpt
         index = selected.nonzero().squeeze(-1)
+        given = index
+        if self.denoiser.compile_network:  # again for new sizes, so a few of the others fill the batch up
+            others = (~selected).nonzero().squeeze(-1)
+            given = torch.cat([index, others[: -len(index) % BATCH_MULTIPLE]])
+        index, given = send(index, batch.device), send(given, batch.device)
         labels = self.denoiser.check_labels(labels, batch)
-        labels = None if labels is None else labels[index]
-        views = self.denoiser(batch[index], timesteps[index], noise[index], labels)
-        return from_batch(views, inpt, index)
+        labels = None if labels is None else labels[given]
+        views = self.denoiser(batch[given], timesteps[given], noise[given], labels)
+        return from_batch(views[: len(index)], inpt, index)
 
     def denoise(self, images: Tensor, timesteps: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """The denoiser's call: ``self.denoiser(images, timesteps, noise, labels)``."""

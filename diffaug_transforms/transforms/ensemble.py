@@ -19,7 +19,7 @@ from ..deprecated import renamed_attribute
 from ..images import check_channels, to_batch
 from ..score import Denoiser, ScoreNetwork
 from ..score.denoiser import as_denoiser
-from ..without_waiting import LateChecks, kept_on
+from ..without_waiting import LateChecks, kept_on, send
 
 
 class DiffAugEnsemble(nn.Module):
@@ -61,7 +61,7 @@ class DiffAugEnsemble(nn.Module):
         normalize: Normalize = None,
         max_batch: int | None = None,
         dtype: torch.dtype | None = None,
-        compile: bool = False,
+        compile: bool | str = False,
         differentiable: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -86,8 +86,6 @@ class DiffAugEnsemble(nn.Module):
             images: uint8, or floating point in [0, 1], (..., C, H, W): B images.
             noise: for the timesteps above 0, ``(|S without 0|, B, C, H, W)``. None draws it.
         """
-        if self._late_checks.waiting:
-            self._late_checks.read()
         batch = to_batch(images, self._late_checks)
         if not batch.shape[0]:
             return self.classify(batch[None])[0].log_softmax(dim=-1)
@@ -125,7 +123,8 @@ class DiffAugEnsemble(nn.Module):
         """Noise for all views of images (B, C, H, W): ``(|S without 0|, B, C, H, W)``."""
         source = images.device if self.generator is None else self.generator.device
         shape = (number_of_noisy(self.view_timesteps), *images.shape)
-        return torch.randn(shape, generator=self.generator, device=source).to(images.device)
+        noise = torch.randn(shape, generator=self.generator, device=source)
+        return noise if source == images.device else send(noise, images.device)
 
     def classify(self, views: Tensor) -> Tensor:
         """Logits ``(|S|, B, K)``, float32, of views ``(|S|, B, C, H, W)``, in batches of at most ``max_batch``."""
@@ -210,16 +209,18 @@ class SelfEnsemble(nn.Module):
         self.classifier = classifier
         self.adapt = adapt
         self.normalize = as_normalize(normalize)
+        self._late_checks = LateChecks()
 
     def forward(self, images: Tensor) -> Tensor:
         """Log-probabilities (B, K), float32, for B images uint8 or in [0, 1], (..., C, H, W)."""
-        batch = to_batch(images)
+        batch = to_batch(images, self._late_checks)
         adapted = self.adapt(batch) if batch.shape[0] else batch
         if not isinstance(adapted, Tensor):
             raise TypeError(f"adapt must return images, a tensor. Got {shown(adapted)}")
         if adapted.shape != batch.shape:
             raise ValueError(f"adapt must return its images' shape, {tuple(batch.shape)}. Got {tuple(adapted.shape)}")
-        logits = [logits_of(self.classifier, self.normalize, seen) for seen in (batch, to_batch(adapted))]
+        both = (batch, to_batch(adapted, self._late_checks))
+        logits = [logits_of(self.classifier, self.normalize, seen) for seen in both]
         return log_mean_probabilities(torch.stack(logits))
 
     @torch.no_grad()

@@ -181,7 +181,7 @@ def test_nothing_is_a_label_unless_asked_for(null_conditional):
         ({"generator": 42}, "generator must be a torch.Generator or None. Got 42"),
         ({"p": "0.5"}, "p must be a number. Got '0.5'"),
         ({"dtype": "bfloat16"}, "dtype must be a torch.dtype"),
-        ({"compile": "yes"}, "compile must be True or False. Got 'yes'"),
+        ({"compile": "yes"}, "compile must be True, False, or one of default, .* Got 'yes'"),
         ({"timesteps": 0.5}, "timesteps must be integers, or one integer. Got 0.5"),
         ({"timesteps": "3"}, "timesteps must be integers, or one integer. Got '3'"),
         ({"max_batch": 1.5}, "max_batch must be an integer. Got 1.5"),
