@@ -23,9 +23,10 @@ Operation = Callable[[Tensor, float, int], Tensor]
 
 
 def warp(image: Tensor, matrix: Sequence[float]) -> Tensor:
-    """Move an image's pixels. (x, y), in pixels from its centre, shows what was at (a x + b y + c, d x + e y + f).
+    """Move an image's pixels, with bilinear interpolation. What comes from outside of the image is 0.
 
-    The matrix is (a, b, c, d, e, f). torchvision's ``affine`` computes the same, but waits for a device.
+    The matrix is (a, b, c, d, e, f). The pixel at (x, y), counted from the centre, becomes the one that was at
+    (a x + b y + c, d x + e y + f). torchvision's ``affine`` computes the same, but the host waits for the device there.
     """
     height, width = image.shape[-2:]
     x, y = (torch.linspace((1 - side) / 2, (side - 1) / 2, side, device=image.device) for side in (width, height))

@@ -69,7 +69,7 @@ def test_shear_moves_rows_in_proportion_to_their_distance_from_the_corner(name, 
 
 @pytest.mark.parametrize("height", [1, 16, 33])
 def test_geometry_is_exactly_torchvisions(height):
-    """Whose own functions wait for a device."""
+    """AugMix does not call torchvision's own functions, because they wait for a device."""
     image = F.resize(contracts.images(SIZE, 1, torch.uint8)[0], [height, 20])
     for level, sign in ((0.1, 1), (2.7, -1), (6.0, 1), (10.0, -1)):
         shear = math.degrees(math.atan(sign * level * 0.03))

@@ -114,12 +114,12 @@ class DeepAugment(v2.Transform):
         return transform_sample(self, inputs if len(inputs) > 1 else inputs[0])
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw for each sample of the first image. ``transform`` replays a draw. The draws are on the CPU.
+        """Draw for each sample of the first image. ``transform`` replays a draw.
 
         Returns:
-            ``network_seed`` int64 (B,): the network depends on it alone, so images with equal seeds share a network.
-            "noise2net" adds ``epsilon`` float32 (B,). "edsr" and "cae" add ``feature_seed`` int64 (B,), which decides
-            how the features are corrupted.
+            Tensors on the CPU. ``network_seed`` int64 (B,): the network depends on it alone, so images with equal
+            seeds share a network. "noise2net" adds ``epsilon`` float32 (B,). "edsr" and "cae" add ``feature_seed``
+            int64 (B,), which decides how the features are corrupted.
         """
         (batch, *_), _ = batch_shape(flat_inputs[0])
         generator = None if self.generator is None else worker_generator(self)
@@ -139,7 +139,7 @@ class DeepAugment(v2.Transform):
         return {"network_seed": torch.tensor(network_seeds, dtype=torch.int64), "feature_seed": features.cpu()}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Apply a draw. The same image and draw give the same result in any batch."""
+        """Apply a draw. The same image and draw give the same result in any batch, on a GPU up to rounding."""
         images = to_batch(inpt)
         check_channels(images, 3)
         if not len(images):

@@ -46,8 +46,8 @@ def pick_several(n: int, draws: int, generator: Generator) -> list[int]:
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
-    """Values of the CPU on a device. The host does not wait for the copy, which needs pinned memory for that."""
-    if device.type == "cuda" and torch.cuda.is_initialized():
+    """Values on a device. The host does not wait for a copy to a GPU, because that is made from pinned memory."""
+    if values.is_cpu and device.type == "cuda" and torch.cuda.is_initialized():
         values = values.pin_memory()
     return values.to(device, non_blocking=True)
 
