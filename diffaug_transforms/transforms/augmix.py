@@ -3,31 +3,55 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
+from torch.nn.functional import grid_sample
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from ..arguments import as_integer, as_number, as_optional_integer
 from ..images import batch_shape, check_channels, from_batch, to_batch, to_dtype, transform_sample
+from .deepaugment.weights import send
 
-# An operation takes an image, a level in [0, 10] and a sign. Magnitudes are those of augmentations.py in
+# An operation takes an image (C, H, W), a level in [0, 10] and a sign. Magnitudes are those of augmentations.py in
 # google-research/augmix: level 10 is an operation's largest magnitude, smaller levels scale it linearly, and int()
 # rounds towards zero as it does there.
-Operation = Callable[[Any, float, int], Any]
+Operation = Callable[[Tensor, float, int], Tensor]
 
 
-def rotate(image: Any, level: float, sign: int) -> Any:
-    return F.rotate(image, sign * int(level * 30 / 10), InterpolationMode.BILINEAR)
+def warp(image: Tensor, matrix: Sequence[float]) -> Tensor:
+    """Move an image's pixels, with bilinear interpolation. What comes from outside of the image is 0.
+
+    The matrix is (a, b, c, d, e, f). The pixel at (x, y), counted from the centre, becomes the one that was at
+    (a x + b y + c, d x + e y + f). torchvision's ``affine`` computes the same, but the host waits for the device there.
+    """
+    height, width = image.shape[-2:]
+    x, y = (torch.linspace((1 - side) / 2, (side - 1) / 2, side, device=image.device) for side in (width, height))
+    rows, columns = torch.meshgrid(y, x, indexing="ij")
+    places = torch.stack([columns, rows, torch.ones_like(rows)], dim=-1).reshape(1, -1, 3)
+    scaled = torch.tensor(matrix).reshape(1, 2, 3) / torch.tensor([[width / 2], [height / 2]])
+    grid = (places @ send(scaled, image.device).mT).reshape(1, height, width, 2)
+    return grid_sample(image[None].float(), grid, align_corners=False)[0].round().to(image.dtype)
 
 
-def affine(image: Any, shear: tuple[float, float] = (0, 0), translate: tuple[int, int] = (0, 0)) -> Any:
-    """Shear by factors (x, y) about the top left corner, or translate by whole pixels."""
-    degrees = [math.degrees(math.atan(factor)) for factor in shear]
-    return F.affine(image, 0, list(translate), 1, degrees, InterpolationMode.BILINEAR, center=[0, 0])
+def rotate(image: Tensor, level: float, sign: int) -> Tensor:
+    angle = math.radians(sign * int(level * 30 / 10))
+    return warp(image, (math.cos(angle), -math.sin(angle), 0, math.sin(angle), math.cos(angle), 0))
+
+
+def shear_x(image: Tensor, level: float, sign: int) -> Tensor:
+    """About the top left corner."""
+    factor = sign * level * 0.3 / 10
+    return warp(image, (1, factor, factor * image.shape[-2] / 2, 0, 1, 0))
+
+
+def shear_y(image: Tensor, level: float, sign: int) -> Tensor:
+    """About the top left corner."""
+    factor = sign * level * 0.3 / 10
+    return warp(image, (1, 0, 0, factor, 1, factor * image.shape[-1] / 2))
 
 
 def third(side: int, level: float, sign: int) -> int:
@@ -42,10 +66,10 @@ OPERATIONS: dict[str, Operation] = {
     "posterize": lambda image, level, sign: F.posterize(image, 4 - int(level * 4 / 10)),
     "rotate": rotate,
     "solarize": lambda image, level, sign: F.solarize(image, 256 - int(level * 256 / 10)),
-    "shear_x": lambda image, level, sign: affine(image, shear=(sign * level * 0.3 / 10, 0)),
-    "shear_y": lambda image, level, sign: affine(image, shear=(0, sign * level * 0.3 / 10)),
-    "translate_x": lambda image, level, sign: affine(image, translate=(third(F.get_size(image)[1], level, sign), 0)),
-    "translate_y": lambda image, level, sign: affine(image, translate=(0, third(F.get_size(image)[0], level, sign))),
+    "shear_x": shear_x,
+    "shear_y": shear_y,
+    "translate_x": lambda image, level, sign: warp(image, (1, 0, -third(image.shape[-1], level, sign), 0, 1, 0)),
+    "translate_y": lambda image, level, sign: warp(image, (1, 0, 0, 0, 1, -third(image.shape[-2], level, sign))),
 }
 _IN_ORDER = tuple(OPERATIONS.values())
 
@@ -116,7 +140,7 @@ class AugMix(v2.Transform):
             raise ValueError(f"images must be as many as drawn, {len(params['strength'])}. Got {len(batch)}")
         draws = zip(*(params[name].tolist() for name in ("operations", "levels", "signs", "weights")))
         mixtures = [self._mix_chains(image, *draw) for image, draw in zip(to_dtype(batch, torch.uint8), draws)]
-        strength = params["strength"].to(batch.device).reshape(-1, 1, 1, 1)
+        strength = send(params["strength"], batch.device).reshape(-1, 1, 1, 1)
         return from_batch(torch.lerp(batch, torch.stack(mixtures), strength), inpt)
 
     def _mix_chains(self, image: Tensor, operations: Any, levels: Any, signs: Any, weights: list[float]) -> Tensor:

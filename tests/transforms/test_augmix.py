@@ -67,6 +67,24 @@ def test_shear_moves_rows_in_proportion_to_their_distance_from_the_corner(name, 
     assert math.isclose(middle, 0.3 * 8.5, abs_tol=0.3)
 
 
+@pytest.mark.parametrize("height", [1, 16, 33])
+def test_geometry_is_exactly_torchvisions(height):
+    """AugMix does not call torchvision's own functions, because they wait for a device."""
+    image = F.resize(contracts.images(SIZE, 1, torch.uint8)[0], [height, 20])
+    for level, sign in ((0.1, 1), (2.7, -1), (6.0, 1), (10.0, -1)):
+        shear = math.degrees(math.atan(sign * level * 0.03))
+        shifts = [sign * int(level * side / 30) for side in (20, height)]
+        expected = {
+            "rotate": F.rotate(image, sign * int(level * 3), v2.InterpolationMode.BILINEAR),
+            "shear_x": F.affine(image, 0, [0, 0], 1, [shear, 0], v2.InterpolationMode.BILINEAR, center=[0, 0]),
+            "shear_y": F.affine(image, 0, [0, 0], 1, [0, shear], v2.InterpolationMode.BILINEAR, center=[0, 0]),
+            "translate_x": F.affine(image, 0, [shifts[0], 0], 1, [0, 0], v2.InterpolationMode.BILINEAR),
+            "translate_y": F.affine(image, 0, [0, shifts[1]], 1, [0, 0], v2.InterpolationMode.BILINEAR),
+        }
+        for name, moved in expected.items():
+            assert torch.equal(OPERATIONS[name](image, level, sign), moved), name
+
+
 def test_a_mix_is_the_weighted_sum_of_its_chains():
     image = contracts.images(SIZE, 1, torch.uint8)
     draw = params("equalize", 1.0, strength=0.25)

@@ -10,6 +10,7 @@ import itertools
 import math
 import pickle
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -17,8 +18,10 @@ import torch.nn.functional as F
 
 from diffaug_transforms.transforms.deepaugment import DeepAugment, edsr, noise2net
 from diffaug_transforms.transforms.deepaugment.transform import PRETRAINED
+from diffaug_transforms.transforms.deepaugment.weights import send
 from tests import contracts
 from tests.hub_server import run_python, serve_hub
+from tests.pretend_device import PretendedDevices
 from tests.transforms.deepaugment_files import SHAPES, generator, random_weights
 
 SIZE = 16
@@ -108,6 +111,55 @@ def test_images_that_share_a_seed_share_the_network(make):
     assert not torch.equal(output[0], output[1])
     params["feature_seed"] = torch.tensor([4, 5, 6])
     assert not torch.equal(transform.transform(batch, params)[0], transform.transform(batch, params)[2])
+
+
+def test_a_device_gets_the_loaded_weights_once_and_then_the_changed_ones(make, monkeypatch):
+    """Enough draws to meet every corruption of weights, features and codes. None of them waits for the device."""
+    sent = []
+    name = "diffaug_transforms.transforms.deepaugment.transform.send"
+    monkeypatch.setattr(name, lambda value, device: sent.append(value) or send(value, device))
+    augment, draws = make(), 40
+    images = contracts.images(SIZE, draws, torch.uint8)
+    params = {"network_seed": torch.arange(draws), "feature_seed": torch.arange(draws) + 1000}
+    expected = augment.transform(images, params)
+    with PretendedDevices() as devices:
+        for device in (torch.device("cuda:0"), torch.device("cuda:1")):
+            on_device = images.to(device)
+            augment.transform(on_device[:1], {name: values[:1] for name, values in params.items()})
+            devices.syncs.clear()
+            sent.clear()
+            output = augment.transform(on_device, params)
+            assert devices.syncs == []
+            assert draws / 2 < len(sent) < 10 * draws
+            assert (output.cpu().int() - expected.int()).abs().max() <= 1
+        copied = pickle.loads(pickle.dumps(augment))
+        assert torch.equal(copied.transform(images, params), expected)
+
+
+def test_two_threads_use_one_transform_on_two_devices(make):
+    augment, images = make(), contracts.images(SIZE, 4, torch.uint8)
+    params = {"network_seed": torch.tensor([1, 1, 2, 3]), "feature_seed": torch.arange(4)}
+    expected = augment.transform(images, params)
+    with PretendedDevices(), ThreadPoolExecutor(2) as pool:
+        copies = [images.to(torch.device("cuda", i % 2)) for i in range(6)]
+        for copied, output in zip(copies, pool.map(lambda copied: augment.transform(copied, params), copies)):
+            assert output.device == copied.device
+            assert (output.cpu().int() - expected.int()).abs().max() <= 1
+
+
+def test_images_of_a_part_have_their_own_noise2net(monkeypatch):
+    """All kernel sizes and dilations, alone on the CPU, and on a device in parts of three images."""
+    images, seeds, epsilons = contracts.images(SIZE, 10), list(range(10)), [0.1 * i for i in range(10)]
+    expected = noise2net.noise2net(images, seeds, epsilons)
+    assert torch.equal(noise2net.noise2net(images[4:5], [4], [0.4]), expected[4:5])
+    torch.testing.assert_close(noise2net.run_part(images, seeds, epsilons), expected, rtol=0, atol=1e-4)
+    monkeypatch.setattr(noise2net, "DEVICE_PIXELS", 3 * SIZE * SIZE)
+    sizes, run_part = [], noise2net.run_part
+    monkeypatch.setattr(noise2net, "run_part", lambda part, *draws: sizes.append(len(part)) or run_part(part, *draws))
+    with PretendedDevices():
+        output = noise2net.noise2net(images.to("cuda:0"), seeds, epsilons)
+        torch.testing.assert_close(output.cpu(), expected, rtol=0, atol=1e-4)
+    assert sizes == [3, 3, 3, 1]
 
 
 def test_epsilon_is_uniform_in_the_upper_half():
@@ -206,7 +258,7 @@ def test_resizing_to_the_originals_sizes(files):
     """The short side goes to 128, the result back to the image's size."""
     seen = []
     augment = DeepAugment("edsr", weights=files["edsr"])
-    augment._load()
+    augment._load(torch.device("cpu"))
     kind = PRETRAINED["edsr"]
     spy = kind._replace(
         run=lambda image, weights, source: seen.append(image.shape) or F.interpolate(image, scale_factor=4)

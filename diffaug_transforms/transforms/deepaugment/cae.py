@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from . import weights as change
-from .weights import Change, Shapes, Weights, keep, load_weights, pick, pick_several, random_signs, uniform
+from .weights import Change, Shapes, Weights, keep, load_weights, pick, pick_several, random_signs, send, uniform
 
 #: Weight shapes in the order of the network. The two transposed convolutions have their outputs second.
 LAYERS: Shapes = {
@@ -111,8 +111,8 @@ def negate_pixels(code: Tensor, generator: Generator) -> Tensor:
 
 def permute_channels(code: Tensor, generator: Generator) -> Tensor:
     """Shuffle the first ten channels."""
-    order = torch.randperm(10, generator=generator).tolist()
-    return code[:, order + list(range(10, code.shape[1]))]
+    order = torch.cat([torch.randperm(10, generator=generator), torch.arange(10, code.shape[1])])
+    return code[:, send(order, code.device)]
 
 
 def flip_channels(code: Tensor, generator: Generator) -> Tensor:
@@ -128,38 +128,44 @@ def flip_code(code: Tensor, generator: Generator) -> Tensor:
     return code.flip(pick(((-2,), (-1,), (-2, -1)), generator))
 
 
-def identity_kernel(code: Tensor) -> Tensor:
-    """The 3x3 convolution that changes nothing."""
-    kernel = code.new_zeros(code.shape[1], code.shape[1], 3, 3)
-    kernel[range(len(kernel)), range(len(kernel)), 1, 1] = 1
+def identity_kernel(channels: int) -> Tensor:
+    """The 3x3 convolution that changes nothing, on the CPU."""
+    kernel = torch.zeros(channels, channels, 3, 3)
+    kernel[range(channels), range(channels), 1, 1] = 1
     return kernel
+
+
+def convolve_code(code: Tensor, kernel: Tensor) -> Tensor:
+    return F.conv2d(code, send(kernel, code.device), padding=1)
 
 
 def mix_channels(code: Tensor, generator: Generator) -> Tensor:
     """Convolve with the identity plus uniform noise in [-0.1, 0.1]."""
-    kernel = identity_kernel(code)
-    return F.conv2d(code, kernel + 0.2 * (uniform(kernel.shape, kernel, generator) - 0.5), padding=1)
+    kernel = identity_kernel(code.shape[1])
+    return convolve_code(code, kernel + 0.2 * (uniform(kernel.shape, kernel, generator) - 0.5))
 
 
 def add_channels(code: Tensor, generator: Generator) -> Tensor:
     """Add to each channel, with probability 1/2, another channel shifted by at most 1."""
-    kernel, channels = identity_kernel(code), code.shape[1]
+    channels = code.shape[1]
+    kernel = identity_kernel(channels)
     for channel in range(channels):
         if torch.rand((), generator=generator) < 0.5:
             other, (row, column) = pick(range(channels), generator), pick_several(3, 2, generator)
             kernel[channel, other, row, column] = 1
-    return F.conv2d(code, kernel, padding=1)
+    return convolve_code(code, kernel)
 
 
 def shift_channels(code: Tensor, generator: Generator) -> Tensor:
     """Shift channels by at most 1. With probability 0.2 a channel draws its own shift, else it takes the last one."""
-    kernel = torch.zeros_like(identity_kernel(code))
+    channels = code.shape[1]
+    kernel = torch.zeros(channels, channels, 3, 3)
     row, column = pick_several(3, 2, generator)
-    for channel in range(code.shape[1]):
+    for channel in range(channels):
         if torch.rand((), generator=generator) < 0.2:
             row, column = pick_several(3, 2, generator)
         kernel[channel, channel, row, column] = 1
-    return F.conv2d(code, kernel, padding=1)
+    return convolve_code(code, kernel)
 
 
 #: A change before the code becomes bits, and one after. One row is drawn per image.

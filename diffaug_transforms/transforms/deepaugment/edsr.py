@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from . import weights as change
-from .weights import Change, Shapes, Weights, keep, load_weights, pick, pick_several, random_signs, uniform
+from .weights import Change, Shapes, Weights, keep, load_weights, pick, pick_several, random_signs, send, uniform
 
 BLOCKS = 16
 FEATURES = 64
@@ -119,7 +119,7 @@ def swap_channels(x: Tensor, generator: Generator) -> Tensor:
     for _ in range(5):
         first, second = pick_several(len(order), 2, generator)
         order[first], order[second] = order[second], order[first]
-    return x[:, order]
+    return x[:, send(torch.tensor(order), x.device)]
 
 
 def drop_features(x: Tensor, generator: Generator) -> Tensor:

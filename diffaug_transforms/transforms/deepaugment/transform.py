@@ -18,11 +18,12 @@ from ..workers import pack_generator, unpack_generator, worker_generator
 from .cae import cae, corrupt_cae_weights, load_cae
 from .edsr import corrupt_edsr_weights, edsr, load_edsr
 from .noise2net import MAX_EPSILON, noise2net
-from .weights import Weights
+from .weights import Weights, send
 
 #: Probability that an image gets a newly corrupted network instead of the one of the image before it.
 REDRAW_PROBABILITY = 0.05
 SEEDS = 2**63 - 1
+CPU = torch.device("cpu")
 EDSR_ADVICE = (
     "Check the connection, or pass a local copy, DeepAugment('edsr', weights=PATH), or use 'noise2net', which needs "
     "no weights."
@@ -106,7 +107,7 @@ class DeepAugment(v2.Transform):
         self.max_epsilon = as_number("max_epsilon", max_epsilon, at_least=0, at_most=10)
         self.generator = generator
         self._network_seed: int | None = None
-        self._loaded: Weights | None = None
+        self._loaded: dict[torch.device, Weights] = {}
 
     def forward(self, *inputs: Any) -> Any:
         """The inputs with their images augmented. Everything else in them comes back as the same objects."""
@@ -116,17 +117,17 @@ class DeepAugment(v2.Transform):
         """Draw for each sample of the first image. ``transform`` replays a draw.
 
         Returns:
-            ``network_seed`` int64 (B,): the network depends on it alone, so images with equal seeds share a network.
-            "noise2net" adds ``epsilon`` float32 (B,). "edsr" and "cae" add ``feature_seed`` int64 (B,), which decides
-            how the features are corrupted.
+            Tensors on the CPU. ``network_seed`` int64 (B,): the network depends on it alone, so images with equal
+            seeds share a network. "noise2net" adds ``epsilon`` float32 (B,). "edsr" and "cae" add ``feature_seed``
+            int64 (B,), which decides how the features are corrupted.
         """
-        (batch, *_), device = batch_shape(flat_inputs[0])
+        (batch, *_), _ = batch_shape(flat_inputs[0])
         generator = None if self.generator is None else worker_generator(self)
-        options: Any = {"generator": generator, "device": device if generator is None else generator.device}
+        options: Any = {"generator": generator, "device": CPU if generator is None else generator.device}
         seeds = torch.randint(SEEDS, (batch,), **options)
         if self.network == "noise2net":
             epsilon = self.max_epsilon * (1 + torch.rand(batch, **options)) / 2
-            return {"network_seed": seeds.to(device), "epsilon": epsilon.to(device)}
+            return {"network_seed": seeds.cpu(), "epsilon": epsilon.cpu()}
         redraw = torch.rand(batch, **options) < REDRAW_PROBABILITY
         features = torch.randint(SEEDS, (batch,), **options)
         # An image that draws no network of its own takes that of the image before it.
@@ -135,11 +136,10 @@ class DeepAugment(v2.Transform):
             if drawn or self._network_seed is None:
                 self._network_seed = seed
             network_seeds.append(self._network_seed)
-        repeated = torch.tensor(network_seeds, dtype=torch.int64, device=device)
-        return {"network_seed": repeated, "feature_seed": features.to(device)}
+        return {"network_seed": torch.tensor(network_seeds, dtype=torch.int64), "feature_seed": features.cpu()}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Apply a draw. The same image and draw give the same result in any batch."""
+        """Apply a draw. The same image and draw give the same result in any batch, on a GPU up to rounding."""
         images = to_batch(inpt)
         check_channels(images, 3)
         if not len(images):
@@ -148,39 +148,47 @@ class DeepAugment(v2.Transform):
             raise ValueError(f"images must be as many as drawn, {len(params['network_seed'])}. Got {len(images)}")
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             if self.network == "noise2net":
-                draws = zip(images.split(1), params["network_seed"].tolist(), params["epsilon"])
-                views = torch.cat([noise2net(image, seed, epsilon) for image, seed, epsilon in draws])
+                views = noise2net(images, params["network_seed"].tolist(), params["epsilon"].tolist())
             else:
                 views = self._pretrained(images, params)
         return from_batch(views, inpt)
 
     def _pretrained(self, images: Tensor, params: dict[str, Any]) -> Tensor:
         """One image at a time, because each has its own corrupted features. Each distinct network is made once."""
-        kind, weights = PRETRAINED[self.network], self._load()
+        kind, device = PRETRAINED[self.network], images.device
+        weights, on_device = self._load(CPU), self._load(device)
         seeds, feature_seeds = params["network_seed"].tolist(), params["feature_seed"].tolist()
         views = torch.empty_like(images)
         for seed in set(seeds):
             corrupted = kind.corrupt(weights, Generator().manual_seed(seed))
-            corrupted = {name: value.to(images.device) for name, value in corrupted.items()}
+            network = {
+                name: on_device[name] if value is weights[name] else send(value, device)
+                for name, value in corrupted.items()
+            }
             for i in [i for i, other in enumerate(seeds) if other == seed]:
                 small = F.resize(images[i : i + 1], [self.size or kind.size], antialias=True)
-                view = kind.run(small, corrupted, Generator().manual_seed(feature_seeds[i]))
+                view = kind.run(small, network, Generator().manual_seed(feature_seeds[i]))
                 views[i] = F.resize(view, list(images.shape[-2:]), antialias=True)[0]
         return views
 
-    def _load(self) -> Weights:
-        if self._loaded is None:
-            try:
-                hub = ("eugenesiow/edsr-base", "pytorch_model_4x.pt")
-                path = download_file(*hub) if self.weights is None else Path(self.weights).expanduser()
-            except OSError as error:
-                raise OSError(str(error).replace(ADVICE, EDSR_ADVICE)) from error
-            self._loaded = PRETRAINED[self.network].load(path)
-        return self._loaded
+    def _load(self, device: torch.device) -> Weights:
+        """The weights as they are in the file. They stay on each device that has had images."""
+        if device not in self._loaded:
+            on_cpu = self._read() if device == CPU else self._load(CPU)
+            self._loaded[device] = {name: value.to(device) for name, value in on_cpu.items()}
+        return self._loaded[device]
+
+    def _read(self) -> Weights:
+        try:
+            hub = ("eugenesiow/edsr-base", "pytorch_model_4x.pt")
+            path = download_file(*hub) if self.weights is None else Path(self.weights).expanduser()
+        except OSError as error:
+            raise OSError(str(error).replace(ADVICE, EDSR_ADVICE)) from error
+        return PRETRAINED[self.network].load(path)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the loaded weights out, so that pickles stay small. Copies load them again."""
-        return pack_generator({**vars(self), "_loaded": None})
+        return pack_generator({**vars(self), "_loaded": {}})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(unpack_generator(state))

@@ -45,9 +45,16 @@ def pick_several(n: int, draws: int, generator: Generator) -> list[int]:
     return torch.randint(n, (draws,), generator=generator).tolist()
 
 
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """Values on a device. The host does not wait for a copy to a GPU, because that is made from pinned memory."""
+    if values.is_cpu and device.type == "cuda" and torch.cuda.is_initialized():
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
 def uniform(shape: Sequence[int], like: Tensor, generator: Generator) -> Tensor:
     """Uniform in [0, 1). The draw is on the CPU, so a seed gives the same numbers on every device."""
-    return torch.rand(*shape, generator=generator).to(like)
+    return send(torch.rand(*shape, generator=generator), like.device).to(like.dtype)
 
 
 def random_signs(shape: Sequence[int], like: Tensor, generator: Generator, positive: float = 0.5) -> Tensor:
