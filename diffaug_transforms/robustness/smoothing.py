@@ -119,7 +119,14 @@ class DenoisedSmoothing(nn.Module):
     @property
     def timestep(self) -> int:
         """The network's timestep for noise 2 sigma; 145, 259, 396 of linear-1000 for sigma 0.25, 0.5, 1. Loads it."""
-        return noise_level(self.denoiser.network.schedule, self.sigma)[0]
+        return self._noise_level(self.sigma)[0]
+
+    @torch.compiler.assume_constant_result  # for a compiled program, which cannot look sigma up
+    def _noise_level(self, sigma: float) -> tuple[int, float]:
+        """The timestep for sigma, and the schedule's own sigma at that timestep."""
+        schedule = self.denoiser.network.schedule
+        timestep = find_timestep(schedule, sigma)
+        return timestep, schedule.host_sigmas[timestep]
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K), float32, for ONE draw per image, for images uint8 or in [0, 1], (B, C, H, W).
@@ -137,7 +144,7 @@ class DenoisedSmoothing(nn.Module):
 
     def denoise(self, images: Tensor, noise: Tensor) -> Tensor:
         """Denoised images in [0, 1] of ``images + sigma * noise``; the arguments are those of ``classify``."""
-        t, sigma_of_t = noise_level(self.denoiser.network.schedule, self.sigma)
+        t, sigma_of_t = self._noise_level(self.sigma)
         timesteps = torch.full((len(images),), t, device=images.device)
         # Diffusing adds noise of sigmas[t] to an image in [-1, 1]; this makes it 2 sigma.
         scaled = noise * (2 * self.sigma / sigma_of_t)
@@ -224,12 +231,6 @@ def find_timestep(schedule: NoiseSchedule, sigma: float) -> int:
     if sigma > last:
         raise ValueError(f"sigma must be at most {last:.4g}, half of the schedule's last. Got {sigma}")
     return schedule.timestep_for_sigma(2 * sigma)
-
-
-def noise_level(schedule: NoiseSchedule, sigma: float) -> tuple[int, float]:
-    """``find_timestep``, and the schedule's own sigma at that timestep."""
-    timestep = find_timestep(schedule, sigma)
-    return timestep, schedule.host_sigmas[timestep]
 
 
 def _check_draws(failure_probability: float, **numbers: int) -> None:

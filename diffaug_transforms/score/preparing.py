@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from .network import ScoreNetwork
 
@@ -48,9 +49,38 @@ def prepare(
     """Move a network, which is changed, to a device: frozen, in eval mode, in the fast dtype and layout there."""
     network = network.requires_grad_(False).eval().to(device, dtype or fast_dtype(device))
     network = network.to(memory_format=fast_layout(device, differentiable))
+    replace_upsampling(network.unet)
     if checkpointing:
         network.unet.enable_gradient_checkpointing()  # type: ignore[operator]
     return network
+
+
+class Upsample(nn.Module):
+    """diffusers' Upsample2D in one layout: nearest neighbours, and a convolution if it has one.
+
+    The original makes maps contiguous for 64 images and more, because of an old fault of PyTorch. That costs time, and
+    a compiled network is compiled once more for it.
+    """
+
+    def __init__(self, conv: nn.Module | None) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor, output_size: Any = None) -> Tensor:
+        if 4 * x.numel() >= 2**31:  # the channels-last kernel of CUDA counts no further (pytorch/pytorch 141831)
+            x = x.contiguous()
+        size = {"scale_factor": 2.0} if output_size is None else {"size": output_size}
+        x = interpolate(x, mode="nearest", **size)
+        return x if self.conv is None else self.conv(x)
+
+
+def replace_upsampling(unet: nn.Module) -> None:
+    """Put ``Upsample`` for each Upsample2D of a diffusers U-Net."""
+    for parent in list(unet.modules()):
+        for name, child in parent.named_children():
+            if type(child).__name__ == "Upsample2D" and child.norm is None and not child.use_conv_transpose:
+                convs = dict(child.named_children()).values()
+                setattr(parent, name, Upsample(next(iter(convs), None)))
 
 
 def for_many_images(network: ScoreNetwork) -> ScoreNetwork:

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 from ..arguments import as_integer, as_number, as_optional_integer
 from ..images import batch_shape, check_channels, from_batch, to_batch, to_dtype, transform_sample
-from .deepaugment.weights import send
+from ..without_waiting import LateChecks, send
 
 # An operation takes an image (C, H, W), a level in [0, 10] and a sign. Magnitudes are those of augmentations.py in
 # google-research/augmix: level 10 is an operation's largest magnitude, smaller levels scale it linearly, and int()
@@ -104,6 +104,7 @@ class AugMix(v2.Transform):
         self.severity = as_number("severity", severity, at_least=0.1, at_most=10)
         self.width = as_integer("width", width, 1)
         self.depth = as_optional_integer("depth", depth, 1)
+        self._late_checks = LateChecks()
 
     def forward(self, *inputs: Any) -> Any:
         """The inputs with their images augmented. Everything else in them comes back as the same objects."""
@@ -132,7 +133,7 @@ class AugMix(v2.Transform):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Apply a draw. The same image and draw give the same result."""
-        batch = to_batch(inpt)
+        batch = to_batch(inpt, self._late_checks)
         if not len(batch):
             return inpt
         check_channels(batch, 1, 3)

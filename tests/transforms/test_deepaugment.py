@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from diffaug_transforms.transforms.deepaugment import DeepAugment, edsr, noise2net
 from diffaug_transforms.transforms.deepaugment.transform import PRETRAINED
-from diffaug_transforms.transforms.deepaugment.weights import send
+from diffaug_transforms.without_waiting import send
 from tests import contracts
 from tests.hub_server import run_python, serve_hub
 from tests.pretend_device import PretendedDevices

@@ -9,14 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch._subclasses import FakeTensorMode
 from torchvision.transforms import v2
 
 from diffaug_transforms import DiffAug, DiffAugEnsemble
+from diffaug_transforms.robustness import DenoisedSmoothing
 from diffaug_transforms.score import Denoiser
 from tests import contracts
 
 SIZE = 16
+#: Of batches: from 1 to 70, and around all that kernels and layers distinguish.
+SIZES = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 70)
 IMAGES, NOISE = contracts.images(SIZE, batch=2), contracts.draw(2, 2, 3, SIZE, SIZE)
 
 
@@ -61,6 +65,65 @@ def test_a_cold_transform_compiles(folder):
         views = transform(images)
         assert views.shape == images.shape
         assert not torch.equal(views, images)
+
+
+@pytest.fixture
+def cores(classifier, folder, make):
+    """The calls that compile whole, each a function of (images, noise): a new object of its own that has loaded."""
+
+    def diffaug(images, noise):
+        params = {"timesteps": torch.full((len(images),), 200), "noise": noise}
+        return augment.transform(images, params)
+
+    augment = DiffAug(folder, dtype=torch.float32)
+    ensemble, smoothed = make(), DenoisedSmoothing(classifier, folder, dtype=torch.float32)
+    for user in (augment, ensemble, smoothed):
+        user.denoiser.load()
+    return {
+        "DiffAug": diffaug,
+        "DiffAugEnsemble": lambda images, noise: ensemble(images, torch.stack([noise, noise])),
+        "DenoisedSmoothing": smoothed.classify,
+    }
+
+
+@pytest.mark.parametrize("name", ["DiffAug", "DiffAugEnsemble", "DenoisedSmoothing"])
+def test_a_core_compiles_whole_and_seldom_again(cores, name):
+    """For batches of 1 to 70 images it is compiled three times at most: for one image, and for fewer and more than 16,
+    for which PyTorch's convolutions on CPUs differ."""
+    torch.compiler.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(cores[name], fullgraph=True, backend=counter)
+    for batch in SIZES:
+        images, noise = contracts.images(SIZE, batch=batch), contracts.draw(batch, 3, SIZE, SIZE)
+        answer = compiled(images, noise)
+        if batch < 4 or batch == 70:
+            torch.testing.assert_close(answer, cores[name](images, noise), rtol=0, atol=1e-5)
+    assert counter.frame_count <= 3
+
+
+def test_compile_option_compiles_seldom_again(folder, monkeypatch):
+    """Also if p < 1, for which a few of the other images fill the batch up."""
+    torch.compiler.reset()
+    counter, compile_module = CompileCounter(), nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda module, mode: compile_module(module, backend=counter))
+    augment = DiffAug(folder, dtype=torch.float32, compile=True, p=0.5)
+    sizes = []
+    augment.denoiser.ready("cpu").unet.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    for batch in SIZES:
+        images = contracts.images(SIZE, batch=batch)
+        views = contracts.seeded(augment, images)
+        changed = (views != images).flatten(1).any(1)
+        assert 0.1 < changed.float().mean() < 0.9 or batch < 16
+    assert counter.frame_count <= 3
+    assert sizes and all(size % 8 == 0 or size in SIZES for size in sizes)
+
+
+@pytest.mark.parametrize("mode", [True, "reduce-overhead"])
+def test_compile_option_takes_a_mode(network, monkeypatch, mode):
+    modes = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module, mode: modes.append(mode))
+    Denoiser(network, compile=mode).ready("cpu")
+    assert modes == [None if mode is True else mode]
 
 
 def test_compile_option_inside_of_a_compiled_model(make):

@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from ...without_waiting import send
 from . import weights as change
-from .weights import Change, Shapes, Weights, keep, load_weights, pick, pick_several, random_signs, send, uniform
+from .weights import Change, Shapes, Weights, keep, load_weights, pick, pick_several, random_signs, uniform
 
 #: Weight shapes in the order of the network. The two transposed convolutions have their outputs second.
 LAYERS: Shapes = {

@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from ...without_waiting import send
 from . import weights as change
-from .weights import Change, Shapes, Weights, keep, load_weights, pick, pick_several, random_signs, send, uniform
+from .weights import Change, Shapes, Weights, keep, load_weights, pick, pick_several, random_signs, uniform
 
 BLOCKS = 16
 FEATURES = 64

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .weights import pick, send
+from ...without_waiting import send
+from .weights import pick
 
 BLOCKS = 4
 SCALES = 4

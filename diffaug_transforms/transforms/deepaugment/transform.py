@@ -14,11 +14,12 @@ from torchvision.transforms.v2 import functional as F
 from ...arguments import as_number, as_optional_integer, check_generator, shown
 from ...images import batch_shape, check_channels, from_batch, to_batch, transform_sample
 from ...score.storage import ADVICE, download_file
+from ...without_waiting import LateChecks, send
 from ..workers import pack_generator, unpack_generator, worker_generator
 from .cae import cae, corrupt_cae_weights, load_cae
 from .edsr import corrupt_edsr_weights, edsr, load_edsr
 from .noise2net import MAX_EPSILON, noise2net
-from .weights import Weights, send
+from .weights import Weights
 
 #: Probability that an image gets a newly corrupted network instead of the one of the image before it.
 REDRAW_PROBABILITY = 0.05
@@ -108,6 +109,7 @@ class DeepAugment(v2.Transform):
         self.generator = generator
         self._network_seed: int | None = None
         self._loaded: dict[torch.device, Weights] = {}
+        self._late_checks = LateChecks()
 
     def forward(self, *inputs: Any) -> Any:
         """The inputs with their images augmented. Everything else in them comes back as the same objects."""
@@ -140,7 +142,7 @@ class DeepAugment(v2.Transform):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Apply a draw. The same image and draw give the same result in any batch, on a GPU up to rounding."""
-        images = to_batch(inpt)
+        images = to_batch(inpt, self._late_checks)
         check_channels(images, 3)
         if not len(images):
             return inpt

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from ...score.storage import read_tensors
+from ...without_waiting import send
 
 Weights = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
@@ -43,13 +44,6 @@ def pick(options: Sequence[T], generator: Generator) -> T:
 def pick_several(n: int, draws: int, generator: Generator) -> list[int]:
     """``draws`` numbers in 0...n-1, with replacement."""
     return torch.randint(n, (draws,), generator=generator).tolist()
-
-
-def send(values: Tensor, device: torch.device) -> Tensor:
-    """Values on a device. The host does not wait for a copy to a GPU, because that is made from pinned memory."""
-    if values.is_cpu and device.type == "cuda" and torch.cuda.is_initialized():
-        values = values.pin_memory()
-    return values.to(device, non_blocking=True)
 
 
 def uniform(shape: Sequence[int], like: Tensor, generator: Generator) -> Tensor:
