@@ -49,7 +49,9 @@ SCRIPT = Path(__file__).parent.parent / "examples" / "train_classifier.py"
 def parse_arguments() -> argparse.Namespace:
     parser = script_parser(__doc__, network="cifar10", rounds=15, seed=0)
     parser.add_argument("what", nargs="?", choices=("transform", "training-step"), default="transform")
-    parser.add_argument("--device", type=torch.device, default=default_device(), help="cuda, cuda:1, cpu")
+    parser.add_argument(
+        "--device", type=torch.device, default=default_device(), help="of the transform: cuda, cuda:1, cpu"
+    )
     parser.add_argument("--size", type=int, help="image side; default: the network's")
     parser.add_argument("--batch-size", type=int, help="default: 64, and 128 in a training step")
     parser.add_argument("--ensemble-images", type=int, default=8, help="images of the ensemble's batch")
@@ -103,7 +105,7 @@ def transform_records(args: argparse.Namespace) -> list[Record]:
     images = torch.rand(batch_size, 3, size, size, device=device)
     methods = transform_methods(network, images, args.ensemble_images, args.compile)
     dtype = methods[DIFFAUG].dtype
-    works, found = ceilings(network, images, dtype)
+    works, counts = ceilings(network, images, dtype)
     runs = {name: method.run for name, method in methods.items()}
     runs |= {name: work.run for name, work in works.items()}
     taken = time_interleaved(runs, args.rounds, device)
@@ -129,8 +131,8 @@ def transform_records(args: argparse.Namespace) -> list[Record]:
     for name in (DIFFAUG, COMPILED):
         if name in taken:
             add(name, "matmul_share", flops * batch_size / median(taken[name]) / ceiling)
-    for name, share in found.items():
-        add(name, "matmul_share", works[name].speed(taken[name]) / ceiling, share_of_operations=share / flops)
+    for name, count in counts.items():
+        add(name, "matmul_share", works[name].speed(taken[name]) / ceiling, share_of_operations=count / flops)
     add("U-Net, one image", "unet_gflops", flops / 1e9)
     add("default", "import_seconds_over_torchvision", import_seconds(args.rounds))
     return records
@@ -160,11 +162,11 @@ def ceilings(network: ScoreNetwork, images: Tensor, dtype: torch.dtype) -> tuple
     """The matrix product and the network's heaviest convolutions; and each one's operations in one image's call."""
     operations = count_convolutions(network.unet, plain_recipe(network, images[:1]))
     works = {PRODUCT: products(SIDES[images.device.type], dtype, images.device)}
-    found = {}
+    counts = {}
     for shape, count in operations.most_common(HEAVIEST):
         works[str(shape)] = convolutions(shape, len(images), dtype, images.device)
-        found[str(shape)] = count
-    return works, found
+        counts[str(shape)] = count
+    return works, counts
 
 
 def build_network(name: str) -> ScoreNetwork:
