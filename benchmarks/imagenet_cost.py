@@ -29,8 +29,6 @@ from torchvision.models import resnet50
 
 from diffaug_transforms.score.openai import parse_flags, released_flags, unet_config
 
-from .gpu_hour import adm256
-from .gpu_hour import classifier as resnet
 from .harness.options import script_parser
 from .harness.records import RESULTS, Record, write_results
 
@@ -43,9 +41,9 @@ SHIFTED, DRAWS = 15 * TEST_IMAGES, 3 * 1000 * 10_100
 
 UNET, UNET_256, UNET_GRADIENT = "U-Net, 224 pixels", "U-Net, 256 pixels", "U-Net with its gradient, 224 pixels"
 CLASSIFIER, TRAINING = "ResNet-50, 224 pixels", "ResNet-50 training, 224 pixels"
-#: What is measured: the part, and the method in gpu_hour's records.
+#: Parts whose rate may be measured, and the methods of gpu_hour that measure them.
 PARTS = {"unet": UNET, "classifier": CLASSIFIER, "training": TRAINING}
-MEASURED = {"unet": adm256.EAGER, "classifier": resnet.INFERENCE, "training": resnet.TRAINING}
+MEASURED = {"unet": "DiffAug, bfloat16", "classifier": "ResNet-50, inference", "training": "ResNet-50, training"}
 #: How many images each part sees in each of the paper's runs. A view counts as an image in the classifier's training.
 WORK: dict[str, dict[str, int]] = {
     "RN50 from scratch, no DiffAug": {TRAINING: SCRATCH},

@@ -1,4 +1,6 @@
-"""What a machine reaches in large matrix products, the ceiling that shares are of, and in single convolutions.
+"""What a machine reaches in large matrix products, which shares are of, and in single convolutions.
+
+On a GPU the product is a ceiling. On a CPU convolutions may be faster: 0.23 against 0.20 TFLOP/s, one core, bfloat16.
 
 Each measurement is several calls that share one wait for the device, and the number of their operations.
 """
