@@ -1,18 +1,22 @@
-"""What the paper's ImageNet runs take in time, memory and disk: computed, not measured.
+"""What the paper's ImageNet runs take in time, memory and disk: computed from operations and rates.
 
-    python -m benchmarks.imagenet_cost                                        # an A100 at the shares below
-    python -m benchmarks.imagenet_cost --gpu "H100 SXM" --peak-tflops 989 --utilisation 0.35
+    python -m benchmarks.imagenet_cost                          # rates of gpu_hour.json, or an A100 at the shares below
+    python -m benchmarks.imagenet_cost --assumed --gpu "H100 SXM" --peak-tflops 989 --utilisation 0.35
 
 Operations are counted by torch's FlopCounterMode on the meta device, which computes no number; two for each
-multiplication with its addition. Hours are operations over an ASSUMED rate: the GPU's peak times the share of it that
-is assumed to be reached, and several GPUs are assumed to lose nothing. Memory is that of all tensors alive at once in
-bfloat16, without what a GPU's libraries and allocator add. Nothing here has run on a GPU.
+multiplication with its addition. Hours are operations over a rate. The rate is measured if the results of
+benchmarks.gpu_hour are there: images a second of the U-Net and of the classifier. Otherwise it is ASSUMED: the GPU's
+peak times the share of it that is assumed to be reached. Records say which in the field "rates". Several GPUs are
+assumed to lose nothing. Memory is that of all tensors alive at once in bfloat16, without what a GPU's libraries and
+allocator add.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +41,9 @@ SHIFTED, DRAWS = 15 * TEST_IMAGES, 3 * 1000 * 10_100
 
 UNET, UNET_256, UNET_GRADIENT = "U-Net, 224 pixels", "U-Net, 256 pixels", "U-Net with its gradient, 224 pixels"
 CLASSIFIER, TRAINING = "ResNet-50, 224 pixels", "ResNet-50 training, 224 pixels"
+#: Parts whose rate may be measured, and the methods of gpu_hour that measure them.
+PARTS = {"unet": UNET, "classifier": CLASSIFIER, "training": TRAINING}
+MEASURED = {"unet": "DiffAug, bfloat16", "classifier": "ResNet-50, inference", "training": "ResNet-50, training"}
 #: How many images each part sees in each of the paper's runs. A view counts as an image in the classifier's training.
 WORK: dict[str, dict[str, int]] = {
     "RN50 from scratch, no DiffAug": {TRAINING: SCRATCH},
@@ -55,6 +62,9 @@ WORK: dict[str, dict[str, int]] = {
 
 def parse_arguments() -> argparse.Namespace:
     parser = script_parser(__doc__, output=RESULTS / "imagenet_cost.json")
+    measured = "results of benchmarks.gpu_hour: their rates are taken if the file is there"
+    parser.add_argument("--measured", type=Path, default=RESULTS / "gpu_hour.json", help=measured)
+    parser.add_argument("--assumed", action="store_true", help="take the rates below even so")
     parser.add_argument("--gpu", default="A100 SXM", help="a name for the tables")
     parser.add_argument("--peak-tflops", type=float, default=312, help="of dense bfloat16 products, the maker's number")
     parser.add_argument("--utilisation", type=float, default=0.4, help="share of it that the U-Net is assumed to reach")
@@ -72,13 +82,13 @@ def records(args: argparse.Namespace) -> list[Record]:
     unet, classifier = build_unet(), build_classifier()
     operations = operations_per_image(unet, classifier)
     common = {"benchmark": "imagenet_cost", "network": "imagenet256", "model": "resnet50", "n": 0, "seed": 0}
-    assumed = {"gpu": args.gpu, "peak_tflops": args.peak_tflops, "utilisation": args.utilisation}
-    assumed |= {"classifier_utilisation": args.classifier_utilisation}
+    rates = (None if args.assumed else measured_rates(args.measured)) or assumed_rates(args)
+    speeds = operations_per_second(rates, operations)
     made = [{**common, "method": name, "metric": "flop_per_image", "value": n} for name, n in operations.items()]
     for name, work in WORK.items():
-        spent = hours(work, operations, args)
+        spent = hours(work, operations, speeds)
         calls = sum(images for part, images in work.items() if part.startswith("U-Net"))
-        here = {**common, **assumed, "method": name, "network_calls": calls}
+        here = {**common, **rates, "method": name, "network_calls": calls}
         made += [{**here, "gpus": n, "metric": "hours", "value": spent / n} for n in (1, 8)]
     held = memory(unet, classifier)
     made += [{**common, "method": name, "metric": "bytes", "value": size} for name, size in held.items()]
@@ -88,13 +98,39 @@ def records(args: argparse.Namespace) -> list[Record]:
     return made
 
 
-def hours(work: dict[str, int], operations: dict[str, float], args: argparse.Namespace) -> float:
+def measured_rates(path: Path) -> Record | None:
+    """Images a second on a GPU, from the results of gpu_hour. None if the file, or one of the rates, is not there."""
+    if not path.exists():
+        return None
+    results = json.loads(path.read_text())
+    rates: Record = {"rates": "measured", "gpu": results["device"]}
+    for part, method in MEASURED.items():
+        speeds = [r for r in results["records"] if (r["method"], r["metric"]) == (method, "images_per_second")]
+        speeds = [r for r in speeds if r["device"] != "cpu" and not r["tiny"]]
+        if not speeds:
+            return None
+        fastest = max(speeds, key=lambda record: record["value"])
+        rates |= {f"{part}_images_per_second": fastest["value"], f"{part}_batch_size": fastest["batch_size"]}
+    return rates
+
+
+def assumed_rates(args: argparse.Namespace) -> Record:
+    assumed = {"rates": "assumed", "gpu": args.gpu, "peak_tflops": args.peak_tflops, "utilisation": args.utilisation}
+    return assumed | {"classifier_utilisation": args.classifier_utilisation}
+
+
+def operations_per_second(rates: Record, operations: dict[str, float]) -> dict[str, float]:
+    """By part. The U-Net has one rate, at both sizes and with its gradient."""
+    if rates["rates"] == "measured":
+        at = {part: rates[f"{name}_images_per_second"] * operations[part] for name, part in PARTS.items()}
+        return dict.fromkeys((UNET, UNET_256, UNET_GRADIENT), at[UNET]) | at
+    unet, classifier = (rates["peak_tflops"] * 1e12 * rates[key] for key in ("utilisation", "classifier_utilisation"))
+    return {part: unet if part.startswith("U-Net") else classifier for part in operations}
+
+
+def hours(work: dict[str, int], operations: dict[str, float], speeds: dict[str, float]) -> float:
     """On one GPU."""
-    seconds = 0.0
-    for part, images in work.items():
-        share = args.utilisation if part.startswith("U-Net") else args.classifier_utilisation
-        seconds += images * operations[part] / (share * args.peak_tflops * 1e12)
-    return seconds / 3600
+    return sum(images * operations[part] / speeds[part] for part, images in work.items()) / 3600
 
 
 def build_unet() -> nn.Module:

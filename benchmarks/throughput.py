@@ -5,10 +5,13 @@
     python -m benchmarks.throughput training-step                     # examples/train_classifier.py
     python -m benchmarks.throughput training-step --model resnet50 --size 224 --network imagenet256 --batch-size 64
 
-All are ratios of medians, measured in one run in which the methods take turns. The plain recipe is diffusers' own:
-float32, eager, contiguous, `add_noise`, the U-Net, `step().pred_original_sample`. `adm256` is ADM-256, the paper's
-network, with random weights: speed needs no others. Each variant of a training step is a run of the script on random
-pictures. A step counts from batch to batch: reading, per-sample views, DiffAug, classifier, optimiser.
+Methods take turns in one run: by CUDA events on a GPU, by the clock on a CPU. A ratio is the median over the rounds.
+There are two baselines, each one call for the whole batch. The authors' way has the U-Net's torso in float16 under
+autocast and cudnn.benchmark; on a CPU bfloat16, or float32 if that is not native. The plain recipe is what a user of
+diffusers writes: float32, eager, contiguous. `adm256` is ADM-256, the paper's network, with random weights: speed
+needs no others. Shares are of a large matrix product in DiffAug's dtype, and the network's five heaviest convolutions
+stand beside it. Each variant of a training step is a run of the script on random pictures. A step counts from batch to
+batch: reading, per-sample views, DiffAug, classifier, optimiser.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +34,14 @@ from torchvision.transforms.v2 import functional as F
 
 from diffaug_transforms import DiffAug, ScoreNetwork, load_score_network
 from diffaug_transforms.score import Denoiser, NoiseSchedule
+from diffaug_transforms.score.functional import diffuse, prediction_to_x0, to_signed, to_unit
+from diffaug_transforms.score.preparing import fast_dtype
 from diffaug_transforms.transforms.ensemble import denoised_views
 
+from .harness.ceiling import HEAVIEST, SIDES, Work, convolutions, count_convolutions, dtype_name, products
 from .harness.options import default_device, script_parser
 from .harness.records import RESULTS, Record, write_results
-from .harness.timing import Methods, time_interleaved
+from .harness.timing import cudnn_benchmark, ratio, time_interleaved
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "train_classifier.py"
 
@@ -43,6 +49,9 @@ SCRIPT = Path(__file__).parent.parent / "examples" / "train_classifier.py"
 def parse_arguments() -> argparse.Namespace:
     parser = script_parser(__doc__, network="cifar10", rounds=15, seed=0)
     parser.add_argument("what", nargs="?", choices=("transform", "training-step"), default="transform")
+    parser.add_argument(
+        "--device", type=torch.device, default=default_device(), help="of the transform: cuda, cuda:1, cpu"
+    )
     parser.add_argument("--size", type=int, help="image side; default: the network's")
     parser.add_argument("--batch-size", type=int, help="default: 64, and 128 in a training step")
     parser.add_argument("--ensemble-images", type=int, default=8, help="images of the ensemble's batch")
@@ -56,6 +65,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     torch.manual_seed(args.seed)
+    if args.device.type == "cuda":
+        torch.cuda.set_device(args.device.index or 0)  # the results name the current device
     if args.what == "transform":
         write_results("throughput", transform_records(args), args.output or RESULTS / "throughput.json")
         return
@@ -64,49 +75,98 @@ def main() -> None:
     write_results("throughput", records, args.output or RESULTS / "training_step.json")
 
 
+class Method(NamedTuple):
+    """What is timed, how many images it takes, and its network's dtype."""
+
+    run: Callable[[], Tensor]
+    images: int
+    dtype: torch.dtype
+
+
+UNET, DIFFAUG, COMPILED = "bare U-Net", "DiffAug", "DiffAug compiled"
+AUTHORS, PLAIN = "authors' way", "plain float32 recipe"
+ALL_VIEWS, ONE_VIEW = "ensemble of all views", "ensemble of one view"
+PRODUCT = "matrix product"
+#: Which method's time is divided by which other's.
+RATIOS = (
+    (DIFFAUG, UNET),
+    (AUTHORS, DIFFAUG),
+    (PLAIN, DIFFAUG),
+    (AUTHORS, COMPILED),
+    (PLAIN, COMPILED),
+    (ALL_VIEWS, ONE_VIEW),
+)
+
+
 def transform_records(args: argparse.Namespace) -> list[Record]:
-    device = default_device()
+    device: torch.device = args.device
     network = build_network(args.network).to(device)
     size, batch_size = args.size or network.image_size, args.batch_size or 64
     images = torch.rand(batch_size, 3, size, size, device=device)
-    denoiser = Denoiser(network)
-    ready = denoiser.ready(device)
-    augment, compiled = DiffAug(denoiser), DiffAug(network, compile=True)
-    steps = [t for t in network.ensemble_timesteps if t > 0]
-    few = images[: args.ensemble_images]
-    methods: Methods = {
-        "plain recipe": plain_recipe(network, images),
-        "bare U-Net": bare_unet(ready, images),
-        "DiffAug": lambda: augment(images),
-        **({"DiffAug compiled": lambda: compiled(images)} if args.compile else {}),
-        "ensemble of all views": lambda: views_of(denoiser, few, steps),
-        "ensemble of 1 view": lambda: views_of(denoiser, few, steps[:1]),
-    }
-    seconds = {name: median(times) for name, times in time_interleaved(methods, args.rounds, device).items()}
-    dtype = str(ready.dtype).removeprefix("torch.")
+    methods = transform_methods(network, images, args.ensemble_images, args.compile)
+    dtype = methods[DIFFAUG].dtype
+    works, counts = ceilings(network, images, dtype)
+    runs = {name: method.run for name, method in methods.items()}
+    runs |= {name: work.run for name, work in works.items()}
+    taken = time_interleaved(runs, args.rounds, device)
     common = {"benchmark": "throughput", "network": args.network, "size": size, "batch_size": batch_size}
-    common |= {"dtype": dtype, "n": args.rounds, "seed": args.seed}
+    common |= {"dtype": dtype_name(dtype), "n": args.rounds, "seed": args.seed}
     records: list[Record] = []
 
-    def add(method: str, metric: str, value: float) -> None:
-        records.append({**common, "method": method, "metric": metric, "value": value})
+    def add(method: str, metric: str, value: float, **more: Any) -> None:
+        records.append({**common, "method": method, "metric": metric, "value": value, **more})
 
-    for name, value in seconds.items():
-        add(name, "images_per_second", len(few if "ensemble" in name else images) / value)
-    add("DiffAug over the bare U-Net", "time_ratio", seconds["DiffAug"] / seconds["bare U-Net"])
-    add("plain recipe over DiffAug", "time_ratio", seconds["plain recipe"] / seconds["DiffAug"])
-    calls = f"ensemble, {len(steps)} network calls over one"
-    add(calls, "time_ratio", seconds["ensemble of all views"] / seconds["ensemble of 1 view"])
-    if args.compile:
-        value = seconds["plain recipe"] / seconds["DiffAug compiled"]
-        add("plain recipe over DiffAug compiled", "time_ratio", value)
-    fastest = min(value for name, value in seconds.items() if name.startswith("DiffAug"))
-    flops, ceiling = unet_flops(network, images[:1]), matmul_flops_per_second(ready.dtype, device, args.rounds)
-    add("DiffAug, fastest", "matmul_share", flops * len(images) / fastest / ceiling)
-    add("torch.mm 4096", "matmul_tflops", ceiling / 1e12)
+    for name, (_, number, its_dtype) in methods.items():
+        own = {"batch_size": number, "dtype": dtype_name(its_dtype)}
+        add(name, "images_per_second", number / median(taken[name]), **own)
+    for name, other in RATIOS:
+        if name in taken and other in taken:
+            value, error = ratio(taken[name], taken[other])
+            dtypes = dict.fromkeys(dtype_name(methods[key].dtype) for key in (name, other))
+            own = {"batch_size": methods[name].images, "dtype": " over ".join(dtypes), "standard_error": error}
+            add(f"{name} over {other}", "time_ratio", value, **own)
+    ceiling = works[PRODUCT].speed(taken[PRODUCT])
+    flops = unet_flops(network, images[:1])
+    add(PRODUCT, "matmul_tflops", ceiling / 1e12, side=SIDES[device.type])
+    for name in (DIFFAUG, COMPILED):
+        if name in taken:
+            add(name, "matmul_share", flops * batch_size / median(taken[name]) / ceiling)
+    for name, count in counts.items():
+        add(name, "matmul_share", works[name].speed(taken[name]) / ceiling, share_of_operations=count / flops)
     add("U-Net, one image", "unet_gflops", flops / 1e9)
     add("default", "import_seconds_over_torchvision", import_seconds(args.rounds))
     return records
+
+
+def transform_methods(network: ScoreNetwork, images: Tensor, few: int, compiled: bool) -> dict[str, Method]:
+    """By name. The ensemble's methods take the first ``few`` images."""
+    denoiser = Denoiser(network)
+    ready = denoiser.ready(images.device, len(images))
+    augment, augment_compiled = DiffAug(denoiser), DiffAug(network, compile=True)
+    steps = [t for t in network.ensemble_timesteps if t > 0]
+    first, half = images[:few], torch.float16 if images.is_cuda else fast_dtype(images.device)
+    methods = {
+        PLAIN: Method(plain_recipe(network, images), len(images), torch.float32),
+        AUTHORS: Method(authors_way(network, images, half), len(images), half),
+        UNET: Method(bare_unet(ready, images), len(images), ready.dtype),
+        DIFFAUG: Method(lambda: augment(images), len(images), ready.dtype),
+        ALL_VIEWS: Method(lambda: views_of(denoiser, first, steps), len(first), ready.dtype),
+        ONE_VIEW: Method(lambda: views_of(denoiser, first, steps[:1]), len(first), ready.dtype),
+    }
+    if compiled:
+        methods[COMPILED] = Method(lambda: augment_compiled(images), len(images), ready.dtype)
+    return methods
+
+
+def ceilings(network: ScoreNetwork, images: Tensor, dtype: torch.dtype) -> tuple[dict[str, Work], dict[str, int]]:
+    """The matrix product and the network's heaviest convolutions; and each one's operations in one image's call."""
+    operations = count_convolutions(network.unet, plain_recipe(network, images[:1]))
+    works = {PRODUCT: products(SIDES[images.device.type], dtype, images.device)}
+    counts = {}
+    for shape, count in operations.most_common(HEAVIEST):
+        works[str(shape)] = convolutions(shape, len(images), dtype, images.device)
+        counts[str(shape)] = count
+    return works, counts
 
 
 def build_network(name: str) -> ScoreNetwork:
@@ -120,31 +180,80 @@ def build_network(name: str) -> ScoreNetwork:
     return ScoreNetwork(unet, NoiseSchedule.named("linear"), variance_type="learned_range")
 
 
+def null_labels(network: ScoreNetwork, number: int, device: torch.device) -> Tensor | None:
+    """Labels that stand for "no label", or None for an unconditional network."""
+    return None if network.num_classes is None else torch.full((number,), network.null_class or 0, device=device)
+
+
 def plain_recipe(network: ScoreNetwork, images: Tensor) -> Callable[[], Tensor]:
-    """What a user writes without this package: float32, contiguous, eager."""
+    """What a user of diffusers writes without this package: float32, contiguous, eager, one call for the batch.
+
+    The scheduler's ``step`` takes one timestep for all images, so the denoised image is computed here.
+    """
     from diffusers import DDPMScheduler
 
     unet: nn.Module = network.unet
-    scheduler = DDPMScheduler(1000, prediction_type="epsilon", variance_type=network.variance_type)
-    labels = torch.full((len(images),), network.null_class or 0, device=images.device)
+    scheduler = DDPMScheduler(1000)
+    alphas_cumprod = scheduler.alphas_cumprod.to(images.device)
+    labels = null_labels(network, len(images), images.device)
 
     @torch.no_grad()
     def run() -> Tensor:
         x_0 = images * 2 - 1
         t = torch.randint(1000, (len(images),), device=images.device)
         x_t = scheduler.add_noise(x_0, torch.randn_like(x_0), t)
-        output = unet(x_t, t, labels if network.num_classes else None).sample
-        views = [scheduler.step(output[i : i + 1], int(t[i]), x_t[i : i + 1]) for i in range(len(t))]
-        return (torch.cat([view.pred_original_sample for view in views]) + 1) / 2
+        eps = unet(x_t, t, labels).sample[:, : x_t.shape[1]]
+        alpha = alphas_cumprod[t].reshape(-1, 1, 1, 1)
+        return (((x_t - (1 - alpha).sqrt() * eps) / alpha.sqrt()).clamp(-1, 1) + 1) / 2
 
     return run
+
+
+def authors_way(network: ScoreNetwork, images: Tensor, half: torch.dtype) -> Callable[[], Tensor]:
+    """The way of guided-diffusion, on which the authors' code builds (its ``use_fp16``).
+
+    The convolutions of the torso and the attention's projections have weights in ``half``. Group norms, the weights of
+    the time embedding and all around the network are float32. cudnn.benchmark is on, and the batch is one call.
+    """
+    own = Denoiser(network, dtype=torch.float32).ready(images.device)
+    unet = own.unet.to(memory_format=torch.contiguous_format)
+    halve_torso(unet, half)
+    labels = null_labels(network, len(images), images.device)
+
+    @torch.no_grad()
+    def run() -> Tensor:
+        timesteps = torch.randint(own.num_timesteps, (len(images),), device=images.device)
+        x_t = diffuse(to_signed(images), timesteps, torch.randn_like(images), own.schedule)
+        with cudnn_benchmark(), torch.autocast(images.device.type, half, enabled=half != torch.float32):
+            output = unet(x_t, timesteps, labels).sample.float()
+        x_0 = prediction_to_x0(output[:, : own.in_channels], x_t, timesteps, own.schedule, own.prediction_type)
+        return to_unit(x_0.clamp(-1, 1))
+
+    return run
+
+
+def halve_torso(unet: nn.Module, half: torch.dtype) -> None:
+    """Another dtype for what ``convert_to_fp16`` of guided-diffusion converts."""
+    for name, module in unet.named_modules():
+        part, _, _ = name.partition(".")
+        torso = part in ("conv_in", "down_blocks", "mid_block", "up_blocks")
+        attention = isinstance(module, nn.Linear) and ".attentions." in name
+        if torso and (isinstance(module, nn.Conv2d) or attention):
+            module.to(half)
+        if torso and isinstance(module, nn.GroupNorm):
+            module.register_forward_hook(in_the_inputs_dtype)
+
+
+def in_the_inputs_dtype(norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """As guided-diffusion's GroupNorm32: autocast gives float32."""
+    return output.to(inputs[0].dtype)
 
 
 def bare_unet(network: ScoreNetwork, images: Tensor) -> Callable[[], Tensor]:
     """The network call alone, as DiffAug makes it."""
     x_t = (images * 2 - 1).to(network.dtype, memory_format=torch.channels_last)
-    timesteps = torch.randint(1000, (len(images),), device=images.device)
-    labels = None if network.num_classes is None else torch.full_like(timesteps, network.null_class or 0)
+    timesteps = torch.randint(network.num_timesteps, (len(images),), device=images.device)
+    labels = null_labels(network, len(images), images.device)
 
     @torch.no_grad()
     def run() -> Tensor:
@@ -166,12 +275,6 @@ def unet_flops(network: ScoreNetwork, image: Tensor) -> int:
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         network.eps(image, torch.zeros(1, dtype=torch.int64, device=image.device))
     return counter.get_total_flops()
-
-
-def matmul_flops_per_second(dtype: torch.dtype, device: torch.device, rounds: int, side: int = 4096) -> float:
-    """What this machine's matrix product reaches in the same dtype: the ceiling that the share is of."""
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    return 2 * side**3 / median(time_interleaved({"mm": lambda: a @ b}, max(rounds // 2, 3), device)["mm"])
 
 
 def import_seconds(rounds: int) -> float:

@@ -27,7 +27,7 @@ import torch
 
 from ..harness.options import default_device, script_parser
 from ..harness.records import RESULTS, Record, write_results
-from . import adm256, autocast, ceiling, embedded, memory, suite, syncs
+from . import adm256, autocast, ceiling, classifier, embedded, memory, suite, syncs
 from .processes import records_of_process
 from .report import describe, report
 from .settings import Settings
@@ -44,6 +44,7 @@ PARTS = {
     "syncs": Part(syncs.measure, 3),
     "ceiling": Part(ceiling.measure, 4),
     "adm256": Part(adm256.measure, 26),
+    "classifier": Part(classifier.measure, 2),
     "embedded": Part(embedded.measure, 10),
     "memory": Part(memory.measure, 4),
     "autocast": Part(autocast.measure, 4),
@@ -66,7 +67,7 @@ def parse_arguments() -> argparse.Namespace:
         if not torch.cuda.is_available():
             parser.error("there is no CUDA GPU here: --device cpu --tiny tries the script")
         args.device = torch.device("cuda", args.device.index or 0)
-        torch.cuda.set_device(args.device)  # the harness measures the current device
+        torch.cuda.set_device(args.device)  # the results name the current device
     elif not args.tiny:
         parser.error("a CPU takes days at full settings: add --tiny")
     return args

@@ -10,19 +10,18 @@ from collections.abc import Callable, Iterator
 from statistics import median
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffaug_transforms import DiffAug, ScoreNetwork
 from diffaug_transforms.score import Denoiser
 from diffaug_transforms.score.denoiser import denoise
-from diffaug_transforms.score.functional import diffuse, prediction_to_x0, to_signed, to_unit
 
+from ..harness.ceiling import products
 from ..harness.records import Record
-from ..harness.timing import Methods, peak_bytes
-from ..throughput import unet_flops
-from .ceiling import SIDE, TINY_SIDE, product
+from ..harness.timing import Methods, cudnn_benchmark, free, peak_bytes
+from ..throughput import authors_way, unet_flops
 from .settings import Settings
-from .timing import cudnn_benchmark, free, ratio_record, speed_records, time_methods
+from .timing import ratio_record, speed_records, time_methods
 
 SIZE, TINY_SIZE = 224, 32
 EAGER, COMPILED, AUTOTUNED = "DiffAug, bfloat16", "DiffAug, bfloat16, compiled", "core, bfloat16, max-autotune"
@@ -53,11 +52,10 @@ def measure(settings: Settings) -> Iterator[Record]:
 def compare(settings: Settings, methods: Methods, images: Tensor, operations: int) -> Iterator[Record]:
     """Speed, memory and share of the matrix product of each method, and the ratios, all of one run."""
     fields = {"batch_size": len(images), "size": images.shape[-1]}
-    side = TINY_SIDE if settings.tiny else SIDE
-    reference = product(side, torch.bfloat16, settings.device)
-    taken, failures = time_methods(settings, {**methods, PRODUCT: reference}, **fields)
+    reference = products(settings.side, torch.bfloat16, settings.device)
+    taken, failures = time_methods(settings, {**methods, PRODUCT: reference.run}, **fields)
     yield from failures
-    ceiling = 2 * side**3 / median(taken.pop(PRODUCT))
+    ceiling = reference.speed(taken.pop(PRODUCT))
     yield from speed_records(settings, taken, len(images), **fields)
     for name, own in taken.items():
         share = operations * len(images) / median(own) / ceiling
@@ -79,7 +77,7 @@ def eager_methods(network: ScoreNetwork, images: Tensor) -> Methods:
 
     return {
         FLOAT32: lambda: single(images),
-        AUTHORS: authors_way(network, images),
+        AUTHORS: authors_way(network, images, torch.float16),
         EAGER: lambda: augment(images),
         BENCHMARK: with_benchmark,
     }
@@ -111,42 +109,3 @@ def compiled_core(denoiser: Denoiser, images: Tensor, mode: str) -> Callable[[],
         return core(network, images, steps[index], torch.randn_like(images), None)
 
     return run
-
-
-def authors_way(network: ScoreNetwork, images: Tensor) -> Callable[[], Tensor]:
-    """The way of guided-diffusion, on which the authors' code builds (its ``use_fp16``).
-
-    The convolutions of the torso and the attention's projections have float16 weights. Group norms, the time embedding
-    and all around the network are float32. cudnn.benchmark is on, and the batch is one call.
-    """
-    own = Denoiser(network, dtype=torch.float32).ready(images.device)
-    unet = own.unet.to(memory_format=torch.contiguous_format)
-    halve_torso(unet)
-
-    @torch.no_grad()
-    def run() -> Tensor:
-        timesteps = torch.randint(own.num_timesteps, (len(images),), device=images.device)
-        x_t = diffuse(to_signed(images), timesteps, torch.randn_like(images), own.schedule)
-        with cudnn_benchmark(), torch.autocast(images.device.type, torch.float16):
-            output = unet(x_t, timesteps).sample.float()
-        x_0 = prediction_to_x0(output[:, : own.in_channels], x_t, timesteps, own.schedule, own.prediction_type)
-        return to_unit(x_0.clamp(-1, 1))
-
-    return run
-
-
-def halve_torso(unet: nn.Module) -> None:
-    """Float16 for what ``convert_to_fp16`` of guided-diffusion converts."""
-    for name, module in unet.named_modules():
-        part, _, _ = name.partition(".")
-        torso = part in ("conv_in", "down_blocks", "mid_block", "up_blocks")
-        attention = isinstance(module, nn.Linear) and ".attentions." in name
-        if torso and (isinstance(module, nn.Conv2d) or attention):
-            module.half()
-        if torso and isinstance(module, nn.GroupNorm):
-            module.register_forward_hook(in_the_inputs_dtype)
-
-
-def in_the_inputs_dtype(norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """As guided-diffusion's GroupNorm32: autocast gives float32."""
-    return output.to(inputs[0].dtype)

@@ -13,9 +13,9 @@ from torch.profiler import ProfilerActivity, profile
 from diffaug_transforms.score import Denoiser
 
 from ..harness.records import Record
+from ..harness.timing import free, synchronize
 from .adm256 import SIZE, TINY_SIZE
 from .settings import Settings
-from .timing import free, wait
 
 BATCH = 4
 OUTER = (torch.float16, torch.bfloat16)
@@ -64,10 +64,10 @@ def count_kernels(run: Callable[[], Any], device: torch.device) -> int:
     """Kernels, copies and fills on the GPU in one call; on a CPU, torch's operators."""
     on_gpu = device.type == "cuda"
     run()
-    wait(device)
+    synchronize(device)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities) as profiler:
         run()
-        wait(device)
+        synchronize(device)
     kind: Any = DeviceType.CUDA if on_gpu else DeviceType.CPU
     return sum(event.device_type == kind for event in profiler.events() or ())

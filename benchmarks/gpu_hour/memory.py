@@ -11,10 +11,9 @@ from diffaug_transforms.classifiers import build_model
 from diffaug_transforms.score import Denoiser
 
 from ..harness.records import Record
-from ..harness.timing import peak_bytes
+from ..harness.timing import free, peak_bytes, synchronize
 from .adm256 import SIZE, TINY_SIZE
 from .settings import Settings
-from .timing import free, wait
 
 #: The default must take as many images without running out of memory.
 AIM = 32
@@ -43,7 +42,7 @@ def largest_batch(settings: Settings, network: ScoreNetwork, max_batch: int | No
         try:
             batch = torch.rand(images, 3, size, size, device=settings.device)
             used = peak_bytes(lambda: ensemble.predict_proba(batch), settings.device)  # noqa: B023
-            wait(settings.device)
+            synchronize(settings.device)
         except torch.OutOfMemoryError:
             break
         except RuntimeError as error:  # such as tensors beyond what a kernel can index

@@ -11,11 +11,14 @@ from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.score import NoiseSchedule
 from diffaug_transforms.score.openai import flags_of_command_line, parse_flags, released_flags, unet_config
 
+from ..harness.ceiling import SIDES
 from ..harness.records import Record
 from ..throughput import build_network
 
 #: OpenAI's flags of a network with ADM's blocks that a CPU computes in milliseconds.
 TINY_FLAGS = {"image_size": "32", "num_channels": "32", "num_res_blocks": "1", "attention_resolutions": "8"}
+#: Of the matrix product at tiny settings.
+TINY_SIDE = 128
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,11 @@ class Settings:
     def judged(self) -> bool:
         """Whether a number can be held against its aim: only at full settings on a GPU."""
         return self.device.type == "cuda" and not self.tiny
+
+    @property
+    def side(self) -> int:
+        """Of the matrix product."""
+        return TINY_SIDE if self.tiny else SIDES[self.device.type]
 
     def choose(self, full: tuple[int, ...], tiny: tuple[int, ...]) -> tuple[int, ...]:
         return tiny if self.tiny else full

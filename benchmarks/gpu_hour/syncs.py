@@ -15,8 +15,8 @@ from diffaug_transforms.score import Denoiser
 from diffaug_transforms.transforms import AnytimeEnsemble
 
 from ..harness.records import Record
+from ..harness.timing import synchronize
 from .settings import Settings
-from .timing import wait
 
 VIEWS = tuple(range(0, 100, 10))
 IMAGES = 4
@@ -73,7 +73,7 @@ def count_syncs(call: Callable[[], Any], device: torch.device) -> int:
     if device.type != "cuda":
         call()
         return 0
-    wait(device)
+    synchronize(device)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")

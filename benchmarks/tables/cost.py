@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 
-from ..harness.tables import Formats, frame, markdown, metrics_table, rounded, table
+from ..harness.tables import Formats, frame, in_order, markdown, metrics_table, rounded, table
 
 
 def eps_mse() -> str:
@@ -21,17 +22,25 @@ def psnr() -> str:
 
 
 def throughput() -> str:
-    lines = {
-        "time_ratio": lambda r: [r.method, f"{r.value:.2f}", f"{r.size} px, batch {r.batch_size}, {r.dtype}"],
-        "matmul_share": lambda r: ["share of the matmul ceiling", f"{100 * r.value:.0f} %", f"{r.dtype}, {r.method}"],
-        "import_seconds_over_torchvision": lambda r: [
-            "import, seconds over torchvision's",
-            f"{r.value:.3f}",
-            f"median of {r.n}",
-        ],
+    """Speeds, ratios of times with their standard errors, and shares of the matrix product."""
+
+    def setting(r: Any) -> str:
+        return f"{r.size} px, batch {r.batch_size}, {r.dtype}"
+
+    def share(r: Any) -> list[str]:
+        part = "" if pd.isna(r.share_of_operations) else f"; {100 * r.share_of_operations:.0f} % of the operations"
+        return [f"{r.method}, share of the matrix product", f"{100 * r.value:.0f} %", setting(r) + part]
+
+    lines: dict[str, Callable[[Any], list[str]]] = {
+        "images_per_second": lambda r: [f"{r.method}, images a second", f"{r.value:.1f}", setting(r)],
+        "time_ratio": lambda r: [r.method, f"{r.value:.2f} ± {r.standard_error:.2f}", setting(r)],
+        "matmul_tflops": lambda r: [r.method, f"{r.value:.2f} TFLOP/s", f"side {r.side:.0f}, {r.dtype}"],
+        "matmul_share": share,
+        "import_seconds_over_torchvision": lambda r: ["import, seconds over torchvision's", f"{r.value:.3f}", ""],
     }
-    records = frame("throughput", metric=list(lines)).itertuples()
-    return markdown(["ratio of times", "value", "setting"], [lines[r.metric](r) for r in records])
+    records = in_order(frame("throughput"), metric=lines)
+    header = [f"median of {records.n.iloc[0]} rounds", "value", "setting"]
+    return markdown(header, [lines[r.metric](r) for r in records.itertuples()])
 
 
 def training_step() -> str:
@@ -43,7 +52,7 @@ def training_step() -> str:
 
 
 def imagenet_hours() -> str:
-    """Every run's network calls and hours, with the assumed rate above."""
+    """The rates, then every run's network calls and hours."""
     records = frame("imagenet_cost", metric="hours")
     records["calls"] = records.network_calls.map(lambda calls: f"{calls / 1e6:.1f}")
     records["gpus"] = records.gpus.map({1: "hours, one GPU", 8: "hours, eight GPUs"})
@@ -52,16 +61,23 @@ def imagenet_hours() -> str:
         return f"{one.value.item():,.{1 if one.value.item() < 100 else 0}f}"
 
     header = ["run", "network calls, million"]
-    return _assumed(records.iloc[0]) + table(records, ["method", "calls"], "gpus", hours, header=header)
+    return rates(records.iloc[0]) + table(records, ["method", "calls"], "gpus", hours, header=header)
 
 
-def _assumed(r: Any) -> str:
+def rates(r: Any) -> str:
+    """Whether the rates of the hours are measured or assumed, and what they are."""
+    eighth = "Eight GPUs: an eighth of the time, which is assumed.\n\n"
+    if r.rates == "measured":
+        return (
+            f"Rates **measured** on one {r.gpu}, bfloat16, 224 pixels, in images a second: "
+            f"{r.unet_images_per_second:,.0f} by the U-Net, {r.classifier_images_per_second:,.0f} by the classifier, "
+            f"{r.training_images_per_second:,.0f} in its training. {eighth}"
+        )
     unet, classifier = r.peak_tflops * r.utilisation, r.peak_tflops * r.classifier_utilisation
     return (
-        f"Computed for {r.gpu} of {r.peak_tflops:g} TFLOP/s peak, bfloat16; assumed to be reached: "
+        f"Rates **assumed** for {r.gpu} of {r.peak_tflops:g} TFLOP/s peak, bfloat16: "
         f"{100 * r.utilisation:.0f} % of it by the U-Net ({unet:.0f} TFLOP/s), "
-        f"{100 * r.classifier_utilisation:.0f} % by the classifier ({classifier:.0f} TFLOP/s). "
-        "Eight GPUs: an eighth of the time.\n\n"
+        f"{100 * r.classifier_utilisation:.0f} % by the classifier ({classifier:.0f} TFLOP/s). {eighth}"
     )
 
 

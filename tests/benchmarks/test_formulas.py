@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +14,11 @@ from torch import Tensor, nn
 
 from benchmarks import certify, denoising, ensemble_rules, gradients, imagenet_cost, jacobian, throughput, train_cifar10
 from benchmarks.covariate_shift import adapted_images
+from benchmarks.gpu_hour import adm256
+from benchmarks.gpu_hour import classifier as resnet
 from benchmarks.harness.data import draw_noise
+from benchmarks.harness.tables import frame
+from benchmarks.tables import cost
 from diffaug_transforms import DiffAugEnsemble, ScoreNetwork
 from diffaug_transforms.robustness import DDA, DenoisedSmoothing
 from diffaug_transforms.score import Denoiser
@@ -54,6 +61,32 @@ def test_operations_and_peak_bytes_by_hand():
     assert imagenet_cost.count_peak_bytes(run) == 8000
 
 
+def test_both_baselines_are_diffusers_step(schedule):
+    """The batched arithmetic against one call of diffusers' ``step`` for each image, with the same draws."""
+    from diffusers import DDPMScheduler
+
+    torch.manual_seed(0)
+    network, x = ScoreNetwork(tiny_unet(), schedule), images(16)
+    seed = torch.random.get_rng_state()
+    t, noise = torch.randint(1000, (len(x),)), torch.randn_like(x)
+    scheduler = DDPMScheduler(1000)
+    x_t = scheduler.add_noise(2 * x - 1, noise, t)
+    with torch.no_grad():
+        eps = network.unet(x_t, t).sample
+    steps = [scheduler.step(e[None], int(s), noisy[None]) for e, s, noisy in zip(eps, t, x_t)]
+    expected = (torch.cat([step.pred_original_sample for step in steps]) + 1) / 2
+
+    def answer(recipe: Callable[[], Tensor]) -> Tensor:
+        torch.random.set_rng_state(seed)
+        return recipe()
+
+    assert torch.allclose(answer(throughput.plain_recipe(network, x)), expected, atol=1e-5)
+    assert torch.allclose(answer(throughput.authors_way(network, x, torch.float32)), expected, atol=1e-4)
+    halved = answer(throughput.authors_way(network, x, torch.bfloat16)) - expected
+    assert 1e-5 < halved.abs().mean() < 0.02
+    assert network.dtype == torch.float32
+
+
 def test_the_cost_of_a_step_is_a_ratio_to_the_one_without_diffaug():
     runs = {
         "no DiffAug": [{"seconds_per_step": s, "peak_bytes": 100} for s in (1.0, 2.0, 9.0)],
@@ -72,8 +105,56 @@ def test_the_cost_of_a_step_is_a_ratio_to_the_one_without_diffaug():
 def test_hours_by_hand(part, images):
     # 50 TFLOP/s for the network: 180,000 calls of 1 TFLOP in 3600 s; 25 TFLOP/s for the classifier.
     operations = {imagenet_cost.UNET: 1e12, imagenet_cost.UNET_GRADIENT: 3e12, imagenet_cost.CLASSIFIER: 1e9}
-    args = argparse.Namespace(peak_tflops=100.0, utilisation=0.5, classifier_utilisation=0.25)
-    assert imagenet_cost.hours({part: images}, operations, args) == pytest.approx(1)
+    rates = {"rates": "assumed", "peak_tflops": 100.0, "utilisation": 0.5, "classifier_utilisation": 0.25}
+    speeds = imagenet_cost.operations_per_second(rates, operations)
+    assert imagenet_cost.hours({part: images}, operations, speeds) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("part", "images"),
+    [
+        (imagenet_cost.UNET, 180_000),  # 50 images a second
+        (imagenet_cost.UNET_256, 120_000),  # 1.5 times the operations at the same rate
+        (imagenet_cost.UNET_GRADIENT, 60_000),
+        (imagenet_cost.CLASSIFIER, 3_600_000),
+        (imagenet_cost.TRAINING, 360_000),
+    ],
+)
+def test_hours_by_measured_rates(tmp_path, part, images):
+    rates = imagenet_cost.measured_rates(write_gpu_hour(tmp_path))
+    assert rates == {
+        "rates": "measured",
+        "gpu": "A GPU",
+        "unet_images_per_second": 50.0,
+        "unet_batch_size": 32,
+        "classifier_images_per_second": 1000.0,
+        "classifier_batch_size": 64,
+        "training_images_per_second": 100.0,
+        "training_batch_size": 64,
+    }
+    operations = {imagenet_cost.UNET: 1e12, imagenet_cost.UNET_256: 1.5e12, imagenet_cost.UNET_GRADIENT: 3e12}
+    operations |= {imagenet_cost.CLASSIFIER: 8e9, imagenet_cost.TRAINING: 24e9}
+    speeds = imagenet_cost.operations_per_second(rates, operations)
+    assert imagenet_cost.hours({part: images}, operations, speeds) == pytest.approx(1)
+
+
+def write_gpu_hour(folder: Path, **fields: object) -> Path:
+    """A small file as benchmarks.gpu_hour writes it; ``fields`` stand in every record."""
+    speeds = [(adm256.EAGER, 16, 40.0), (adm256.EAGER, 32, 50.0), (adm256.COMPILED, 32, 90.0)]
+    speeds += [(resnet.INFERENCE, 64, 1000.0), (resnet.TRAINING, 64, 100.0)]
+    common = {"metric": "images_per_second", "device": "cuda:0", "tiny": False}
+    records = [{**common, "method": name, "batch_size": batch, "value": value} for name, batch, value in speeds]
+    records.append({**common, "method": adm256.EAGER, "metric": "matmul_share", "batch_size": 32, "value": 0.5})
+    path = folder / "gpu_hour.json"
+    path.write_text(json.dumps({"device": "A GPU", "records": [{**r, **fields} for r in records]}))
+    return path
+
+
+def test_rates_are_measured_only_by_a_whole_run_on_a_gpu(tmp_path):
+    assert imagenet_cost.measured_rates(tmp_path / "gpu_hour.json") is None
+    assert imagenet_cost.measured_rates(write_gpu_hour(tmp_path, tiny=True)) is None
+    assert imagenet_cost.measured_rates(write_gpu_hour(tmp_path, device="cpu")) is None
+    assert imagenet_cost.measured_rates(write_gpu_hour(tmp_path, method=adm256.EAGER)) is None  # the part of ResNet-50
 
 
 def test_samples_are_of_the_labels_asked_for(null_conditional):
@@ -234,12 +315,22 @@ def test_asymmetry_by_hand(schedule, matrix, asymmetry):
     assert found["value"] == pytest.approx(asymmetry, abs=1e-5)
 
 
-def test_imagenet_costs_of_small_networks(monkeypatch):
+@pytest.mark.parametrize(
+    ("options", "rates", "said"),
+    [
+        ([], "measured", "Rates **measured** on one A GPU, bfloat16, 224 pixels, in images a second: 50 by the U-Net"),
+        (["--assumed", "--gpu", "X", "--utilisation", "0.5"], "assumed", "Rates **assumed** for X of 312 TFLOP/s"),
+        (["--measured", "no_such_file.json"], "assumed", "Rates **assumed** for A100 SXM of 312 TFLOP/s"),
+    ],
+)
+def test_imagenet_costs_of_small_networks(tmp_path, run, monkeypatch, options, rates, said):
     small = nn.Sequential(nn.Conv2d(3, 4, 7, 32), nn.Flatten(), nn.LazyLinear(5))
     small(torch.rand(1, 3, 224, 224))
     monkeypatch.setattr(imagenet_cost, "build_classifier", lambda: small.to("meta", torch.bfloat16))
     monkeypatch.setattr(imagenet_cost, "build_unet", lambda: tiny_unet().to("meta", torch.bfloat16))
-    args = {"gpu": "X", "peak_tflops": 100.0, "utilisation": 0.5, "classifier_utilisation": 0.25, "jpeg_bytes": 1.0}
-    records = imagenet_cost.records(argparse.Namespace(**args))
+    records = run(imagenet_cost, "--measured", write_gpu_hour(tmp_path), *options)
     assert {r["metric"] for r in records} == {"flop_per_image", "hours", "bytes", "disk_bytes"}
     assert all(r["value"] > 0 for r in records)
+    assert {r["rates"] for r in records if r["metric"] == "hours"} == {rates}
+    monkeypatch.setattr(cost, "frame", lambda script, **wanted: frame(records, **wanted))
+    assert cost.imagenet_hours().startswith(said)

@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from benchmarks.gpu_hour import __main__ as gpu_hour
-from benchmarks.gpu_hour import adm256, autocast, memory, suite, syncs
-from benchmarks.gpu_hour.ceiling import Convolution, operations_of
+from benchmarks.gpu_hour import adm256, autocast, classifier, embedded, memory, suite, syncs
 from benchmarks.gpu_hour.processes import records_of_process
 from benchmarks.gpu_hour.report import report
 from benchmarks.gpu_hour.settings import Settings
 from benchmarks.gpu_hour.timing import ratio_record, time_methods
+from benchmarks.harness.ceiling import CALLS, Convolution, convolutions, count_convolutions, operations_of, products
 from benchmarks.imagenet_cost import count_operations
+from benchmarks.throughput import halve_torso
 from tests.pretend_device import PretendedDevices
 
 CPU = torch.device("cpu")
@@ -56,6 +57,22 @@ def test_records_of_cheap_parts(part, network_folder):
         assert all(r["value"] == r["at_most"] > 0 for r in aimed if r["metric"] == "kernels")
 
 
+def test_speed_of_the_classifier():
+    records = list(classifier.measure(Settings(CPU, "cifar10", rounds=1, tiny=True)))
+    assert [(r["method"], r["metric"]) for r in records] == [
+        (classifier.TRAINING, "images_per_second"),
+        (classifier.INFERENCE, "images_per_second"),
+    ]
+
+
+def test_images_a_second_are_of_all_calls(network_folder, monkeypatch):
+    monkeypatch.setattr(
+        embedded, "time_methods", lambda settings, methods, **_: ({name: [2.0] for name in methods}, [])
+    )
+    records = embedded.measure(Settings(CPU, str(network_folder), rounds=1, tiny=True))
+    assert {r["value"] for r in records if r["metric"] == "images_per_second"} == {embedded.CALLS / 2}
+
+
 def test_syncs_are_torchs_warnings(monkeypatch):
     modes = []
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
@@ -81,31 +98,14 @@ def test_no_devices_mix(network_folder):
             assert getattr(answer, "device", settings.device) == settings.device, name
 
 
-def test_events_measure_one_call_of_several(monkeypatch):
-    class Event:
-        now = 0.0
-
-        def __init__(self, enable_timing: bool) -> None:
-            assert enable_timing
-
-        def record(self) -> None:
-            self.time = Event.now
-
-        def elapsed_time(self, end: Event) -> float:
-            return end.time - self.time
-
-    def take(milliseconds: float) -> None:
-        Event.now += milliseconds
-
-    waits = []
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "synchronize", waits.append)
-    methods = {"a": lambda: take(20), "b": lambda: take(500), "broken": lambda: torch.zeros(2) @ torch.zeros(3)}
-    taken, failures = time_methods(FULL, methods, calls=4, batch_size=8)
-    assert taken == {"a": [0.02], "b": [0.5]}
+def test_a_method_that_fails_is_left_out():
+    settings = Settings(CPU, "cifar10", rounds=2, tiny=False)
+    methods = {"a": lambda: time.sleep(0.001), "b": lambda: time.sleep(0.1)}
+    broken = {"broken": lambda: torch.zeros(2) @ torch.zeros(3)}
+    taken, failures = time_methods(settings, {**methods, **broken}, batch_size=8)
+    assert {name: len(seconds) for name, seconds in taken.items()} == {"a": 2, "b": 2}
     assert [(r["method"], r["metric"], r["batch_size"]) for r in failures] == [("broken", "failed", 8)]
-    assert set(waits) == {FULL.device}
-    (made,) = ratio_record(FULL, taken, "b", "a", at_most=30)
+    (made,) = ratio_record(FULL, {"a": [0.02] * 2, "b": [0.5] * 2}, "b", "a", at_most=30)
     assert (made["method"], made["value"], made["held"]) == ("b over a", pytest.approx(25), True)
     assert ratio_record(FULL, taken, "broken", "a", at_most=1) == []
 
@@ -162,11 +162,20 @@ def test_operations_are_torchs(shape):
     conv = nn.Conv2d(shape.inputs, shape.outputs, shape.kernel, shape.stride, shape.padding, device="meta")
     images = torch.empty(1, shape.inputs, shape.side, shape.side, device="meta")
     assert operations_of(shape) == count_operations(lambda: conv(images))
+    assert count_convolutions(nn.Sequential(conv), lambda: conv(images)) == {shape: operations_of(shape)}
+    work = convolutions(shape, 2, torch.float32, CPU)
+    assert work.operations == count_operations(work.run) == 2 * CALLS["cpu"] * operations_of(shape)
+
+
+def test_products_are_several_calls():
+    work = products(8, torch.float32, CPU)
+    assert work.operations == count_operations(work.run) == CALLS["cpu"] * 2 * 8**3
+    assert work.speed([1.0, 2.0, 9.0]) == work.operations / 2
 
 
 def test_the_authors_way_halves_the_torso_only():
     unet = Settings(CPU, "cifar10", rounds=1, tiny=True).adm256().unet
-    adm256.halve_torso(unet)
+    halve_torso(unet, torch.float16)
     half = {name.partition(".")[0] for name, p in unet.named_parameters() if p.dtype == torch.float16}
     assert half == {"conv_in", "down_blocks", "mid_block", "up_blocks"}
     assert all(p.dtype == torch.float32 for name, p in unet.named_parameters() if "norm" in name or "time_emb" in name)

@@ -16,7 +16,7 @@ from benchmarks.harness.data import HubImages, batches, center_crop, draw_noise,
 from benchmarks.harness.options import script_parser
 from benchmarks.harness.pictures import draw_rows, stretch
 from benchmarks.harness.records import kept, read_records, summary
-from benchmarks.harness.timing import count_calls, peak_bytes, ratio, time_interleaved
+from benchmarks.harness.timing import count_calls, peak_bytes, ratio, several, time_interleaved
 from diffaug_transforms import DiffAugEnsemble, ScoreNetwork
 from diffaug_transforms.images import sample_images
 from diffaug_transforms.robustness import DDA, candidate_classes, corrupt, random_subset
@@ -146,6 +146,46 @@ def test_methods_take_turns():
     assert {len(times) for times in time_interleaved(methods, 3, CPU).values()} == {3}
     assert "".join(calls) == "ab" * 5
     assert ratio([2.0, 6.0, 4.0], [1.0, 1.0, 1.0]) == (4.0, pytest.approx(2 / 3**0.5))
+
+
+def test_events_of_the_device_that_is_measured(monkeypatch):
+    class Event:
+        now = 0.0
+
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self, stream: str) -> None:
+            assert stream == "the stream of cuda:1"
+            self.time = Event.now
+
+        def elapsed_time(self, end: Event) -> float:
+            return end.time - self.time
+
+    def take(milliseconds: float) -> None:
+        Event.now += milliseconds
+
+    waits = []
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of {device}")
+    monkeypatch.setattr(torch.cuda, "synchronize", waits.append)
+    methods = {"a": lambda: take(20), "b": several(lambda: take(20), 4)}
+    assert time_interleaved(methods, 2, torch.device("cuda", 1)) == {"a": [0.02] * 2, "b": [0.08] * 2}
+    assert set(waits) == {torch.device("cuda", 1)}
+
+
+def test_memory_of_the_device_that_is_measured(monkeypatch):
+    used = {"cuda:0": 1000, "cuda:1": 10}
+    peaks = dict(used)
+
+    def run() -> None:
+        used["cuda:1"] += 5
+        peaks["cuda:1"] = max(peaks["cuda:1"], used["cuda:1"])
+
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda d: peaks.update({str(d): used[str(d)]}))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda d: used[str(d)])
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda d: peaks[str(d)])
+    assert peak_bytes(run, torch.device("cuda", 1)) == 5
 
 
 def test_peak_memory_by_hand():

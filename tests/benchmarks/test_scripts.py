@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +56,23 @@ def test_denoising(run, cifar10):
 
 
 def test_throughput(run, network_folder, monkeypatch):
-    small = partial(throughput.matmul_flops_per_second, side=256)
-    monkeypatch.setattr(throughput, "matmul_flops_per_second", small)
-    records = run(throughput, "--network", network_folder, "--batch-size", 2, "--ensemble-images", 1, "--rounds", 1)
-    assert {r["metric"] for r in records} >= {"images_per_second", "time_ratio", "matmul_share"}
-    assert all(r["value"] is not None for r in records)
+    monkeypatch.setattr(throughput, "SIDES", {"cpu": 128})
+    monkeypatch.setattr(throughput, "import_seconds", lambda rounds: 0.0)
+    options: list[object] = ["--network", network_folder, "--device", "cpu", "--ensemble-images", 1, "--rounds", 2]
+    records = run(throughput, *options, "--batch-size", 2)
+    speeds = values(records, "method", metric="images_per_second")
+    ensembles = {throughput.ALL_VIEWS, throughput.ONE_VIEW}
+    assert set(speeds) == {throughput.PLAIN, throughput.AUTHORS, throughput.UNET, throughput.DIFFAUG} | ensembles
+    assert {r["batch_size"] for r in records if r["method"] in ensembles} == {1}
+    ratios = {r["method"]: r for r in records if r["metric"] == "time_ratio"}
+    assert {"DiffAug over bare U-Net", "authors' way over DiffAug", "plain float32 recipe over DiffAug"} < set(ratios)
+    assert all(r["value"] > 0 and r["standard_error"] >= 0 for r in ratios.values())
+    (product,) = (r for r in records if r["metric"] == "matmul_tflops")
+    assert product["side"] == 128
+    shares = [r["share_of_operations"] for r in records if "share_of_operations" in r]
+    assert len(shares) == 5
+    assert 0.5 < sum(shares) <= 1
+    assert {r["n"] for r in records} == {2}
 
 
 def test_training_step(run, monkeypatch):
