@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import PIL.Image
 import torch
@@ -13,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from diffaug_transforms.images import load_image
 from diffaug_transforms.robustness import CORRUPTIONS, IMAGENET_SETS
 from diffaug_transforms.robustness.datasets import Corrupted, load_cifar10_c, load_imagenet_set
 
@@ -40,16 +43,17 @@ class HubImages(Images):
     def __init__(
         self, data: str, split: str = "test", transform: Callable[[PIL.Image.Image], PIL.Image.Image] | None = None
     ) -> None:
-        from datasets import load_dataset
+        from datasets import Image, load_dataset
 
         splits = load_dataset(data)
         found = [splits[name] for name in (TEST_SPLITS if split == "test" else (split,)) if name in splits]
         if not found:
             raise ValueError(f"{data} must have a {split} split. Got {', '.join(splits)}")
         known = [rows for rows in found if "label" in rows.features and min(rows["label"][:]) >= 0]
-        self.rows = (known or found)[0]
-        self.column = "img" if "img" in self.rows.features else "image"
-        self.transform = transform
+        rows = (known or found)[0]
+        self.data, self.transform = data, transform
+        self.column = find_column(rows, data)
+        self.rows = rows.cast_column(self.column, Image(decode=False))
         self.targets: list[int] = list(self.rows["label"][:]) if known else [-1] * len(self.rows)
         self.classes: list[str] = list(getattr(self.rows.features.get("label"), "names", []))
 
@@ -57,8 +61,26 @@ class HubImages(Images):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image = self.rows[int(index)][self.column].convert("RGB")
+        cell = self.rows[int(index)][self.column]
+        name = f"row {index} of {self.data} ({cell['path']})"
+        image = load_image(cell["path"] if cell["bytes"] is None else cell["bytes"], name)
         return F.pil_to_tensor(image if self.transform is None else self.transform(image)), self.targets[index]
+
+    def stored_item(self, index: int) -> tuple[bytes, int, str]:
+        """The bytes of the picture's file, the target, and what is done to the picture."""
+        cell = self.rows[int(index)][self.column]
+        file = Path(cell["path"]).read_bytes() if cell["bytes"] is None else cell["bytes"]
+        return file, self.targets[index], repr(self.transform)
+
+
+def find_column(rows: Any, data: str) -> str:
+    """The column with the pictures. ValueError if there is none."""
+    from datasets import Image
+
+    columns = [name for name, feature in rows.features.items() if isinstance(feature, Image)]
+    if not columns:
+        raise ValueError(f"{data} must have a column of images. Got {', '.join(rows.features)}")
+    return "img" if "img" in columns else "image" if "image" in columns else columns[0]
 
 
 def center_crop(size: int, resize: int | None = None, filter: str = "bilinear") -> v2.Compose:
@@ -102,12 +124,60 @@ def places_in_full(data: Images) -> list[int]:
     return list(data.indices) if isinstance(data, Subset) else list(range(len(data)))  # type: ignore[arg-type]
 
 
-def batches(data: Images, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
-    """Images uint8 (B, C, H, W), targets and ``places_in_full``, for every ``world``-th image from ``rank`` on."""
-    places = places_in_full(data)[rank::world]
-    own = Subset(data, range(rank, len(data), world))  # type: ignore[arg-type]
-    for start, (images, targets) in zip(range(0, len(places), batch_size), DataLoader(own, batch_size)):
-        yield images, targets, places[start : start + batch_size]
+class Batch(NamedTuple):
+    """A batch of a test set.
+
+    Attributes:
+        images: uint8 (B, C, H, W). targets: (B,) or (B, M).
+        places: of the images in the full set, see ``places_in_full``.
+        noise: of ``draw_noise``, (number, B, C, H, W), by number.
+    """
+
+    images: Tensor
+    targets: Tensor
+    places: list[int]
+    noise: dict[int, Tensor]
+
+
+class WithNoise(Dataset):
+    """Items of a set with their places in the full set and their noise, which is drawn where the item is read."""
+
+    def __init__(self, data: Images, indices: Sequence[int], numbers: Collection[int], seed: int) -> None:
+        self.data, self.indices, self.numbers, self.seed = data, indices, numbers, seed
+        self.places = places_in_full(data)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Any, int, dict[int, Tensor]]:
+        image, target = self.data[self.indices[index]]
+        place = self.places[self.indices[index]]
+        noise = {number: draw_noise([place], number, image.shape, self.seed)[:, 0] for number in self.numbers}
+        return image, target, place, noise
+
+
+def batches(
+    data: Images,
+    batch_size: int,
+    rank: int = 0,
+    world: int = 1,
+    *,
+    workers: int = 0,
+    numbers: Collection[int] = (),
+    seed: int = 0,
+) -> Iterator[Batch]:
+    """Batches of every ``world``-th image from ``rank`` on.
+
+    Args:
+        workers: processes that read, decode and corrupt images and draw their noise, while the network runs.
+        numbers: how many draws of noise each image gets; a batch has the noise of each number.
+        seed: of the noise.
+    """
+    own = WithNoise(data, range(rank, len(data), world), numbers, seed)  # type: ignore[arg-type]
+    workers = min(workers, -(-len(own) // batch_size))
+    loader = DataLoader(own, batch_size, num_workers=workers, pin_memory=torch.cuda.is_available())
+    for images, targets, places, noise in loader:
+        yield Batch(images, targets, places.tolist(), {k: draws.transpose(0, 1) for k, draws in noise.items()})
 
 
 def read_images(data: Images, places: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -118,5 +188,27 @@ def read_images(data: Images, places: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 def draw_noise(places: Sequence[int], number: int, size: Sequence[int], seed: int) -> Tensor:
     """(number, B, C, H, W). An image's noise depends on the seed and its place alone, not on its batch or process."""
-    generators = [torch.Generator().manual_seed(hash((seed, place)) % 2**63) for place in places]
-    return torch.stack([torch.randn(number, *size, generator=generator) for generator in generators], dim=1)
+
+    def draw(place: int) -> Tensor:
+        generator = torch.Generator().manual_seed(hash((seed, place)) % 2**63)
+        return torch.randn(number, *size, generator=generator)
+
+    if len(places) == 1:
+        return draw(places[0])[:, None]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return torch.stack(list(pool.map(draw, places)), dim=1)
+
+
+def ahead(parts: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """The parts on a device. While one is used there, a thread makes the next, and no copy is waited for."""
+    source = iter(parts)
+
+    def make() -> Tensor | None:
+        part = next(source, None)
+        return part.pin_memory() if part is not None and device.type == "cuda" else part
+
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(make)
+        while (part := coming.result()) is not None:
+            coming = pool.submit(make)
+            yield part.to(device, non_blocking=True)
