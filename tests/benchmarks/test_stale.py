@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-from benchmarks import certify, covariate_shift
+from benchmarks import certify, covariate_shift, train_cifar10
 from benchmarks.harness import records
 from benchmarks.harness.data import HubImages, ahead, batches, center_crop, draw_noise, open_set
 from benchmarks.harness.digests import digest, digest_of_classifier, digest_of_data, digest_of_network
@@ -227,6 +227,41 @@ def test_certify_uses_no_votes_of_other_images(tmp_path, run, monkeypatch, netwo
     assert votes(tmp_path / "data", "work") == (other[0], 2)
     write_classifier(folder, "diffaug", 1)
     assert votes(tmp_path / "data", "work")[1] == 4
+
+
+def test_train_cifar10_uses_no_other_images_and_classifiers(tmp_path, monkeypatch):
+    names, commands = list(sample_images()), []
+    first, other = write_split(tmp_path / "a", names), write_split(tmp_path / "b", names[::-1])
+    for data in (first, other):
+        (data / "train-00000-of-00001.parquet").write_bytes((data / "test-00000-of-00001.parquet").read_bytes())
+    args = Namespace(work=tmp_path / "work", data=str(first), synthetic=0, in_loop=True, known=None, model="resnet18")
+    vars(args).update(batch_size=8, start_steps=5, workers=0, parallel=1)
+    train_cifar10.prepare(args)
+    train_cifar10.prepare(args)
+    assert len(list((args.work / "images" / "train").rglob("*.png"))) == 8
+    with pytest.raises(ValueError, match="images was made of other data or with other options: remove it"):
+        train_cifar10.prepare(Namespace(**{**vars(args), "data": str(other)}))
+    with pytest.raises(ValueError, match="synth was made of other data or with other options: remove it"):
+        train_cifar10.prepare(Namespace(**{**vars(args), "synthetic": 10}))
+
+    monkeypatch.setattr(train_cifar10.subprocess, "run", lambda command, **options: commands.append(command))
+    train_cifar10.train(args, "start", 0)
+    assert commands[0][commands[0].index("--steps") + 1] == "5"
+    write_classifier(args.work / "start-0", "baseline")
+    config = args.work / "start-0" / "classifier.json"
+    metadata = json.loads(config.read_text())
+    metadata["arguments"] |= {
+        "model": "resnet18",
+        "batch_size": 8,
+        "steps": 5,
+        "lr": 0.2,
+        "data": f"{args.work}/images",
+    }
+    config.write_text(json.dumps(metadata))
+    train_cifar10.train(args, "start", 0)
+    with pytest.raises(ValueError, match=r"start-0 was trained with {'steps': 5}. Got {'steps': 6}: remove it"):
+        train_cifar10.train(Namespace(**{**vars(args), "start_steps": 6}), "start", 0)
+    assert len(commands) == 1
 
 
 def test_batches_are_the_same_for_any_workers_and_processes(cifar10):
