@@ -34,7 +34,7 @@ from diffaug_transforms.robustness.smoothing import certify_votes
 from diffaug_transforms.score import Denoiser
 
 from .harness.classifiers import open_classifiers
-from .harness.data import ahead, open_set, places_in_full
+from .harness.data import ahead, check_classes, open_set, places_in_full
 from .harness.digests import digest, digest_of_classifier, digest_of_network
 from .harness.options import default_device, script_parser
 from .harness.pictures import new_figure, save_figure
@@ -88,6 +88,7 @@ def run(args: argparse.Namespace) -> list[Record]:
     classifiers, fields = open_classifiers(args.classifier, default_device())
     denoiser = Denoiser(args.network, max_batch=args.max_batch)
     images = random_subset(open_set(args.dataset, args.data), args.images)
+    check_classes(images, classifiers)
     common = {"benchmark": "certify", "dataset": args.dataset, "network": args.network, "mode": "smoothed"}
     common |= {"metric": "certified_radius", "draws": args.n, "failure_probability": args.failure_probability}
     digests = [digest_of_classifier(classifier, fields[spec]) for spec, classifier in classifiers.items()]

@@ -36,7 +36,7 @@ from diffaug_transforms.score.schedule import ENSEMBLE_TIMESTEPS
 from diffaug_transforms.transforms.ensemble import denoised_views, log_mean_probabilities
 
 from .harness.classifiers import entropy, log_probabilities, open_classifiers
-from .harness.data import SETS, Batch, Images, batches, draw_noise, holds_corruptions, open_set
+from .harness.data import SETS, Batch, Images, batches, check_classes, draw_noise, holds_corruptions, open_set
 from .harness.digests import digest, digest_of_classifier, digest_of_data, digest_of_network
 from .harness.options import default_workers, script_parser
 from .harness.pictures import new_figure, save_figure
@@ -110,6 +110,7 @@ def run(args: argparse.Namespace, accelerator: Any) -> list[Record]:
 
         images = open_set(args.dataset, args.data, corruption, severity)
         images = random_subset(images, args.limit) if args.limit else images
+        check_classes(images, classifiers)
 
         def make(images: Images = images, folder: Path = folder, common: Record = common) -> list[Record]:
             if accelerator.is_main_process:

@@ -11,8 +11,10 @@ looks whole.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,20 @@ def finish_swap(folder: Path) -> None:
     elif not checkpoint.exists() and is_whole(old):
         old.rename(checkpoint)
     discard(old)
+
+
+def claim(folder: Path) -> TextIOWrapper:
+    """The folder's lock file. OSError if another process has it: until that closes the file, or ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / "lock").open("a")
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, whose locks the DataLoader's workers would share
+    except (BlockingIOError, PermissionError) as error:
+        lock.close()
+        raise OSError(f"another run is writing to {folder}") from error
+    except OSError:  # a file system without locks
+        pass
+    return lock
 
 
 def is_whole(checkpoint: Path) -> bool:

@@ -187,15 +187,15 @@ def load_folder(root: Path, split: str, labels: Labels) -> LabelledImages | None
         return None
     classes = [] if labels == "unused" else [path.name for path in visible_folders(folder)]
     if classes:
-        files = {name: list(find_files(folder / name)) for name in classes}
-        if split == "train" and (empty := [name for name, found in files.items() if not found]):
+        files = [list(find_files(folder / name)) for name in classes]
+        if split == "train" and (empty := [name for name, found in zip(classes, files) if not found]):
             raise ValueError(f"every class folder in {folder} must hold images. Got none in {listed(empty)}")
     elif labels == "needed":
         raise ValueError(f"{folder} must hold a folder of images for each class. Got no folder")
     else:
-        files = {"": list(find_files(folder))}
-    places = [classes.index(name) if name else UNKNOWN for name, found in files.items() for _ in found]
-    paths = [path for found in files.values() for path in found]
+        files = [list(find_files(folder))]
+    places = [label if classes else UNKNOWN for label, found in enumerate(files) for _ in found]
+    paths = [path for found in files for path in found]
     if not paths:
         raise ValueError(f"there are no images in {folder}. Known are {', '.join(IMG_EXTENSIONS)}")
     return LabelledImages(ImageFiles(paths), places, classes, [path.relative_to(folder) for path in paths])

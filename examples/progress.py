@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from checkpoints import resume, save_checkpoint
+from checkpoints import claim, resume, save_checkpoint
 from image_data import LabelledImages
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -53,7 +53,7 @@ class Progress:
         step: the current step, from 1. Before the first step of this run, the number of steps done in earlier runs.
 
     Raises:
-        ValueError: the checkpoint was made with other options.
+        ValueError: the checkpoint was made with other options. OSError: another run is writing to the same folder.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class Progress:
         chosen = {**vars(args), "number of images": len(images), "classes": images.classes}
         free = {*FREE, *may_change}
         self.options = {name: plain(value) for name, value in chosen.items() if name not in free}
+        self.lock = claim(args.output) if accelerator.is_main_process else None
         found: dict[str, Any] = {"step": 0, "seconds": 0.0, "options": self.options} | resume(accelerator, args.output)
         check_options(found["options"], self.options, args.output)
         self.accelerator, self.folder, self.checkpoint_every = accelerator, args.output, args.checkpoint_every

@@ -171,17 +171,17 @@ def skip(error: OSError, skipped: Path | None) -> None:
     if skipped is None:
         error.add_note("Pass --skip-unreadable to train and test without the images that cannot be read.")
         raise error
-    line = " ".join(str(error).split())
+    line = " ".join(str(error).split()).encode(errors="backslashreplace").decode()  # names may be no UTF-8
     skipped.parent.mkdir(parents=True, exist_ok=True)
     if line not in read_skipped(skipped):
         print(f"skipped: {line}", file=sys.stderr)
-        with skipped.open("a") as file:  # several workers may append
+        with skipped.open("a", encoding="utf-8") as file:  # several workers may append
             file.write(f"{line}\n")
 
 
 def read_skipped(skipped: Path) -> set[str]:
     """A line for each image that this run has skipped, in all its parts so far."""
-    return set(skipped.read_text().splitlines()) if skipped.exists() else set()
+    return set(skipped.read_text(encoding="utf-8").splitlines()) if skipped.exists() else set()
 
 
 class Batches:

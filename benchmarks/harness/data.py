@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,7 +49,7 @@ class HubImages(Images):
         found = [splits[name] for name in (TEST_SPLITS if split == "test" else (split,)) if name in splits]
         if not found:
             raise ValueError(f"{data} must have a {split} split. Got {', '.join(splits)}")
-        known = [rows for rows in found if "label" in rows.features and min(rows["label"][:]) >= 0]
+        known = [rows for rows in found if has_labels(rows)]
         rows = (known or found)[0]
         self.data, self.transform = data, transform
         self.column = find_column(rows, data)
@@ -71,6 +71,11 @@ class HubImages(Images):
         cell = self.rows[int(index)][self.column]
         file = Path(cell["path"]).read_bytes() if cell["bytes"] is None else cell["bytes"]
         return file, self.targets[index], repr(self.transform)
+
+
+def has_labels(rows: Any) -> bool:
+    """Whether every row has a class. Test splits without public labels say -1."""
+    return "label" in rows.features and all(label is not None and label >= 0 for label in rows["label"][:])
 
 
 def find_column(rows: Any, data: str) -> str:
@@ -110,7 +115,22 @@ def open_set(name: str, data: str, corruption: str = "clean", severity: int = 0)
         clean: Images = load_imagenet_set(clean_name, folder)
     else:
         clean = HubImages(data, transform=center_crop(224, 256) if clean_name == "imagenet" else None)
+        if -1 in clean.targets:
+            raise ValueError(f"{data} must have a column label with classes. Got {', '.join(clean.rows.features)}")
     return clean if corruption == "clean" else Corrupted(clean, corruption, severity, corruption_set=name)
+
+
+def check_classes(data: Any, classifiers: Mapping[str, Any]) -> None:
+    """ValueError if a classifier, by its name, numbers a class of the data otherwise than the data do."""
+    while not isinstance(data, HubImages) and hasattr(data, "dataset"):
+        data = data.dataset
+    numbers = {name: number for number, name in enumerate(getattr(data, "classes", ()))}
+    for spec, classifier in classifiers.items():
+        for number, name in enumerate(getattr(classifier, "classes", ())):
+            if numbers.get(name, number) != number:
+                raise ValueError(
+                    f"{spec} must number the classes as the data do, {name} as {numbers[name]}. Got {number}"
+                )
 
 
 def holds_corruptions(folder: Path) -> bool:

@@ -18,7 +18,7 @@ from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 from benchmarks import certify, covariate_shift, train_cifar10
 from benchmarks.harness import records
-from benchmarks.harness.data import HubImages, ahead, batches, center_crop, draw_noise, open_set
+from benchmarks.harness.data import HubImages, ahead, batches, center_crop, check_classes, draw_noise, open_set
 from benchmarks.harness.digests import digest, digest_of_classifier, digest_of_data, digest_of_network
 from benchmarks.harness.records import kept, whole_file
 from diffaug_transforms import ScoreNetwork
@@ -227,6 +227,38 @@ def test_certify_uses_no_votes_of_other_images(tmp_path, run, monkeypatch, netwo
     assert votes(tmp_path / "data", "work") == (other[0], 2)
     write_classifier(folder, "diffaug", 1)
     assert votes(tmp_path / "data", "work")[1] == 4
+
+
+def test_labels_are_numbered_as_the_classifiers_are(tmp_path, cifar10):
+    """A classifier of six of the classes would be judged by other classes' numbers."""
+    data = random_subset(open_set("cifar10-c", str(cifar10), "fog", 5), 3)
+    check_classes(data, {"all": SimpleNamespace(classes=CLASSES), "unnamed": nn.Linear(1, 1)})
+    check_classes(data, {"others": SimpleNamespace(classes=("n01440764", "n01443537"))})
+    with pytest.raises(ValueError, match="six must number the classes as the data do, bird as 2. Got 1"):
+        check_classes(data, {"six": SimpleNamespace(classes=("airplane", "bird", "cat"))})
+
+
+def test_a_set_without_labels_is_not_scored(tmp_path):
+    import datasets
+
+    for label in ([-1], [None]):
+        rows = datasets.Dataset.from_dict({"image": [sample_images()["cat"]], "label": label})
+        rows.cast_column("image", datasets.Image()).to_parquet(tmp_path / "test-00000-of-00001.parquet")
+        assert HubImages(str(tmp_path)).targets == [-1]
+        with pytest.raises(ValueError, match="must have a column label with classes. Got image, label"):
+            open_set("imagenet", str(tmp_path))
+
+
+def test_a_damaged_picture_is_named(tmp_path):
+    data = write_split(tmp_path, ["cat", "dog"])
+    import datasets
+
+    rows = datasets.load_dataset(str(data), split="test").cast_column("img", datasets.Image(decode=False))
+    broken = [{**row, "img": {"bytes": row["img"]["bytes"][:50], "path": "photo.png"}} for row in rows]
+    features = {**rows.features, "img": datasets.Image()}
+    datasets.Dataset.from_list(broken, datasets.Features(features)).to_parquet(data / "test-00000-of-00001.parquet")
+    with pytest.raises(OSError, match=r"row 1 of .*data \(photo.png\) is no whole picture"):
+        HubImages(str(data))[1]
 
 
 def test_train_cifar10_uses_no_other_images_and_classifiers(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from checkpoints import finish_swap, resume, save_checkpoint
+from checkpoints import claim, finish_swap, resume, save_checkpoint
 from image_data import LabelledImages
 from progress import Progress
 from torch import nn
@@ -140,6 +141,17 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     (tmp_path / "checkpoint" / "model.safetensors").write_bytes(b"half")
     with pytest.raises(OSError, match="checkpoint is damaged or of another model. To start anew, remove it"):
         Run().go(tmp_path)
+
+
+def test_one_run_at_a_time(tmp_path):
+    code = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print('locked', flush=True)"
+    command = [sys.executable, "-c", f"{code}; sys.stdin.read()", str(tmp_path / "lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"locked\n"
+        with pytest.raises(OSError, match="another run is writing to"):
+            claim(tmp_path)
+        other.kill()
+    claim(tmp_path).close()
 
 
 def test_other_options_or_images_do_not_resume(tmp_path):
