@@ -215,12 +215,30 @@ def visible_folders(folder: Path) -> list[Path]:
 
 
 def find_files(folder: Path) -> Iterator[Path]:
-    """All images in a folder and its subfolders, links included, sorted. Hidden files and folders are left out."""
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    """All images in a folder and its subfolders, links included, sorted. Hidden files and folders are left out.
+
+    OSError if a folder cannot be read.
+    """
+    seen = {identity(folder)}
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=fail):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [
+            name for name in folders if identity(Path(parent) / name) not in seen
+        ]  # links may lead in circles
+        seen |= {identity(Path(parent) / name) for name in folders}
         for name in sorted(names):
             if name.lower().endswith(IMG_EXTENSIONS) and not name.startswith("."):
                 yield Path(parent) / name
+
+
+def identity(folder: Path) -> tuple[int, int]:
+    """A folder as the file system knows it: its device and its number there."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def fail(error: OSError) -> None:
+    raise error
 
 
 def load_test_images(data: str, limit: int | None, classes: Sequence[str]) -> LabelledImages | None:

@@ -81,6 +81,15 @@ def test_splits_of_folders(tmp_path):
         load_source(str(write(tmp_path / "flat", "0.png")))
 
 
+def test_links_are_followed_but_in_no_circle(tmp_path):
+    data = write(tmp_path / "data", "a/0.png", "a/deep/1.png")
+    write(tmp_path / "elsewhere", "2.png")
+    (data / "b").symlink_to(tmp_path / "elsewhere")
+    (data / "a" / "deep" / "again").symlink_to(data / "a")
+    images = load_source(str(data))
+    assert [str(path) for path in images.paths] == ["a/0.png", "a/deep/1.png", "b/2.png"]
+
+
 def test_unlabelled_images_are_for_score_networks(tmp_path):
     flat, labelled = write(tmp_path / "flat", "0.png", "1.png"), write(tmp_path / "two", "a/0.png", "b/0.png")
     assert (load_source(str(flat), "optional").classes, load_source(str(flat), "optional").labels) == ([], [-1, -1])
