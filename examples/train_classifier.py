@@ -18,6 +18,7 @@ classes are matched with the training's by name.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from image_data import LabelledImages, load_test_images
+from image_data import LabelledImages, listed, load_test_images
 from progress import Progress, start_accelerator
 from sample_views import (
     SKIPPED,
@@ -107,13 +108,22 @@ def build_views(args: argparse.Namespace, prepared: bool) -> tuple[Views, ViewsL
     )
 
 
-def build_classifier(args: argparse.Namespace, num_classes: int) -> NormalizedClassifier:
-    model = build_model(args.model, num_classes, args.pretrained, new_head=True)
+def build_classifier(args: argparse.Namespace, classes: list[str]) -> NormalizedClassifier:
+    model = build_model(args.model, len(classes), args.pretrained, new_head=True)
     if args.init:
+        check_start(args.init, classes)
         load_weights(model, args.init)
     timm_config = getattr(model, "pretrained_cfg", {})
     mean, std = timm_config.get("mean", IMAGENET_MEAN), timm_config.get("std", IMAGENET_STD)
     return NormalizedClassifier(model, mean, std).to(memory_format=torch.channels_last)
+
+
+def check_start(init: Path, classes: list[str]) -> None:
+    """ValueError if the start is a folder of this script whose classifier numbers the classes otherwise."""
+    config = init / "classifier.json"
+    known = json.loads(config.read_text()).get("classes", classes) if config.is_file() else classes
+    if known != classes:
+        raise ValueError(f"init must have the data's classes, {listed(classes)}. Got {listed(known)}")
 
 
 def build_optimizer(args: argparse.Namespace, classifier: nn.Module) -> tuple[Optimizer, LRScheduler]:
@@ -176,7 +186,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> tuple[Normalize
     images, copies = load_training_images(sources, prepared, args.limit)
     test = load_test_images(args.data, args.limit, images.classes)
     views, loss_of = build_views(args, copies is not None)
-    raw = build_classifier(args, len(images.classes))
+    raw = build_classifier(args, images.classes)
     optimizer, schedule = build_optimizer(args, raw)
     classifier, optimizer = accelerator.prepare(raw, optimizer)
     accelerator.register_for_checkpointing(schedule)

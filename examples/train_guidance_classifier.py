@@ -32,7 +32,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from checkpoints import write_whole
-from image_data import load_test_images
+from image_data import listed, load_test_images
 from noisy_images import (
     Classifier,
     accuracy_on_noise,
@@ -89,7 +89,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def build_classifier(args: argparse.Namespace, classes: Sequence[str]) -> Classifier:
     """A new classifier of the chosen form, or one from ``--init``. A noisy one can become denoise-augmented."""
-    encoder = build_encoder(args, len(classes)) if args.init is None else start_from(args.init, args.form, len(classes))
+    encoder = build_encoder(args, len(classes)) if args.init is None else start_from(args.init, args.form, classes)
     if args.form == "noisy":
         return NoisyClassifier(encoder, classes=classes)
     dtype = torch.float32 if args.mixed_precision == "no" else None
@@ -112,10 +112,14 @@ def build_encoder(args: argparse.Namespace, num_classes: int) -> GuidanceEncoder
     )
 
 
-def start_from(path: Path, form: str, num_classes: int) -> GuidanceEncoder:
-    encoder = load_guidance_classifier(path).encoder.train()
-    if encoder.config["num_classes"] != num_classes:
-        raise ValueError(f"init must know the data's {num_classes} classes. Got {encoder.config['num_classes']}")
+def start_from(path: Path, form: str, classes: Sequence[str]) -> GuidanceEncoder:
+    """The encoder to train on. ValueError if it is for other classes, or for the other form."""
+    start = load_guidance_classifier(path)
+    encoder = start.encoder.train()
+    if encoder.config["num_classes"] != len(classes):
+        raise ValueError(f"init must know the data's {len(classes)} classes. Got {encoder.config['num_classes']}")
+    if start.classes is not None and list(start.classes) != list(classes):
+        raise ValueError(f"init must have the data's classes, {listed(classes)}. Got {listed(start.classes)}")
     if encoder.config["denoised_input"] and form == "noisy":
         raise ValueError(f"init must be a noisy classifier for the noisy form. Got {path}, a denoise-augmented one")
     if form == "noisy" or encoder.config["denoised_input"]:

@@ -11,6 +11,7 @@ import torch
 from image_data import LabelledImages, load_images
 from safetensors.torch import load_file
 from sample_views import Batches, prepared_copies
+from train_classifier import check_start
 
 from diffaug_transforms import DiffAugEnsemble
 from diffaug_transforms.classifiers import load_classifier
@@ -67,6 +68,15 @@ def test_two_processes_prepared_views_extra_data_and_a_start(folder, tmp_path):
     run(SCRIPT, *options, "--recipe", "diffaug", "--steps", 2, *OPTIONS, "--output", both, launcher=launcher)
     assert json.loads((both / "classifier.json").read_text())["images"] == 2 * 2 * 8
     assert not torch.equal(weights(both)["8.weight"], weights(start)["8.weight"])
+
+
+def test_a_start_for_other_classes_is_refused(tmp_path):
+    """With as many classes its weights would fit, and its last layer would answer with other classes' numbers."""
+    (tmp_path / "classifier.json").write_text('{"classes": ["b", "a"]}')
+    check_start(tmp_path, ["b", "a"])
+    check_start(tmp_path / "file.pth", ["a", "b"])
+    with pytest.raises(ValueError, match="init must have the data's classes, a, b. Got b, a"):
+        check_start(tmp_path, ["a", "b"])
 
 
 def test_images_and_prepared_copies_are_paired_by_path(folder, tmp_path):
