@@ -34,7 +34,7 @@ from diffaug_transforms.robustness.smoothing import certify_votes
 from diffaug_transforms.score import Denoiser
 
 from .harness.classifiers import open_classifiers
-from .harness.data import ahead, check_classes, open_set, places_in_full
+from .harness.data import ahead, check_classes, open_set, pin, places_in_full
 from .harness.digests import digest, digest_of_classifier, digest_of_network
 from .harness.options import default_device, script_parser
 from .harness.pictures import new_figure, save_figure
@@ -124,7 +124,8 @@ def votes_on(
         generator = torch.Generator().manual_seed(hash((args.seed, place)) % 2**63)
         smoothed = DenoisedSmoothing(nn.Identity(), denoiser, sigma, generator=generator)
         # They are drawn on the CPU, so that they are the same for every device.
-        draws = ahead(chain.from_iterable(smoothed.draw_noise(image, n) for n in (args.n0, args.n)), device)
+        parts = ahead(map(pin, chain.from_iterable(smoothed.draw_noise(image, n) for n in (args.n0, args.n))))
+        draws = (part.to(device, non_blocking=True) for part in parts)
         choosing = islice(draws, -(-args.n0 // (denoiser.max_batch or args.n0)))
         pixels = image.to(device).float() / 255
         first, second = (count_votes(smoothed, classifiers, pixels, noise) for noise in (choosing, draws))

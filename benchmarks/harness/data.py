@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import PIL.Image
 import torch
@@ -21,6 +21,7 @@ from diffaug_transforms.robustness.datasets import Corrupted, load_cifar10_c, lo
 
 from .options import default_device
 
+T = TypeVar("T")
 Images = Dataset[tuple[Tensor, Any]]
 SETS = ("cifar10", "cifar10-c", *IMAGENET_SETS)
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -159,23 +160,6 @@ class Batch(NamedTuple):
     noise: dict[int, Tensor]
 
 
-class WithNoise(Dataset):
-    """Items of a set with their places in the full set and their noise, which is drawn where the item is read."""
-
-    def __init__(self, data: Images, indices: Sequence[int], numbers: Collection[int], seed: int) -> None:
-        self.data, self.indices, self.numbers, self.seed = data, indices, numbers, seed
-        self.places = places_in_full(data)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Any, int, dict[int, Tensor]]:
-        image, target = self.data[self.indices[index]]
-        place = self.places[self.indices[index]]
-        noise = {number: draw_noise([place], number, image.shape, self.seed)[:, 0] for number in self.numbers}
-        return image, target, place, noise
-
-
 def batches(
     data: Images,
     batch_size: int,
@@ -186,18 +170,26 @@ def batches(
     numbers: Collection[int] = (),
     seed: int = 0,
 ) -> Iterator[Batch]:
-    """Batches of every ``world``-th image from ``rank`` on.
+    """Batches of every ``world``-th image from ``rank`` on. The next one is made while one is used.
 
     Args:
-        workers: processes that read, decode and corrupt images and draw their noise, while the network runs.
-        numbers: how many draws of noise each image gets; a batch has the noise of each number.
+        workers: processes that read, decode and corrupt images. 0: a thread does it.
+        numbers: how many draws of noise each image gets; a batch has the noise of each number. Threads draw it, because
+            it is too large to send between processes.
         seed: of the noise.
     """
-    own = WithNoise(data, range(rank, len(data), world), numbers, seed)  # type: ignore[arg-type]
+    own = Subset(data, range(rank, len(data), world))  # type: ignore[arg-type]
+    places = places_in_full(data)[rank::world]
     workers = min(workers, -(-len(own) // batch_size))
-    loader = DataLoader(own, batch_size, num_workers=workers, pin_memory=torch.cuda.is_available())
-    for images, targets, places, noise in loader:
-        yield Batch(images, targets, places.tolist(), {k: draws.transpose(0, 1) for k, draws in noise.items()})
+
+    def make() -> Iterator[Batch]:
+        loader = DataLoader(own, batch_size, num_workers=workers, pin_memory=torch.cuda.is_available())
+        for start, (images, targets) in zip(range(0, len(places), batch_size), loader):
+            here = places[start : start + batch_size]
+            noise = {number: pin(draw_noise(here, number, images.shape[1:], seed)) for number in numbers}
+            yield Batch(images, targets, here, noise)
+
+    return ahead(make())
 
 
 def read_images(data: Images, places: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -219,16 +211,16 @@ def draw_noise(places: Sequence[int], number: int, size: Sequence[int], seed: in
         return torch.stack(list(pool.map(draw, places)), dim=1)
 
 
-def ahead(parts: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
-    """The parts on a device. While one is used there, a thread makes the next, and no copy is waited for."""
-    source = iter(parts)
+def pin(tensor: Tensor) -> Tensor:
+    """A copy in memory from which a GPU takes it without the host's waiting; the tensor itself without a GPU."""
+    return tensor.pin_memory() if torch.cuda.is_available() else tensor
 
-    def make() -> Tensor | None:
-        part = next(source, None)
-        return part.pin_memory() if part is not None and device.type == "cuda" else part
 
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """The items. While one is used, a thread makes the next."""
+    source = iter(items)
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(make)
-        while (part := coming.result()) is not None:
-            coming = pool.submit(make)
-            yield part.to(device, non_blocking=True)
+        coming = pool.submit(next, source, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, source, None)
+            yield item

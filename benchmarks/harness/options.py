@@ -19,7 +19,7 @@ HELP = {
     "rounds": "timed rounds; every method runs once in each",
     "batch_size": "largest batch of images on the device",
     "seed": "of all random draws",
-    "workers": "processes that read images and draw noise; default: 0 on a CPU, else up to 8, one per core",
+    "workers": "processes that read images; default: 0 on a CPU, else up to 8, one per core",
     "pictures": "places of the test images to draw",
     "work": "where finished parts are kept; a stopped run resumes",
     "output": "JSON file of the records; pictures are written beside it",

@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 from benchmarks import certify, covariate_shift, train_cifar10
+from benchmarks.harness import data as data_module
 from benchmarks.harness import records
 from benchmarks.harness.data import HubImages, ahead, batches, center_crop, check_classes, draw_noise, open_set
 from benchmarks.harness.digests import digest, digest_of_classifier, digest_of_data, digest_of_network
@@ -319,7 +320,7 @@ def test_parts_are_made_ahead_in_their_order():
             made.append(i)
             yield torch.tensor([i])
 
-    found = ahead(parts(), CPU)
+    found = ahead(parts())
     assert int(next(found)) == 0
     assert [int(part) for part in found] == [1, 2, 3]
     assert made == [0, 1, 2, 3]
@@ -329,7 +330,7 @@ def test_parts_are_made_ahead_in_their_order():
         raise ValueError("no more")
 
     with pytest.raises(ValueError, match="no more"):
-        list(ahead(failing(), CPU))
+        list(ahead(failing()))
 
 
 def test_votes_are_counted_without_waiting(schedule):
@@ -368,6 +369,7 @@ def test_a_part_is_read_from_the_device_once(monkeypatch):
 
     monkeypatch.setattr(covariate_shift, "log_probabilities", covariate_shift.log_probabilities.__wrapped__)
     monkeypatch.setattr(torch.utils.data._utils.pin_memory, "pin_memory", lambda data, device: data)
+    monkeypatch.setattr(data_module, "pin", lambda tensor: tensor)
     expected = judge(CPU, classifier)
     assert {tally["n"] for tally in expected.values()} == {6}
     with PretendedDevices() as devices:
