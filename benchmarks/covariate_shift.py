@@ -56,8 +56,9 @@ Waiting = dict[Key, list[tuple[Tensor, Tensor]]]
 
 def parse_arguments() -> argparse.Namespace:
     work = Path("runs/covariate_shift")
-    parser = script_parser(__doc__, classifier=(), network="cifar10", batch_size=50, seed=0, work=work, workers=0)
-    parser.set_defaults(workers=default_workers())
+    parser = script_parser(
+        __doc__, classifier=(), network="cifar10", batch_size=50, seed=0, work=work, workers=default_workers()
+    )
     parser.add_argument("--dataset", choices=SETS, required=True)
     parser.add_argument("--data", required=True, help="published files, or the clean set (folder or Hub id)")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
@@ -99,9 +100,7 @@ def run(args: argparse.Namespace, accelerator: Any) -> list[Record]:
     methods = make_methods(args)
     name = args.name or args.dataset
     settings = {key: str(value) for key, value in sorted(vars(args).items()) if key not in FREE}
-    settings["device"] = accelerator.device.type
-    settings["network digest"] = digest_of_network(Denoiser(args.network).network)
-    settings["classifier digests"] = digest(*(digest_of_classifier(c, fields[k]) for k, c in classifiers.items()))
+    settings |= {"device": accelerator.device.type, "weights": digest_of_weights(args.network, classifiers, fields)}
     records: list[Record] = []
     for corruption, severity in tqdm(pairs(args), desc=args.dataset, disable=not accelerator.is_main_process):
         folder = args.work / name / (corruption if corruption == "clean" else f"{corruption}-{severity}")
@@ -124,9 +123,14 @@ def run(args: argparse.Namespace, accelerator: Any) -> list[Record]:
             return to_records(sums, common, fields)
 
         accelerator.wait_for_everyone()
-        own = {**settings, "data digest": digest_of_data(images)}
+        own = {**settings, "images": digest_of_data(images)}
         records += kept(folder / "records.pt", own, make, write=accelerator.is_main_process)
     return records
+
+
+def digest_of_weights(network: str, classifiers: dict[str, nn.Module], fields: dict[str, dict[str, Any]]) -> str:
+    digests = [digest_of_classifier(classifier, fields[spec]) for spec, classifier in classifiers.items()]
+    return digest(digest_of_network(Denoiser(network).network), *digests)
 
 
 def pairs(args: argparse.Namespace) -> list[tuple[str, int]]:

@@ -204,3 +204,28 @@ def test_a_step_waits_for_no_device(tmp_path, monkeypatch):
     for step in range(2, READ_EVERY + 1):
         mean = 0.95 * mean + 0.05 * step
     assert shown == [{"loss": pytest.approx(mean), "accuracy": 50, "accuracy_q0": 1, "lr": 0.1}]
+
+
+def test_steps_are_timed_by_the_gpus_own_clock(monkeypatch):
+    """The host runs ahead of a GPU, so its clock would tell how long a step takes to launch."""
+    clock = iter([0.0, 10.0, 40.0, 60.0])  # milliseconds
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            self.time = next(clock)
+
+        def elapsed_time(self, later: Event) -> float:
+            return later.time - self.time
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    accelerator = SimpleNamespace(device=torch.device("cuda"), num_processes=2)
+    progress = Progress.__new__(Progress)
+    vars(progress).update(accelerator=accelerator, steps=3, seconds_before=1.0, started=0.0, now=2.0)
+    progress.clock = [progress.tick() for _ in range(4)]
+    metadata = progress.metadata(batch_size=5)
+    assert metadata["seconds_per_step"] == pytest.approx(0.02)
+    assert (metadata["images"], metadata["seconds"]) == (30, 3.0)
