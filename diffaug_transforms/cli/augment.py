@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from torchvision.transforms import v2
-
-from ..offline import augment_dataset, augment_folder
+from ..offline import ResizeAndCrop, augment_dataset, augment_folder
 from ..transforms import DeepAugment, DiffAug
 from ..transforms.deepaugment import REDRAW_PROBABILITY
 from .options import TIMESTEPS_HELP, add_shared, find_device, new_command, parse_timesteps
@@ -35,6 +33,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=64, help="images at once; default: %(default)s")
     parser.add_argument("--resize", type=int, help="first resize the shorter side to this many pixels")
     parser.add_argument("--crop", type=int, help="then cut out the centre, with this many pixels a side")
+    parser.add_argument("--overwrite", action="store_true", help="remove the copies that are there, and start anew")
     text = "this process, or Ray Data; default: %(default)s"
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help=text)
     parser.add_argument("--workers", type=int, help="networks that Ray runs; default: one per GPU, or per core")
@@ -44,19 +43,18 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     transform, redraw = make_transform(args)
-    steps = [v2.Resize(args.resize, antialias=True)] if args.resize else []
-    steps += [v2.CenterCrop(args.crop)] if args.crop else []
-    options: Any = {"copies": args.copies, "seed": args.seed, "batch_size": args.batch_size}
-    options["prepare"] = v2.Compose(steps) if steps else None
+    options: Any = {name: getattr(args, name) for name in ("copies", "seed", "batch_size", "overwrite")}
+    has_steps = args.resize is not None or args.crop is not None
+    options["prepare"] = ResizeAndCrop(args.resize, args.crop) if has_steps else None
     if args.engine == "ray":
         failures = augment_dataset(args.src, args.dst, transform, device=args.device, workers=args.workers, **options)
-        print("".join(f"{line}\n" for line in failures), end="", file=sys.stderr)
     elif args.workers is not None:
         raise ValueError(f"--workers goes with --engine ray. Got {args.workers}")
     else:
         device = find_device(args.device)
         failures = augment_folder(Path(args.src), Path(args.dst), transform, redraw=redraw, device=device, **options)
     if failures:
+        print("".join(f"{line}\n" for line in failures), end="", file=sys.stderr)
         print(f"diffaug: {len(failures)} files could not be read and were skipped", file=sys.stderr)
     return 1 if failures else 0
 

@@ -33,7 +33,9 @@ def saved(network, tmp_path: Path) -> str:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """All files but the record of the options."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".diffaug.json"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def assert_same_pictures(folder: Path, other: Path) -> None:
@@ -99,7 +101,7 @@ def test_a_stopped_write_leaves_no_half_file(photos, network, tmp_path, monkeypa
     replace = Path.replace
 
     def interrupted(path: Path, new: Path) -> Path:
-        if "three" in path.name:
+        if "three" in new.name:
             raise KeyboardInterrupt
         return replace(path, new)
 
@@ -110,9 +112,7 @@ def test_a_stopped_write_leaves_no_half_file(photos, network, tmp_path, monkeypa
     monkeypatch.undo()
     assert augment_folder(photos, target, augment, batch_size=1) == []
     assert augment.generator is None
-    assert {name for name in files(target) if not Path(name).name.startswith(".")} == {
-        "a/one.png", "a/two.jpg", "b/deep/four.png", "b/three.png",
-    }  # fmt: skip
+    assert set(files(target)) == {"a/one.png", "a/two.jpg", "b/deep/four.png", "b/three.png"}
 
 
 def test_pictures_are_prepared(photos, saved, tmp_path):
@@ -127,7 +127,7 @@ def test_copies_share_networks_along_the_sorted_list(tmp_path):
     for i in range(400):
         (tmp_path / f"{i:03}.png").touch()
     target = tmp_path.parent / "out"
-    jobs = local.list_jobs(tmp_path, target, 2, 0, redraw=0.05)
+    jobs, _ = local.list_jobs(tmp_path, target, 2, 0, redraw=0.05)
     for copy in range(2):
         seeds = [job.seeds for job in jobs[copy::2]]
         starts = [i for i, seed in enumerate(seeds) if seed.draw == seed.network]
@@ -136,8 +136,8 @@ def test_copies_share_networks_along_the_sorted_list(tmp_path):
         assert all(seeds[i].network == seeds[i - 1].network for i in range(1, 400) if i not in starts)
     assert jobs[0].seeds.network != jobs[1].seeds.network
     (tmp_path / "399.png").unlink()
-    assert local.list_jobs(tmp_path, target, 2, 0, redraw=0.05) == jobs[:-2]
-    assert all(job.seeds.draw == job.seeds.network for job in local.list_jobs(tmp_path, target, 2, 0))
+    assert local.list_jobs(tmp_path, target, 2, 0, redraw=0.05) == (jobs[:-2], [])
+    assert all(job.seeds.draw == job.seeds.network for job in local.list_jobs(tmp_path, target, 2, 0)[0])
 
 
 def test_each_copy_gets_the_network_of_its_job(photos, tmp_path):
@@ -149,7 +149,7 @@ def test_each_copy_gets_the_network_of_its_job(photos, tmp_path):
 
     target = tmp_path / "out"
     assert augment_folder(photos, target, Fill(), copies=2, redraw=0.05) == []
-    for job in local.list_jobs(photos, target, 2, 0, redraw=0.05):
+    for job in local.list_jobs(photos, target, 2, 0, redraw=0.05)[0]:
         if job.target.suffix == ".png":
             with PIL.Image.open(job.target) as image:
                 assert image.getextrema() == ((job.seeds.network % 251,) * 2,) * 3

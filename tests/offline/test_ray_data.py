@@ -19,7 +19,9 @@ from torchvision.transforms.v2 import functional as F
 
 from diffaug_transforms import DiffAug, cli
 from diffaug_transforms.offline import augment_dataset, augment_folder
-from diffaug_transforms.offline.ray_data import Worker, find_image_column, read_rows, start_ray
+from diffaug_transforms.offline.cluster import start_ray
+from diffaug_transforms.offline.ray_data import Worker
+from diffaug_transforms.offline.ray_rows import find_image_column, read_rows
 from tests import contracts
 
 # Not importorskip: start_ray sets variables that Ray reads when it is imported.
@@ -152,7 +154,7 @@ def test_parquet_keeps_its_columns(cluster, photos, expected, tmp_path):
     """Parquet as in Hugging Face datasets. The worker is called here, without an actor."""
     images = [{"bytes": (photos / name).read_bytes(), "path": name} for name in NAMES]
     parquet.write_table(pa.table({"image": images, "label": range(20), "id": NAMES}), tmp_path / "train.parquet")
-    rows, id_column, column = read_rows(cluster, str(tmp_path / "train.parquet"))
+    rows, _, id_column, column, _ = read_rows(cluster, str(tmp_path / "train.parquet"))
     assert (id_column, column) == ("row_hash", "image")
     table = pa.concat_tables(cluster.get(rows.to_arrow_refs()))
     assert len(set(table["row_hash"].to_pylist())) == len(NAMES)

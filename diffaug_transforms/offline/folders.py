@@ -1,0 +1,115 @@
+"""The pictures under a folder, and whether their names can be used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+#: A folder, as the file system knows it: its device and its number there.
+Identity = tuple[int, int]
+
+
+def find_pictures(source: Path, target: Path | None = None) -> tuple[list[Path], list[str]]:
+    """All pictures under a folder, as paths relative to it, sorted; links to folders are followed, but in no circle.
+
+    Hidden files and folders, whose names begin with a dot, are left out.
+
+    Args:
+        target: where copies will go.
+
+    Returns:
+        The paths, and one line for each picture or folder that cannot be used, with the reason: a name that is no
+        UTF-8, a folder that may not be read.
+
+    Raises:
+        OSError: ``source`` is no folder with pictures. ValueError: one of the folders lies inside the other.
+    """
+    if not source.is_dir():
+        raise OSError(f"SRC must be a folder of images. Got {source}")
+    if target is not None:
+        check_apart(source, target)
+    paths, skipped = [], []
+    for path, fault in _walk(source, (), target.resolve() if target is not None else None):
+        relative = path.relative_to(source)
+        if not fault and not is_utf8(str(relative)):
+            fault = "its name is no UTF-8"
+        if fault:
+            skipped.append(f"skipped: {readable(str(path))}: {fault}")
+        else:
+            paths.append(relative)
+    if not paths and not skipped:
+        raise OSError(f"there are no images under {source} (looked for {', '.join(IMG_EXTENSIONS)})")
+    return sorted(paths), sorted(skipped)
+
+
+def find_kind(source: Path) -> str:
+    """What a folder or file holds: "table" (Parquet), "shards" (tar), or "folder" (pictures).
+
+    Raises:
+        OSError: none of them.
+    """
+    if source.is_file():
+        names = [source.name]
+    else:
+        names = [name for _, _, names in os.walk(source, followlinks=False) for name in names]
+    names = [name for name in names if not name.startswith(".")]
+    for ending, kind in ((".parquet", "table"), (".tar", "shards")):
+        if any(name.lower().endswith(ending) for name in names):
+            return kind
+    if source.is_dir() and (any(map(is_picture, names)) or any(path.is_symlink() for path in source.rglob("*"))):
+        return "folder"
+    raise OSError(f"there are no images, .parquet or .tar files under {source}")
+
+
+def check_apart(source: Path, target: Path) -> None:
+    """ValueError if one of the folders lies inside the other."""
+    inside, outside = source.resolve(), target.resolve()
+    if outside.is_relative_to(inside):
+        raise ValueError(f"DST must not lie inside SRC. Got {target}")
+    if inside.is_relative_to(outside):
+        raise ValueError(f"SRC must not lie inside DST. Got {source}")
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file's name is that of a picture, and not hidden."""
+    return name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file's name is UTF-8. Python shows other bytes as lone surrogates."""
+    try:
+        name.encode()
+        return True
+    except UnicodeEncodeError:
+        return False
+
+
+def readable(name: str) -> str:
+    r"""A file's name for people, also if it is no UTF-8: ``caf\xe9.jpg``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _walk(folder: Path, above: tuple[Identity, ...], target: Path | None) -> Iterator[tuple[Path, str]]:
+    """(path, fault) of each picture; fault is empty if there is none. ``above`` holds the folders around this one."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        status = os.stat(folder)
+    except OSError as error:
+        yield folder, f"the folder cannot be read: {error.strerror}"
+        return
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            inner = Path(entry.path)
+            if target is not None and entry.is_symlink() and target.is_relative_to(inner.resolve()):
+                raise ValueError(f"DST must not lie inside SRC. Got {target}, which {inner} leads to")
+            yield from _walk(inner, (*above, here), target)
+        elif is_picture(entry.name) and entry.is_file():
+            yield Path(entry.path), ""
