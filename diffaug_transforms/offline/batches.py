@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,11 @@ class Picture(NamedTuple):
     data: bytes
     name: str
     seeds: Sequence[Seeds]
+
+
+def name_of(data: bytes, path: str | None) -> str:
+    """What a picture is known by: its path, or else its bytes, which are the same wherever it is read."""
+    return path or f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def augment_batch(

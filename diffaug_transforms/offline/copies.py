@@ -148,7 +148,7 @@ def file_format(name: str, data: bytes | None = None) -> str:
             kind = "JPEG" if file.format == "MPO" else file.format
     except Exception:  # the picture is skipped where it is read
         kind = None
-    return kind if kind in FORMATS.values() else "PNG"
+    return kind if kind is not None and kind in FORMATS.values() else "PNG"
 
 
 def encode_image(image: Tensor, kind: str) -> bytes:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+#: A data set's name on the Hub, and its configuration.
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 #: A folder, as the file system knows it: its device and its number there.
 Identity = tuple[int, int]
 
@@ -43,6 +46,22 @@ def find_pictures(source: Path, target: Path | None = None) -> tuple[list[Path],
     if not paths and not skipped:
         raise OSError(f"there are no images under {source} (looked for {', '.join(IMG_EXTENSIONS)})")
     return sorted(paths), sorted(skipped)
+
+
+def is_image_folder(source: str | Path, target: str | Path | None = None) -> bool:
+    """Whether a source is a folder of pictures, not of shards, and no id of a Hub data set.
+
+    Raises:
+        OSError: it is neither. ValueError: source and target are folders, and one lies inside the other.
+    """
+    path = Path(source)
+    if path.is_dir() and target is not None:
+        check_apart(path, Path(target))
+    if path.exists():
+        return find_kind(path) == "folder"
+    if HUB_ID.fullmatch(str(source)):
+        return False
+    raise OSError(f"SRC must be a folder of images, .parquet or .tar files, or a Hub data set's id. Got {source}")
 
 
 def find_kind(source: Path) -> str:

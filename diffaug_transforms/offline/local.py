@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import os
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -32,6 +33,7 @@ from .copies import (
     numbered,
     read_image,
 )
+from .cost import describe_cost
 from .folders import find_pictures
 from .overlap import WriteBehind, read_ahead, threads
 from .record import claim_folder, describe_options, remove_parts
@@ -113,6 +115,11 @@ def augment_folder(
     states, blocked = find_states(jobs, check_age=record["source"] is not None)
     done = sum(state is State.DONE for state in states.values())
     skipped = set(failures + blocked)
+    missing = [job for job in jobs if states[job.target] is State.MISSING]
+    if isinstance(augment, DiffAug) and missing:
+        sources = list(dict.fromkeys(job.source for job in missing))
+        if cost := describe_cost(augment, sources, len(missing), prepare, device):
+            warnings.warn(cost, stacklevel=2)
     with tqdm(total=len(jobs), initial=done, unit="image", desc="diffaug augment") as bar:
         bar.set_postfix_str(f"{done} were there already" if done else "")
         skipped |= make_copies(augment, jobs, states, batch_size, prepare, device, bar)

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..arguments import as_number, as_path, check_flags
 from ..transforms import DeepAugment
-from .batches import Picture, augment_pictures
+from .batches import Picture, augment_pictures, name_of
 from .cluster import plan_workers, start_ray
 from .copies import Prepare, Seeds, check_options, copy_seeds
 from .overlap import threads
@@ -45,7 +45,7 @@ def augment_dataset(
     """Write the rows of ``source`` with augmented images as shards under ``target``.
 
     The draws are those of ``augment_folder``, and so are the record of the options and the bytes of the copies, up to
-    rounding in batches of other sizes. An image without a path is known by its row.
+    rounding in batches of other sizes. An image without a path is known by its bytes.
 
     Args:
         source: an image folder, Parquet files, or WebDataset tar files. For a folder, the output has the columns image,
@@ -88,7 +88,7 @@ def augment_dataset(
             warnings.warn(plan.note, stacklevel=2)
         seeds = partial(copy_seeds, copies=copies, seed=seed, redraw=redraw) if redraw < 1 else None
         rows = read_rows(ray, source, target, member, seeds)
-        more = {"redraw": redraw} if isinstance(augment, DeepAugment) else {}
+        more: dict[str, Any] = {"redraw": redraw} if isinstance(augment, DeepAugment) else {}
         more |= {"member": member} if rows.kind == "shards" else {}
         real = source if "://" in source else os.path.realpath(source)
         claim_shards(target, describe_options(real, augment, prepare, copies, seed, **more), overwrite)
@@ -146,7 +146,9 @@ class Worker:
         import pyarrow as pa
 
         column = table[self.image_column]
-        cells = [cell if isinstance(cell, dict) or cell is None else {"bytes": cell} for cell in column.to_pylist()]
+        cells: list[Any] = [
+            cell if isinstance(cell, dict) or cell is None else {"bytes": cell} for cell in column.to_pylist()
+        ]
         with_image = [i for i, cell in enumerate(cells) if cell is not None]
         pictures = self.pictures(table, cells, with_image)
         with threads() as pool:
@@ -160,7 +162,7 @@ class Worker:
             kept = kept.drop_columns(NETWORKS)
         is_struct = pa.types.is_struct(column.type)
         for copy in range(self.copies):
-            new = [None if i not in files else files[i][copy] for i in rows]
+            new: list[Any] = [None if i not in files else files[i][copy] for i in rows]
             if is_struct:
                 new = [None if data is None else {**cells[i], "bytes": data} for i, data in zip(rows, new)]
             name = self.image_column if self.copies == 1 else f"{self.image_column}_{copy}"
@@ -169,8 +171,7 @@ class Worker:
 
     def pictures(self, table: Any, cells: list[Any], rows: list[int]) -> list[Picture]:
         """The images of some rows of a table, with their seeds."""
-        ids = table[self.id_column].to_pylist()
-        names = [cells[i].get("path") or str(ids[i]) for i in rows]
+        names = [name_of(cells[i]["bytes"] or b"", cells[i].get("path")) for i in rows]
         seeds = list(copy_seeds(names, self.copies, self.seed))
         if NETWORKS in table.column_names:
             networks = table[NETWORKS].to_pylist()

@@ -151,7 +151,7 @@ def read_tar(system: Any, path: str, name: str, member: str | None) -> Iterator[
             members = dict(sample.members)
             held += sum(map(len, members.values()))
             photo = members[sample.photo] if sample.photo is not None else None
-            row = {"__id__": f"{name}/{sample.key}", "__key__": sample.key, "photo": sample.photo}
+            row: dict[str, Any] = {"__id__": f"{name}/{sample.key}", "__key__": sample.key, "photo": sample.photo}
             row["image"] = None if photo is None else {"bytes": photo, "path": f"{sample.key}.{sample.photo}"}
             row["names"] = list(members)
             row["members"] = [b"" if other == sample.photo else data for other, data in members.items()]

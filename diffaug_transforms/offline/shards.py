@@ -47,7 +47,8 @@ def read_samples(file: IO[bytes], name: str, member: str | None = None) -> Itera
         OSError: the file is damaged.
     """
     seen: set[str] = set()
-    key, members = "", []
+    key = ""
+    members: list[tuple[str, bytes]] = []
     try:
         with tarfile.open(fileobj=file, mode="r|*") as tar:
             for entry in tar:

@@ -88,10 +88,13 @@ def test_convert(tmp_path):
         (["demo", "--timesteps", "5000"], "timesteps must be in 0...999 for this network. Got 5000"),
         (["demo", "--timesteps", "1:2:x"], "timesteps must be 500, 50,100,150 or start:stop:step. Got '1:2:x'"),
         (["show", "missing.png"], "there is no file missing.png"),
-        (["augment", "missing", "out"], "SRC must be a folder of images. Got missing"),
+        (
+            ["augment", "missing", "out"],
+            "SRC must be a folder of images, .parquet or .tar files, or a Hub data set's id. Got missing",
+        ),
         (["augment", ".", "out"], "DST must not lie inside SRC. Got out"),
-        (["augment", ".", "../out"], "there are no images under ."),
-        (["augment", ".", "../out", "--copies", "0"], "copies must be at least 1. Got 0"),
+        (["augment", ".", "../out"], "there are no images, .parquet or .tar files under ."),
+        (["augment", "../photos", "../out", "--copies", "0"], "copies must be at least 1. Got 0"),
         (["augment", ".", "../out", "--workers", "2"], "--workers goes with --engine ray. Got 2"),
         (["augment", ".", "../out", "--weights", "a.pt"], "--weights goes with --with deepaugment:edsr and"),
         (["augment", ".", "../out", "--with", "deepaugment", "--timesteps", "5"], "go with --with diffaug"),
@@ -110,6 +113,8 @@ def test_errors_are_one_line(arguments, message, tmp_path, monkeypatch, capsys):
     folder.mkdir()
     for name in ("readme.txt", "unknown.pt"):
         (folder / name).write_text("")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").touch()
     monkeypatch.chdir(folder)
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err
