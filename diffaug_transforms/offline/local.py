@@ -6,6 +6,7 @@ jobs --read_ahead--> images --in_batches--> batches of one size --network--> cop
 from __future__ import annotations
 
 import enum
+import errno
 import os
 import warnings
 from collections import defaultdict
@@ -37,6 +38,9 @@ from .cost import describe_cost
 from .folders import find_pictures
 from .overlap import WriteBehind, read_ahead, threads
 from .record import claim_folder, describe_options, remove_parts
+
+#: The longest name of a file, on almost every file system.
+NAME_BYTES = 255
 
 
 class Job(NamedTuple):
@@ -149,6 +153,8 @@ def find_states(jobs: Sequence[Job], check_age: bool = True) -> tuple[dict[Path,
     states, blocked = {}, []
     for job in jobs:
         try:
+            if len(os.fsencode(job.target.name)) > NAME_BYTES:
+                raise OSError(errno.ENAMETOOLONG, "its name is too long")
             status = os.stat(job.target)
             whole = S_ISREG(status.st_mode) and status.st_size > 0
             is_done = whole and not (check_age and status.st_mtime_ns < os.stat(job.source).st_mtime_ns)
@@ -156,7 +162,7 @@ def find_states(jobs: Sequence[Job], check_age: bool = True) -> tuple[dict[Path,
             fault = "" if S_ISREG(status.st_mode) else "it is no file, but has the name of one"
         except FileNotFoundError:
             states[job.target], fault = State.MISSING, ""
-        except OSError as error:  # such as a name that is too long
+        except OSError as error:
             fault = str(error.strerror)
         if fault:
             states[job.target] = State.BLOCKED
@@ -194,7 +200,13 @@ def make_copies(
                 skipped.add(result)
 
     with threads() as readers, threads() as writers:
-        writing = WriteBehind(writers, bar.update)
+
+        def written(fault: str) -> None:
+            if fault:
+                skipped.add(fault)
+            bar.update(not fault)
+
+        writing = WriteBehind(writers, written)
         for batch in in_batches(readable(readers), batch_size):
             if all(states[job.target] is not State.MISSING for job, _ in batch):
                 continue
@@ -213,9 +225,19 @@ def by_source(jobs: Iterable[Job]) -> Iterable[list[Job]]:
     return same.values()
 
 
-def save_copy(copy: tuple[Tensor, Job]) -> int:
-    """Write beside the final name, then rename. A file that exists is therefore whole. Returns 1, a copy."""
-    view, job = copy
+def save_copy(copy: tuple[Tensor, Job]) -> str:
+    """Write a copy. Returns a line if its name is too long for the file system, else nothing."""
+    try:
+        write_copy(*copy)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return f"skipped: {copy[1].target} cannot be written: its name is too long"
+    return ""
+
+
+def write_copy(view: Tensor, job: Job) -> None:
+    """Write beside the final name, then rename. A file that exists is therefore whole."""
     job.target.parent.mkdir(parents=True, exist_ok=True)
     with writing_file(job.target) as part:
         part.write_bytes(encode_image(view, file_format(job.target.name)))
@@ -223,4 +245,3 @@ def save_copy(copy: tuple[Tensor, Job]) -> int:
             source = os.stat(job.source).st_mtime_ns
             if source > os.stat(part).st_mtime_ns:  # it comes from the future, and must not be newer than its copy
                 os.utime(part, ns=(source, source))
-    return 1

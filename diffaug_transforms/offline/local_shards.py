@@ -24,7 +24,7 @@ from .copies import Prepare, as_device, check_options, copy_seeds
 from .folders import check_apart, find_kind, is_image_folder
 from .overlap import threads
 from .record import claim_shards, describe_options, remove_parts
-from .shards import Sample, members_with_copies, read_samples, write_samples
+from .shards import DamagedShard, Sample, members_with_copies, read_samples, write_samples
 from .tables import augment_splits, load_splits
 
 
@@ -104,9 +104,12 @@ def augment_tars(
             if place.is_file() and place.stat().st_size:
                 continue
             place.parent.mkdir(parents=True, exist_ok=True)
-            with tar.open("rb") as file, writing_file(place) as part, part.open("wb") as new:
-                samples = read_samples(file, str(tar), member)
-                write_samples(new, augment_samples(samples, work, copies, seed, batch_size, skipped, bar))
+            try:
+                with tar.open("rb") as file, writing_file(place) as part, part.open("wb") as new:
+                    samples = read_samples(file, str(tar), member)
+                    write_samples(new, augment_samples(samples, work, copies, seed, batch_size, skipped, bar))
+            except DamagedShard as error:
+                skipped.add(f"skipped: {error}")
     return skipped
 
 

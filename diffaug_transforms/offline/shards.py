@@ -26,6 +26,10 @@ DATA_WORDS = {
 }  # fmt: skip
 
 
+class DamagedShard(OSError):
+    """A tar file that is damaged or incomplete."""
+
+
 class Sample(NamedTuple):
     """One sample: its key, its members in their order, and the name of the member that is the photo, if it has one."""
 
@@ -44,7 +48,7 @@ def read_samples(file: IO[bytes], name: str, member: str | None = None) -> Itera
     Raises:
         ValueError: a member's name is unsafe, a sample is in two places or has a member twice, or it is not clear
             which member is the photo.
-        OSError: the file is damaged.
+        DamagedShard: the file is damaged.
     """
     seen: set[str] = set()
     key = ""
@@ -70,7 +74,7 @@ def read_samples(file: IO[bytes], name: str, member: str | None = None) -> Itera
                 content = tar.extractfile(entry)
                 members.append((suffix, content.read() if content else b""))
     except (tarfile.TarError, EOFError) as error:
-        raise OSError(f"{name} is damaged or incomplete: {error}") from error
+        raise DamagedShard(f"{name} is damaged or incomplete: {error}") from error
     if members:
         yield _sample(key, members, name, member)
 
