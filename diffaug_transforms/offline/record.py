@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import re
-import reprlib
 import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -134,7 +133,7 @@ def _shown(value: Any) -> str:
     """A value for people. A network is its name and the start of its checksum."""
     if isinstance(value, dict):
         return f"{value.get('name')} ({str(value.get('sha256'))[:8]})"
-    return value[:60] if isinstance(value, str) and len(value) > 60 else reprlib.repr(value)
+    return repr(value if not isinstance(value, str) or len(value) < 300 else f"{value[:300]}...")
 
 
 def claim_folder(target: Path, options: dict[str, Any], overwrite: bool, files: Iterable[Path]) -> dict[str, Any]:
