@@ -88,7 +88,7 @@ def check_name(name: str, tar: str) -> None:
 
 def split_name(name: str) -> tuple[str | None, str]:
     """A file's sample and member, ("a/000", "depth.png") for "a/000.depth.png"; (None, "") without an ending."""
-    match = re.fullmatch(r"((?:.*/|)[^.]+)[.]([^/]+)", name, re.DOTALL)
+    match = re.fullmatch(r"((?:.*/|)[^./]+)[.]([^/]+)", name, re.DOTALL)
     return (match[1], match[2]) if match else (None, "")
 
 

@@ -110,7 +110,9 @@ def augment_table(rows: Any, column: str, work: Any, copies: int, seed: int, bat
     done = rows.map(
         augment_rows, remove_columns=[column], features=Features(features), new_fingerprint="diffaug", **options
     )
-    return done.cast_column(column, feature) if copies == 1 and isinstance(feature, Image) else done
+    for name in names if isinstance(feature, Image) else []:
+        done = done.cast_column(name, feature)
+    return done
 
 
 def read_cell(cell: dict[str, Any]) -> bytes:
