@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..transforms import DeepAugment, DiffAug
 from .copies import Prepare, Seeds, encode_image, file_format, read_image
+from .overlap import WriteBehind, read_ahead
 
 #: The most pixels that go through the network together, and that wait for others of their size.
 BATCH_PIXELS, HELD_PIXELS = 2**26, 2**28
@@ -84,15 +85,39 @@ def augment_pictures(
     device: torch.device | str,
     pool: ThreadPoolExecutor,
 ) -> list[list[bytes] | str]:
-    """For each picture the files of its copies, or the line that says why it cannot be read."""
-    read = list(pool.map(lambda picture: read_image(picture.data, picture.name, prepare), pictures))
-    files: list[list[bytes] | str] = [image if isinstance(image, str) else [] for image in read]
-    for copy in range(max((len(picture.seeds) for picture in pictures), default=0)):
-        images = [(0, i, image) for i, image in enumerate(read) if isinstance(image, Tensor)]
-        for batch in in_batches(images, batch_size):
-            seeds = [pictures[i].seeds[copy] for i, _ in batch]
-            views = augment_batch(augment, [image for _, image in batch], seeds, device)
-            kinds = [file_format(pictures[i].name, pictures[i].data) for i, _ in batch]
-            for (i, _), data in zip(batch, pool.map(encode_image, views, kinds)):
-                files[i].append(data)  # type: ignore[union-attr]
+    """For each picture the files of its copies, or the line that says why it cannot be read.
+
+    Threads of the pool read and encode while the network runs.
+    """
+    files: list[list[bytes] | str] = [[b""] * len(picture.seeds) for picture in pictures]
+
+    def read(i: int) -> Tensor | str:
+        return read_image(pictures[i].data, pictures[i].name, prepare)
+
+    def images() -> Iterator[tuple[int, tuple[int, int], Tensor]]:
+        for i, image in read_ahead(pool, read, range(len(pictures)), 2 * batch_size, image_bytes):
+            if isinstance(image, str):
+                files[i] = image
+            else:
+                yield from ((0, (i, copy), image) for copy in range(len(pictures[i].seeds)))
+
+    def encode(one: tuple[tuple[int, int], Tensor]) -> tuple[int, int, bytes]:
+        (i, copy), view = one
+        return i, copy, encode_image(view, file_format(pictures[i].name, pictures[i].data))
+
+    def keep(one: tuple[int, int, bytes]) -> None:
+        i, copy, data = one
+        files[i][copy] = data  # type: ignore[index]
+
+    writing = WriteBehind(pool, keep)
+    for batch in in_batches(images(), batch_size):
+        seeds = [pictures[i].seeds[copy] for (i, copy), _ in batch]
+        views = augment_batch(augment, [image for _, image in batch], seeds, device)
+        writing.add(encode, zip([place for place, _ in batch], views))
+    writing.finish()
     return files
+
+
+def image_bytes(image: Tensor | str) -> int:
+    """The memory of what ``read_image`` returns."""
+    return image.nbytes if isinstance(image, Tensor) else 1

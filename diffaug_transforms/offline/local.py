@@ -22,7 +22,7 @@ from torch import Tensor
 from ..arguments import as_number, as_path, check_flags
 from ..files import writing_file
 from ..transforms import DeepAugment, DiffAug
-from .batches import augment_batch, in_batches
+from .batches import augment_batch, image_bytes, in_batches
 from .copies import (
     Prepare,
     Seeds,
@@ -192,8 +192,7 @@ def make_copies(
         """(chunk, job, image) of the jobs whose image can be read."""
         pairs = [(n, list(same)) for n, chunk in enumerate(chunks) for same in by_source(chunk)]
         read = lambda pair: read_image(str(pair[1][0].source), str(pair[1][0].source), prepare)  # noqa: E731
-        size = lambda result: result.nbytes if isinstance(result, Tensor) else 1  # noqa: E731
-        for (n, same), result in read_ahead(pool, read, pairs, 2 * batch_size, size):
+        for (n, same), result in read_ahead(pool, read, pairs, 2 * batch_size, image_bytes):
             if isinstance(result, Tensor):
                 yield from ((n, job, result) for job in same)
             else:

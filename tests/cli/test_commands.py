@@ -37,6 +37,34 @@ def test_show(network, tmp_path):
         assert picture.size == (84 + 5 * 100, 28 + 2 * 100)
 
 
+def test_show_refuses_a_bomb_in_one_line(tmp_path, capsys):
+    PIL.Image.new("1", (20_000, 10_000)).save(tmp_path / "large.png")
+    assert cli.main(["show", str(tmp_path / "large.png")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("diffaug: error: ")
+    assert "large.png is too large: a picture must have at most 178,956,970 pixels" in error
+    assert error.count("\n") == 1
+
+
+def test_show_turns_pictures_upright(network, tmp_path):
+    """The file is stored on its side; the grid is that of the upright picture."""
+    network.save_pretrained(tmp_path / "network")
+    upright = PIL.Image.linear_gradient("L").resize((16, 16)).convert("RGB")
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    upright.save(tmp_path / "upright.png")
+    upright.transpose(PIL.Image.Transpose.ROTATE_90).save(tmp_path / "side.png", exif=exif)
+    for name in ("upright", "side"):
+        options = ["--network", str(tmp_path / "network"), "--timesteps", "100"]
+        assert (
+            cli.main(
+                ["show", str(tmp_path / f"{name}.png"), *options, "--output", str(tmp_path / f"{name}_over_t.png")]
+            )
+            == 0
+        )
+    assert (tmp_path / "side_over_t.png").read_bytes() == (tmp_path / "upright_over_t.png").read_bytes()
+
+
 def test_the_grid_holds_the_images_beside_their_labels():
     wide = "a label that is wider than the usual margin"
     for label, left in (("white", 84), (wide, None)):
