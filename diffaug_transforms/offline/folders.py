@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -71,16 +72,38 @@ def find_kind(source: Path) -> str:
         OSError: none of them.
     """
     if source.is_file():
-        names = [source.name]
-    else:
-        names = [name for _, _, names in os.walk(source, followlinks=False) for name in names]
-    names = [name for name in names if not name.startswith(".")]
-    for ending, kind in ((".parquet", "table"), (".tar", "shards")):
-        if any(name.lower().endswith(ending) for name in names):
-            return kind
-    if source.is_dir() and (any(map(is_picture, names)) or any(path.is_symlink() for path in source.rglob("*"))):
-        return "folder"
-    raise OSError(f"there are no images, .parquet or .tar files under {source}")
+        return kind_of([source.name], source)
+    names, has_links = [], False
+    for _, folders, files in os.walk(source):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        names += files
+    if not any(map(is_picture, names)):  # they may stand behind links
+        has_links = any(path.is_symlink() and path.is_dir() for path in source.rglob("*"))
+    return kind_of([*names, "linked.png"] if has_links else names, source)
+
+
+def kind_of(names: Iterable[str], source: Path | str) -> str:
+    """The kind of most files of a source. A warning says what is left out. OSError if there is none."""
+    tests = {"table": is_parquet, "shards": is_tar, "folder": is_picture}
+    counts = {kind: sum(map(test, names)) for kind, test in tests.items()}
+    kind = max(counts, key=lambda kind: counts[kind])
+    if not counts[kind]:
+        raise OSError(f"there are no images, .parquet or .tar files under {source}")
+    words = {"table": ".parquet files", "shards": ".tar files", "folder": "images"}
+    left_out = [f"{counts[other]} {words[other]}" for other in counts if other != kind and counts[other]]
+    if left_out:
+        warnings.warn(f"{source} holds mostly {words[kind]}: {' and '.join(left_out)} are left out", stacklevel=3)
+    return kind
+
+
+def is_parquet(name: str) -> bool:
+    """Whether a file's name is that of a Parquet file, and not hidden."""
+    return name.lower().endswith(".parquet") and not name.startswith(".")
+
+
+def is_tar(name: str) -> bool:
+    """Whether a file's name is that of a tar file, and not hidden."""
+    return name.lower().endswith(".tar") and not name.startswith(".")
 
 
 def check_apart(source: Path, target: Path) -> None:
@@ -125,10 +148,16 @@ def _walk(folder: Path, above: tuple[Identity, ...], target: Path | None) -> Ite
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError as error:  # such as a link to itself
+            is_folder, is_file = False, False
+            if is_picture(entry.name):
+                yield Path(entry.path), f"it cannot be read: {error.strerror}"
+        if is_folder:
             inner = Path(entry.path)
             if target is not None and entry.is_symlink() and target.is_relative_to(inner.resolve()):
                 raise ValueError(f"DST must not lie inside SRC. Got {target}, which {inner} leads to")
             yield from _walk(inner, (*above, here), target)
-        elif is_picture(entry.name) and entry.is_file():
+        elif is_file and is_picture(entry.name):
             yield Path(entry.path), ""

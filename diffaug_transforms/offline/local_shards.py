@@ -21,11 +21,11 @@ from ..files import writing_file
 from ..transforms import DeepAugment, DiffAug
 from .batches import Picture, augment_pictures
 from .copies import Prepare, as_device, check_options, copy_seeds
-from .folders import check_apart, find_kind, is_image_folder
+from .folders import check_apart, find_kind, is_image_folder, is_tar
 from .overlap import threads
 from .record import claim_shards, describe_options, remove_parts
 from .shards import DamagedShard, Sample, members_with_copies, read_samples, write_samples
-from .tables import augment_splits, load_splits
+from .tables import augment_splits, describe_data, load_splits
 
 
 def augment_shards(
@@ -79,29 +79,39 @@ def augment_shards(
     if path.exists():
         check_apart(path, target)
     data = load_splits(str(source), split) if kind == "table" else {}
-    more = {"member": member} if kind == "shards" else {"split": split}
+    more = {"member": member} if kind == "shards" else {"split": split, "data": describe_data(data)}
     real = os.path.realpath(path) if path.exists() else str(source)
-    claim_shards(str(target), describe_options(real, augment, prepare, copies, seed, **more), overwrite)
+    record = claim_shards(str(target), describe_options(real, augment, prepare, copies, seed, **more), overwrite)
     remove_parts(target)
     with threads() as pool:
         work = partial(augment_pictures, augment, prepare=prepare, batch_size=batch_size, device=device, pool=pool)
         if kind == "table":
             return sorted(augment_splits(data, target, work, copies, seed, batch_size))
-        return sorted(augment_tars(path, target, work, copies, seed, batch_size, member))
+        check_age = record["source"] is not None
+        return sorted(augment_tars(path, target, work, copies, seed, batch_size, member, check_age))
 
 
 def augment_tars(
-    source: Path, target: Path, work: Any, copies: int, seed: int, batch_size: int, member: str | None
+    source: Path,
+    target: Path,
+    work: Any,
+    copies: int,
+    seed: int,
+    batch_size: int,
+    member: str | None,
+    check_age: bool,
 ) -> set[str]:
-    """Write a tar for each tar. Returns a line for each photo that cannot be read."""
+    """Write a tar for each tar that has none, or an older one if ``check_age``. Returns a line for each photo and tar
+    that cannot be read.
+    """
     from tqdm.auto import tqdm
 
-    tars = [source] if source.is_file() else sorted(path for path in source.rglob("*.tar") if path.name[0] != ".")
+    tars = [source] if source.is_file() else sorted(path for path in source.rglob("*") if is_tar(path.name))
     skipped: set[str] = set()
     with tqdm(unit="image", desc="diffaug augment") as bar:
         for tar in tars:
             place = target / (tar.name if tar == source else tar.relative_to(source))
-            if place.is_file() and place.stat().st_size:
+            if is_done(place, tar, check_age):
                 continue
             place.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -111,6 +121,13 @@ def augment_tars(
             except DamagedShard as error:
                 skipped.add(f"skipped: {error}")
     return skipped
+
+
+def is_done(place: Path, source: Path, check_age: bool) -> bool:
+    """Whether a file is there, is not empty, and if ``check_age`` not older than its source."""
+    if not place.is_file() or not place.stat().st_size:
+        return False
+    return not check_age or place.stat().st_mtime_ns >= source.stat().st_mtime_ns
 
 
 def augment_samples(

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from .copies import Seeds
-from .folders import check_apart, find_kind, find_pictures, is_picture
+from .folders import check_apart, find_kind, find_pictures, is_picture, is_tar, kind_of
 from .shards import Sample, members_with_copies, read_samples
 
 #: A column with the seed of each copy's corrupted network. Workers remove it.
@@ -78,25 +78,23 @@ def list_files(source: str) -> tuple[str, Any, list[tuple[str, str]]]:
     from pyarrow import fs
 
     if "://" not in source:
-        kind, path = find_kind(Path(source)), Path(source)
-        tars = [path] if path.is_file() else sorted(path.rglob("*.tar"))
-        names = [(str(tar), tar.relative_to(path).as_posix() if tar != path else tar.name) for tar in tars]
-        return kind, fs.LocalFileSystem(), [pair for pair in names if not pair[1].startswith(".")]
+        path = Path(source)
+        tars = [path] if path.is_file() else sorted(tar for tar in path.rglob("*") if is_tar(tar.name))
+        pairs = [(str(tar), tar.name if tar == path else tar.relative_to(path).as_posix()) for tar in tars]
+        return find_kind(path), fs.LocalFileSystem(), pairs
     system, root = fs.FileSystem.from_uri(source)
     infos = [system.get_file_info(root)]
     if not infos[0].is_file:
         infos = system.get_file_info(fs.FileSelector(root, allow_not_found=True, recursive=True))
-    files = sorted(info.path for info in infos if info.is_file)
-    pairs = [
-        (path, str(PurePosixPath(path).relative_to(root)) if path != root else PurePosixPath(path).name)
-        for path in files
-    ]
-    pairs = [pair for pair in pairs if not any(part.startswith(".") for part in pair[1].split("/"))]
-    if any(name.endswith(".parquet") for _, name in pairs):
-        return "table", system, []
-    if tars_there := [pair for pair in pairs if pair[1].endswith(".tar")]:
-        return "shards", system, tars_there
-    return "folder", system, [pair for pair in pairs if is_picture(PurePosixPath(pair[1]).name)]
+    pairs = []
+    for path_there in sorted(info.path for info in infos if info.is_file):
+        name = PurePosixPath(path_there)
+        name = name.relative_to(root) if path_there != root else PurePosixPath(name.name)
+        if not any(part.startswith(".") for part in name.parts):
+            pairs.append((path_there, str(name)))
+    kind = kind_of([name for _, name in pairs], source)
+    test = is_tar if kind == "shards" else is_picture
+    return kind, system, [pair for pair in pairs if test(PurePosixPath(pair[1]).name)]
 
 
 def from_reads(ray: Any, reads_of: Callable[[int], Sequence[Callable[[], Iterator[Any]]]]) -> Any:

@@ -23,7 +23,7 @@ from ..files import read_json, remove_part, tensors_sha256, write_whole, writing
 from ..score import ScoreNetwork, load_score_network
 from ..transforms import DeepAugment, DiffAug
 from .copies import QUALITY, Prepare, ResizeAndCrop
-from .folders import is_picture
+from .folders import is_parquet, is_picture, is_tar
 
 #: The record's name in the destination.
 RECORD = ".diffaug.json"
@@ -158,7 +158,7 @@ def claim_folder(target: Path, options: dict[str, Any], overwrite: bool, files: 
     return write_record(target, options, overwrite)
 
 
-def claim_shards(target: str, options: dict[str, Any], overwrite: bool) -> None:
+def claim_shards(target: str, options: dict[str, Any], overwrite: bool) -> dict[str, Any]:
     """``claim_folder`` for a folder of shards, a path or a URI. Shards without a record are never removed."""
     if "://" in target:
         return _claim_uri(target, options, overwrite)
@@ -170,16 +170,15 @@ def claim_shards(target: str, options: dict[str, Any], overwrite: bool) -> None:
         shutil.rmtree(folder / ".checkpoint", ignore_errors=True)
         for path in shards:
             path.unlink()
-    write_record(folder, options, overwrite)
-    return None
+    return write_record(folder, options, overwrite)
 
 
 def is_shard(name: str) -> bool:
     """Whether a file's name is that of a shard, and not hidden."""
-    return name.endswith((".parquet", ".tar")) and not name.startswith(".")
+    return is_parquet(name) or is_tar(name)
 
 
-def _claim_uri(target: str, options: dict[str, Any], overwrite: bool) -> None:
+def _claim_uri(target: str, options: dict[str, Any], overwrite: bool) -> dict[str, Any]:
     from pyarrow import fs
 
     system, root = fs.FileSystem.from_uri(target)
@@ -199,7 +198,9 @@ def _claim_uri(target: str, options: dict[str, Any], overwrite: bool) -> None:
         with system.open_output_stream(f"{root}/{RECORD}") as file:
             file.write(json.dumps(options, indent=2).encode())
     with system.open_input_stream(f"{root}/{RECORD}") as file:
-        check_record(json.loads(file.read()), options, target)
+        found = json.loads(file.read())
+    check_record(found, options, target)
+    return found
 
 
 def write_record(target: Path, options: dict[str, Any], overwrite: bool) -> dict[str, Any]:

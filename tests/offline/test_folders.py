@@ -57,9 +57,28 @@ def test_a_folder_of_links_alone_is_an_image_folder(tmp_path):
     (tmp_path / "photos" / "dog").symlink_to(tmp_path / "elsewhere")
     assert is_image_folder(tmp_path / "photos")
     assert not is_image_folder("uoft-cs/cifar10:plain_text")
-    for name, kind in (("a.tar", "shards"), ("b.parquet", "table")):
+    (tmp_path / "photos" / "itself.png").symlink_to("itself.png")
+    paths, lines = find_pictures(tmp_path / "photos")
+    assert [path.as_posix() for path in paths] == ["dog/x.png"]
+    assert [line.partition(":")[0] for line in lines] == ["skipped"]
+
+
+def test_a_source_is_what_most_of_its_files_are(tmp_path):
+    for name in ("a.png", "b.png", "c.tar", ".hidden/d.tar", ".hidden/e.tar"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-        assert find_kind(tmp_path) == find_kind(tmp_path / name) == kind
+    with pytest.warns(UserWarning, match="holds mostly images: 1 .tar files are left out"):
+        assert find_kind(tmp_path) == "folder"
+    for name in ("d.tar", "e.TAR"):
+        (tmp_path / name).touch()
+    with pytest.warns(UserWarning, match="holds mostly .tar files: 2 images are left out"):
+        assert find_kind(tmp_path) == "shards"
+    assert find_kind(tmp_path / "d.tar") == "shards"
+    (tmp_path / "x.parquet").touch()
+    assert find_kind(tmp_path / "x.parquet") == "table"
+    (tmp_path / "none").mkdir()
+    with pytest.raises(OSError, match="there are no images, .parquet or .tar files under"):
+        find_kind(tmp_path / "none")
 
 
 def test_names_that_cannot_be_used_are_skipped_and_named(augment, tmp_path, capsys):

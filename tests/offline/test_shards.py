@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -95,6 +96,7 @@ def test_a_run_resumes_by_the_tar_and_repeats(augment, tmp_path, capsys):
     assert list(read_tar(out / "bad.tar")) == ["2.png"]
     before = {path.name: path.read_bytes() for path in out.glob("*.tar")}
     (out / "a.tar").write_bytes(b"")
+    os.utime(tmp_path / "tars" / "bad.tar")  # newer than its copy
     kept = (out / "c.tar").stat().st_ino
     cli.main(command)
     assert {path.name: path.read_bytes() for path in out.glob("*.tar")} == before
@@ -215,6 +217,8 @@ def test_a_parquet_folder_goes_through_datasets(augment, tmp_path, monkeypatch, 
     before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
     (out / names[1]).unlink()
     augment_shards(tmp_path / "rows", out, augment)
+    with pytest.raises(ValueError, match="split was None, is 'test'; data was"):
+        augment_shards(tmp_path / "rows", out, augment, split="test")
     after = {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
     assert {name for name in names if before[name] == after[name]} == set(names) - {names[1]}
     assert len(datasets.load_dataset(str(out))["train"]) == 6
