@@ -37,7 +37,7 @@ from .copies import (
 from .cost import describe_cost
 from .folders import find_pictures
 from .overlap import WriteBehind, read_ahead, threads
-from .record import claim_folder, describe_options, remove_parts
+from .record import claim_folder, describe_options, find_copies, remove_parts
 
 #: The longest name of a file, on almost every file system.
 NAME_BYTES = 255
@@ -124,6 +124,9 @@ def augment_folder(
         sources = list(dict.fromkeys(job.source for job in missing))
         if cost := describe_cost(augment, sources, len(missing), prepare, device):
             warnings.warn(cost, stacklevel=2)
+    if orphans := [path for path in find_copies(target) if path not in states]:
+        text = f"{len(orphans)} pictures in {target} are no copies of pictures in {source}, such as {orphans[0]}"
+        warnings.warn(text, stacklevel=2)
     with tqdm(total=len(jobs), initial=done, unit="image", desc="diffaug augment") as bar:
         bar.set_postfix_str(f"{done} were there already" if done else "")
         skipped |= make_copies(augment, jobs, states, batch_size, prepare, device, bar)

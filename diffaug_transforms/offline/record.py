@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -148,7 +148,7 @@ def claim_folder(target: Path, options: dict[str, Any], overwrite: bool, files: 
         OSError: the record is damaged, or the folder cannot be written to.
     """
     has_record = (target / RECORD).exists()
-    pictures = (Path(folder, name) for folder, _, names in os.walk(target) for name in names if is_picture(name))
+    pictures = find_copies(target)
     if overwrite:
         for path in pictures if has_record else files:
             if path.is_file() or path.is_symlink():
@@ -156,6 +156,11 @@ def claim_folder(target: Path, options: dict[str, Any], overwrite: bool, files: 
     elif not has_record and (one := next(pictures, None)) is not None:
         raise ValueError(f"{target} holds pictures, such as {one}, and no record of their options. {CURE}")
     return write_record(target, options, overwrite)
+
+
+def find_copies(target: Path) -> Iterator[Path]:
+    """All pictures under a destination."""
+    return (Path(folder, name) for folder, _, names in os.walk(target) for name in names if is_picture(name))
 
 
 def claim_shards(target: str, options: dict[str, Any], overwrite: bool) -> dict[str, Any]:
