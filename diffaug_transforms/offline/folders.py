@@ -92,7 +92,7 @@ def kind_of(names: Iterable[str], source: Path | str) -> str:
     words = {"table": ".parquet files", "shards": ".tar files", "folder": "images"}
     left_out = [f"{counts[other]} {words[other]}" for other in counts if other != kind and counts[other]]
     if left_out:
-        warnings.warn(f"{source} holds mostly {words[kind]}: {' and '.join(left_out)} are left out", stacklevel=3)
+        warnings.warn(f"{source} holds mostly {words[kind]}: {' and '.join(left_out)} are left out", stacklevel=1)
     return kind
 
 

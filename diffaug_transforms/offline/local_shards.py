@@ -21,7 +21,7 @@ from ..files import writing_file
 from ..transforms import DeepAugment, DiffAug
 from .batches import Picture, augment_pictures
 from .copies import Prepare, as_device, check_options, copy_seeds
-from .folders import check_apart, find_kind, is_image_folder, is_tar
+from .folders import find_kind, is_image_folder, is_tar
 from .overlap import threads
 from .record import claim_shards, describe_options, remove_parts
 from .shards import DamagedShard, Sample, members_with_copies, read_samples, write_samples
@@ -73,11 +73,9 @@ def augment_shards(
     check_options(augment, copies, seed, batch_size, prepare)
     check_flags(overwrite=overwrite)
     path, target, device = as_path("source", source), as_path("target", target), as_device(device)
-    if is_image_folder(source):
+    if is_image_folder(source, target):
         raise ValueError(f"source must hold .parquet or .tar files: augment_folder is for images. Got {source}")
     kind = find_kind(path) if path.exists() else "table"
-    if path.exists():
-        check_apart(path, target)
     data = load_splits(str(source), split) if kind == "table" else {}
     more = {"member": member} if kind == "shards" else {"split": split, "data": describe_data(data)}
     real = os.path.realpath(path) if path.exists() else str(source)

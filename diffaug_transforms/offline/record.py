@@ -168,7 +168,7 @@ def claim_shards(target: str, options: dict[str, Any], overwrite: bool) -> dict[
     if "://" in target:
         return _claim_uri(target, options, overwrite)
     folder = Path(target)
-    shards = [path for path in folder.glob("*") if is_shard(path.name)]
+    shards = sorted(path for path in folder.rglob("*") if is_shard(path.name) and path.parent.name != ".checkpoint")
     if shards and not (folder / RECORD).exists():
         raise ValueError(f"{target} holds shards, such as {shards[0].name}, and no record. Choose another folder")
     if overwrite:

@@ -67,6 +67,7 @@ def augment_splits(data: dict[str, Any], target: Path, work: Any, copies: int, s
     from tqdm.auto import tqdm
 
     skipped: set[str] = set()
+    there = 0
     columns = {split: image_column(rows) for split, rows in data.items()}
     with tqdm(total=copies * sum(map(len, data.values())), unit="image", desc="diffaug augment") as bar, quiet():
         for split, rows in data.items():
@@ -74,7 +75,10 @@ def augment_splits(data: dict[str, Any], target: Path, work: Any, copies: int, s
             for index in range(number):
                 place = target / f"{split}-{index:05}-of-{number:05}.parquet"
                 shard = rows.shard(number, index, contiguous=True)
-                if not (place.is_file() and place.stat().st_size):
+                if place.is_file() and place.stat().st_size:
+                    there += copies * len(shard)
+                    bar.set_postfix_str(f"{there} were there already")
+                else:
                     done = augment_table(shard, columns[split], work, copies, seed, batch_size, skipped)
                     with writing_file(place) as part:
                         done.to_parquet(part)
