@@ -15,7 +15,7 @@ import pickle
 import platform
 import re
 import reprlib
-import tempfile
+import shutil
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 MAX_JSON_BYTES = 64 * 2**20
 #: Key of a safetensors file's metadata: the checksum of its tensors.
 CHECKSUM = "tensors_sha256"
-#: The names of ``writing_file``, and the age in seconds at which such a file belongs to nobody.
+#: The names of ``writing_file`` and ``writing``, and the age in seconds at which such a file belongs to nobody.
 PART = re.compile(r"\.diffaug-(?P<place>[0-9a-f]{8})-(?P<pid>[0-9]+)-[0-9]+\.part")
 PART_SECONDS = 24 * 3600
 _numbers = itertools.count()
@@ -51,21 +51,43 @@ def reading(path: Path, fault: str = "is damaged or incomplete") -> Iterator[Non
 
 @contextmanager
 def writing(folder: Path) -> Iterator[Path]:
-    """A folder to write into, whose files are moved to ``folder`` at the end: whole, or not at all.
+    """A folder to write into, whose files are moved to ``folder`` at the end, or none of them after an error.
 
-    A link among the files that are replaced is replaced itself, and what it points to is kept. OSError for a link in
-    place of a folder.
+    Older weights are removed before other settings are put beside them, and new weights come last. So a process that
+    is killed leaves the old files, the new ones, or a folder without weights, which loading refuses. A link among the
+    files that are replaced is replaced itself, and what it points to is kept. OSError for a link in place of a folder,
+    and for weights that cannot be written, such as on a full disk.
     """
+    from safetensors import SafetensorError
+
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
-        new = Path(temporary)
+    for left in folder.glob(".diffaug-*.part"):
+        remove_part(left)
+    new = folder / _part_name()
+    new.mkdir()
+    try:
         yield new
-        for path in [path for path in new.rglob("*") if path.is_file()]:
-            place = folder / path.relative_to(new)
-            if place.parent != folder and place.parent.is_symlink():
-                raise OSError(f"{place.parent} is a link to another folder: nothing is written through it")
-            place.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(place)
+        _move(new, folder)
+    except SafetensorError as error:
+        raise OSError(f"{folder} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _move(new: Path, folder: Path) -> None:
+    """Move all files of ``new`` into the same places of ``folder``."""
+    places = {path: folder / path.relative_to(new) for path in sorted(new.rglob("*")) if path.is_file()}
+    for place in places.values():
+        if place.parent != folder and place.parent.is_symlink():
+            raise OSError(f"{place.parent} is a link to another folder: nothing is written through it")
+    weights = [path for path in places if path.suffix == ".safetensors"]
+    settings = [path for path in places if path not in weights]
+    if not all(places[path].is_file() and places[path].read_bytes() == path.read_bytes() for path in settings):
+        for path in weights:
+            places[path].unlink(missing_ok=True)
+    for path in [*settings, *weights]:
+        places[path].parent.mkdir(parents=True, exist_ok=True)
+        path.replace(places[path])
 
 
 @contextmanager
@@ -79,7 +101,7 @@ def writing_file(path: Path, new: bool = False) -> Iterator[Path]:
     Args:
         new: FileExistsError at the end if ``path`` exists by then: the first one wins.
     """
-    part = path.with_name(f".diffaug-{_place_of_processes()}-{os.getpid()}-{next(_numbers)}.part")
+    part = path.with_name(_part_name())
     try:
         yield part
         if new:
@@ -88,6 +110,11 @@ def writing_file(path: Path, new: bool = False) -> Iterator[Path]:
             part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _part_name() -> str:
+    """A name that belongs to this process, and that no call before has got."""
+    return f".diffaug-{_place_of_processes()}-{os.getpid()}-{next(_numbers)}.part"
 
 
 def _link(part: Path, path: Path) -> None:
@@ -109,17 +136,17 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
 
 def remove_part(path: Path) -> bool:
-    """Remove a file of ``writing_file`` if the process that wrote it is dead, or if it is older than a day.
+    """Remove what ``writing_file`` or ``writing`` left if its process is dead, or if it is older than a day.
 
     Returns:
-        Whether the file is one of ``writing_file``'s.
+        Whether the file or folder is one of theirs.
     """
     match = PART.fullmatch(path.name)
     if match is None:
         return False
     with suppress(OSError):  # another process removed it
         if _is_dead(match["place"], int(match["pid"])) or path.stat().st_mtime < time.time() - PART_SECONDS:
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     return True
 
 

@@ -24,12 +24,19 @@ PROGRESS = "progress.json"
 
 
 def save_checkpoint(accelerator: Accelerator, folder: Path, **progress: Any) -> None:
-    """Write the state of all that is prepared and registered. All processes call it. ``progress`` is plain values."""
+    """Write the state of all that is prepared and registered. All processes call it. ``progress`` is plain values.
+
+    OSError if it cannot be written. The checkpoint before it is then still there.
+    """
     fresh = folder / "checkpoint.new"
     if accelerator.is_main_process:
         discard(fresh)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(fresh))
+    try:
+        accelerator.save_state(str(fresh))
+    except Exception as error:  # safetensors and torch have errors of their own for a full disk
+        free = shutil.disk_usage(folder).free / 2**20
+        raise OSError(f"{fresh} cannot be written, with {free:.0f} MiB free on its disk: {error}") from error
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         write_whole(fresh / PROGRESS, json.dumps(progress))

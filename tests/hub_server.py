@@ -22,7 +22,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves local folders as repositories; ``truncate`` cuts what it sends of files with that name."""
+    """Serves local folders as repositories; ``truncate`` cuts what it sends of files with that name, at ``truncate_at``
+    bytes or at half."""
 
     def __init__(self, repositories: dict[str, Path]) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -31,6 +32,7 @@ class Hub(ThreadingHTTPServer):
         self.created: set[str] = set()
         self.uploaded: dict[str, bytes] = {}
         self.truncate: str | None = None
+        self.truncate_at: int | None = None
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -112,7 +114,8 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if body:
             cut = path.name == self.server.truncate
-            self.wfile.write(content[: len(content) // 2] if cut else content)
+            at = len(content) // 2 if self.server.truncate_at is None else self.server.truncate_at
+            self.wfile.write(content[:at] if cut else content)
             self.close_connection = cut
 
     def send_json(self, value: object, status: int = 200, headers: dict[str, str] | None = None) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
 import shlex
 import sys
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from diffaug_transforms.files import remove_part, writing_file
 
 RESULTS = Path(__file__).parent.parent / "results"
 PACKAGES = ("diffaug-transforms", "torch", "torchvision", "diffusers", "numpy")
@@ -114,9 +114,7 @@ def read_kept(path: Path) -> dict[str, Any]:
 def whole_file(path: Path) -> Iterator[Path]:
     """A new path beside ``path``, of this process alone. At the end, what was written there becomes ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
-    try:
+    for left in path.parent.glob(".diffaug-*.part"):
+        remove_part(left)
+    with writing_file(path) as temporary:
         yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
