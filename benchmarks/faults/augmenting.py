@@ -20,7 +20,7 @@ ENDINGS = (".png", ".jpg", ".webp", ".bmp")
 
 
 class Augmenting:
-    """The command on ``pictures`` pictures. The right files are those of an undisturbed run, which takes ``seconds``."""
+    """The command on so many pictures. The right files are those of an undisturbed run, which takes ``seconds``."""
 
     name = "diffaug augment"
 

@@ -37,7 +37,8 @@ def measure(settings: Settings) -> Iterator[Record]:
 
 def download_often(settings: Settings, repository: Path, result: Path) -> None:
     """In a process of its own, which may start threads. Writes what was wrong with each download."""
-    choose, faults = settings.random("downloads"), []
+    choose = settings.random("downloads")
+    faults: list[str] = []
     expected = digest_of_network(load_score_network(repository))
     with serve_hub({NAME: repository}) as hub:
         home = settings.folder / "home"

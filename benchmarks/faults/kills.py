@@ -27,8 +27,8 @@ def measure(settings: Settings) -> Iterator[Record]:
     pictures = settings.choose(32, 8)
     augmenting = Augmenting(settings.folder / "augmenting", pictures)
     training = Training(settings.folder / "training", settings.choose(8, 4))
-    kills = {augmenting: settings.choose(80, 3), training: settings.choose(20, 1)}
-    pieces: list[tuple[Killed, signal.Signals]] = [(work, number) for work in kills for number in SIGNALS]
+    kills: dict[Killed, int] = {augmenting: settings.choose(80, 3), training: settings.choose(20, 1)}
+    pieces = [(work, number) for work in kills for number in SIGNALS]
     for (work, number), by in zip(pieces, settings.ends(len(pieces))):
         yield from kill_many(work, number, kills[work], settings, by).records()
 
@@ -46,9 +46,7 @@ def kill_many(work: Killed, number: signal.Signals, kills: int, settings: Settin
     return tally
 
 
-def kill_some(
-    work: Killed, folder: Path, number: signal.Signals, choose: random.Random, most: int
-) -> tuple[int, str]:
+def kill_some(work: Killed, folder: Path, number: signal.Signals, choose: random.Random, most: int) -> tuple[int, str]:
     """Kill runs on one folder up to so many times, then let one come to its end.
 
     Returns:
@@ -74,4 +72,3 @@ def kill_one(work: Killed, folder: Path, number: signal.Signals, seconds: float,
     with suppress(ProcessLookupError):
         os.kill(pid, number)
     return end(pid)
-

@@ -119,27 +119,31 @@ def damage(whole: bytes, choose: random.Random) -> bytes:
 
 
 def bombs() -> list[bytes]:
-    """Small files of many formats that declare hundreds of millions of pixels, or unpack to gigabytes."""
+    """Small files of many formats that declare hundreds of millions of pixels, or unpack to 256 MiB of text."""
     sides = [(20_000, 10_000), (65_535, 65_535), (1, 49_000_000), (49_000_000, 1), (2**31 - 1, 2**31 - 1)]
     files = [png(width, height) for width, height in sides]
-    files += [png(20_000, 10_000, compressed(20_000 * 10_000 // 8)), png(8, 8, chunks=[text_bomb(), profile_bomb()])]
+    files += [
+        png(20_000, 10_000, compressed(20_000 * 10_000 // 8)),
+        png(8, 8, chunk=text_bomb()),
+        png(8, 8, chunk=profile_bomb()),
+    ]
     files += [b"P6 %d %d 255\n" % side + bytes(99) for side in sides]
     for width, height in [(65_535, 65_535), (40_000, 9_000)]:
-        files.append(b"GIF89a" + struct.pack("<HHBBB", width, height, 0, 0, 0) + bytes(99))
+        files.append(gif(width, height))
         files.append(jpeg(min(width, 65_500), min(height, 65_500)))
-        files.append(bytes([0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0]) + struct.pack("<HHBB", width, height, 24, 0) + bytes(99))
+        files.append(bytes([0, 0, 2]) + bytes(9) + struct.pack("<HHBB", width, height, 24, 0) + bytes(99))  # TGA
         files.append(bmp(width, height))
         files.append(tiff(width, height))
     return files
 
 
-def png(width: int, height: int, data: bytes = b"", chunks: list[bytes] | None = None) -> bytes:
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
-    body = chunk(b"IDAT", data or zlib.compress(bytes(99)))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks or []) + body + chunk(b"IEND", b"")
+def png(width: int, height: int, data: bytes = b"", chunk: bytes = b"") -> bytes:
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
+    body = png_chunk(b"IDAT", data or zlib.compress(bytes(99)))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk + body + png_chunk(b"IEND", b"")
 
 
-def chunk(name: bytes, data: bytes) -> bytes:
+def png_chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
@@ -150,11 +154,11 @@ def compressed(size: int) -> bytes:
 
 
 def text_bomb() -> bytes:
-    return chunk(b"zTXt", b"name\0\0" + compressed(2**31))
+    return png_chunk(b"zTXt", b"name\0\0" + compressed(2**28))
 
 
 def profile_bomb() -> bytes:
-    return chunk(b"iCCP", b"name\0\0" + compressed(2**31))
+    return png_chunk(b"iCCP", b"name\0\0" + compressed(2**28))
 
 
 def jpeg(width: int, height: int) -> bytes:
@@ -163,6 +167,11 @@ def jpeg(width: int, height: int) -> bytes:
     start = data.index(b"\xff\xc0") + 5
     data[start : start + 4] = struct.pack(">HH", height, width)
     return bytes(data)
+
+
+def gif(width: int, height: int) -> bytes:
+    screen, frame = struct.pack("<HHBBB", width, height, 0, 0, 0), struct.pack("<HHHHB", 0, 0, width, height, 0)
+    return b"GIF89a" + screen + b"," + frame + b"\x08" + bytes(99)
 
 
 def bmp(width: int, height: int) -> bytes:
