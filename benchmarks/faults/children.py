@@ -33,6 +33,7 @@ def start(run: Callable[[], int | None], log: Path) -> int:
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1)
         code = run() or 0
     except OSError as error:
         print(f"OSError: {error}", file=sys.stderr)

@@ -1,13 +1,27 @@
-"""Tables of tests/properties: random calls and damaged files, and what came of them."""
+"""Tables of tests/properties and of faults: random calls, damaged files, and faults on purpose, and their outcomes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pandas as pd
 
+from ..harness.records import Record
 from ..harness.tables import frame, table
 
 #: Metric -> title. The last column is for what must not happen.
 OUTCOMES = {"right": "right result", "clear error": "clear error", "third kind": "anything else"}
+
+#: Part of faults -> title.
+FAULTS = {
+    "kills": "SIGKILL, SIGINT, SIGTERM at random moments",
+    "crashes": "an error, or the end of the process, before each change of a file",
+    "disks": "a disk that is full or read-only",
+    "pairs": "two runs on one folder at once",
+    "downloads": "downloads that break off",
+    "damage": "files of networks and classifiers cut short or changed",
+    "pictures": "damaged and hostile pictures",
+}
 
 
 def reliability() -> str:
@@ -26,4 +40,28 @@ def damaged_files() -> str:
     return table(records, ["part", "method"], "outcome", lambda own: f"{own.value.sum():,}", header=["file", "damage"])
 
 
-TABLES = {"reliability": reliability, "damaged_files": damaged_files}
+def faults_of(records: str | Iterable[Record], *parts: str) -> str:
+    """The number of faults in these parts by outcome, for each run and each kind of fault."""
+    own = frame(records, part=list(parts))
+    names = own.method.str.split(", ", n=1, expand=True)
+    own = own.assign(run=names[0], fault=names[1].fillna("") if 1 in names else "")
+    header = ["run", "fault"]
+    return table(own, header, "metric", lambda one: f"{one.value.sum():,}", header=header)
+
+
+def faults() -> str:
+    """The number of faults by outcome, for each part and for all of them."""
+    records = frame("faults")
+    records = pd.concat([records.assign(kind=records.part.map(FAULTS)), records.assign(kind="all")], ignore_index=True)
+    return table(records, ["kind"], "metric", lambda one: f"{one.value.sum():,}", header=["faults"])
+
+
+TABLES = {
+    "reliability": reliability,
+    "damaged_files": damaged_files,
+    "faults": faults,
+    "fault_kills": lambda: faults_of("faults", "kills"),
+    "fault_crashes": lambda: faults_of("faults", "crashes"),
+    "fault_disks": lambda: faults_of("faults", "disks"),
+    "fault_pairs": lambda: faults_of("faults", "pairs"),
+}
