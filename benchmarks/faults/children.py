@@ -23,8 +23,10 @@ def start(run: Callable[[], int | None], log: Path) -> int:
     """Fork, and run in the child. Its output goes to ``log``. Returns the child's process id."""
     sys.stdout.flush()
     sys.stderr.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child has its log
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         return pid
     code = FAILED
     try:
@@ -34,6 +36,7 @@ def start(run: Callable[[], int | None], log: Path) -> int:
         os.dup2(output, 1)
         os.dup2(output, 2)
         sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         code = run() or 0
     except OSError as error:
         print(f"OSError: {error}", file=sys.stderr)
