@@ -121,10 +121,9 @@ def augment_folder(
     done = sum(state is State.DONE for state in states.values())
     skipped = set(failures + blocked)
     missing = [job for job in jobs if states[job.target] is State.MISSING]
-    if isinstance(augment, DiffAug) and missing:
-        sources = list(dict.fromkeys(job.source for job in missing))
-        if cost := describe_cost(augment, sources, len(missing), prepare, device):
-            warnings.warn(cost, stacklevel=2)
+    sources = list(dict.fromkeys(job.source for job in missing))
+    if cost := describe_cost(augment, sources, len(missing), prepare, device):
+        warnings.warn(cost, stacklevel=2)
     if orphans := [path for path in find_copies(target) if path not in states]:
         text = f"{len(orphans)} pictures in {target} are no copies of pictures in {source}, such as {orphans[0]}"
         warnings.warn(text, stacklevel=2)
