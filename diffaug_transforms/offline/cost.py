@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import PIL.Image
 import torch
 
 from ..pictures import check_sides
-from ..transforms import DiffAug
+from ..transforms import DeepAugment, DiffAug
 from .copies import Prepare
 
 #: Pictures with more than so many times the pixels of the network's are far larger.
@@ -20,16 +21,22 @@ SAMPLE = 8
 
 
 def describe_cost(
-    augment: DiffAug, sources: Sequence[Path], copies: int, prepare: Prepare, device: torch.device
+    augment: DiffAug | DeepAugment,
+    pictures: Sequence[Path | bytes],
+    copies: int,
+    prepare: Prepare,
+    device: torch.device,
 ) -> str | None:
-    """How long the copies of some pictures will take, and what to pass. None if the pictures are not far larger.
+    """How long copies will take, and what to pass. None for DeepAugment, and if the pictures are not far larger.
 
     Args:
-        sources: the pictures of which copies are missing. The headers of some are read.
-        copies: how many copies are missing.
+        pictures: files, or their bytes. The headers of some are read.
+        copies: how many copies will be made.
     """
-    some = sources[:: max(1, len(sources) // SAMPLE)][:SAMPLE]
-    sizes = [size for size in (prepared_pixels(path, prepare) for path in some) if size]
+    if not isinstance(augment, DiffAug) or not pictures:
+        return None
+    some = pictures[:: max(1, len(pictures) // SAMPLE)][:SAMPLE]
+    sizes = [size for size in (prepared_pixels(picture, prepare) for picture in some) if size]
     if not sizes:
         return None
     size = augment.network.image_size
@@ -45,10 +52,10 @@ def describe_cost(
     )
 
 
-def prepared_pixels(path: Path, prepare: Prepare) -> int:
+def prepared_pixels(file: Path | bytes, prepare: Prepare) -> int:
     """How many pixels a picture has after ``prepare``, by what its file declares. 0 if that is not known."""
     try:
-        with PIL.Image.open(path) as picture:  # reads the header only
+        with PIL.Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:  # reads the header only
             width, height = picture.size
             if prepare is not None:
                 check_sides(picture)

@@ -10,8 +10,9 @@ import errno
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any, NamedTuple
@@ -37,7 +38,7 @@ from .copies import (
 from .cost import describe_cost
 from .folders import find_pictures
 from .overlap import WriteBehind, read_ahead, threads
-from .record import claim_folder, describe_options, find_copies, remove_parts
+from .record import check_folder, describe_options, find_copies, remove_parts, write_record
 
 #: The longest name of a file, on almost every file system.
 NAME_BYTES = 255
@@ -114,22 +115,22 @@ def augment_folder(
     jobs, failures = list_jobs(source, target, copies, seed, redraw)
     more = {"redraw": redraw} if isinstance(augment, DeepAugment) else {}
     options = describe_options(str(source.resolve()), augment, prepare, copies, seed, **more)
-    record = claim_folder(target, options, overwrite, [job.target for job in jobs])
+    record = check_folder(target, options, overwrite, [job.target for job in jobs])
     remove_parts(target)
-    states, blocked = find_states(jobs, check_age=record["source"] is not None)
+    states, blocked = find_states(jobs, check_age=record is None or record["source"] is not None)
     done = sum(state is State.DONE for state in states.values())
     skipped = set(failures + blocked)
     missing = [job for job in jobs if states[job.target] is State.MISSING]
-    if isinstance(augment, DiffAug) and missing:
-        sources = list(dict.fromkeys(job.source for job in missing))
-        if cost := describe_cost(augment, sources, len(missing), prepare, device):
-            warnings.warn(cost, stacklevel=2)
+    sources = list(dict.fromkeys(job.source for job in missing))
+    if cost := describe_cost(augment, sources, len(missing), prepare, device):
+        warnings.warn(cost, stacklevel=2)
     if orphans := [path for path in find_copies(target) if path not in states]:
         text = f"{len(orphans)} pictures in {target} are no copies of pictures in {source}, such as {orphans[0]}"
         warnings.warn(text, stacklevel=2)
     with tqdm(total=len(jobs), initial=done, unit="image", desc="diffaug augment") as bar:
         bar.set_postfix_str(f"{done} were there already" if done else "")
-        skipped |= make_copies(augment, jobs, states, batch_size, prepare, device, bar)
+        claim = partial(write_record, target, options)
+        skipped |= make_copies(augment, jobs, states, batch_size, prepare, device, bar, claim)
     return sorted(skipped)
 
 
@@ -181,11 +182,15 @@ def make_copies(
     prepare: Prepare,
     device: torch.device,
     bar: Any,
+    claim: Callable[[], object],
 ) -> set[str]:
     """Make the copies that are missing. Returns a line for each image that cannot be read.
 
     Which images go through the network together does not depend on what is there already, because that changes the
     last bits. So a run that resumes computes again the whole batches in which a copy is missing, and no others.
+
+    Args:
+        claim: called before the first copy is written. So a run that fails at once leaves no record.
     """
     chunks = [jobs[start : start + 4 * batch_size] for start in range(0, len(jobs), 4 * batch_size)]
     chunks = [chunk for chunk in chunks if any(states[job.target] is State.MISSING for job in chunk)]
@@ -208,12 +213,15 @@ def make_copies(
                 skipped.add(fault)
             bar.update(not fault)
 
-        writing = WriteBehind(writers, written)
+        writing, claimed = WriteBehind(writers, written), False
         for batch in in_batches(readable(readers), batch_size):
             if all(states[job.target] is not State.MISSING for job, _ in batch):
                 continue
             views = augment_batch(augment, [image for _, image in batch], [job.seeds for job, _ in batch], device)
             missing = [(view, job) for view, (job, _) in zip(views, batch) if states[job.target] is State.MISSING]
+            if not claimed:
+                claim()
+                claimed = True
             writing.add(save_copy, missing)
         writing.finish()
     return skipped

@@ -8,7 +8,9 @@ A shard has its name when it is whole, so a run that was stopped resumes with th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,11 +23,12 @@ from ..files import writing_file
 from ..transforms import DeepAugment, DiffAug
 from .batches import Picture, augment_pictures
 from .copies import Prepare, as_device, check_options, copy_seeds
+from .cost import SAMPLE, describe_cost
 from .folders import find_kind, is_image_folder, is_tar
 from .overlap import threads
 from .record import claim_shards, describe_options, remove_parts
 from .shards import DamagedShard, Sample, members_with_copies, read_samples, write_samples
-from .tables import augment_splits, describe_data, load_splits
+from .tables import augment_tables, describe_data, first_pictures, load_splits, plan_shards
 
 
 def augment_shards(
@@ -81,36 +84,28 @@ def augment_shards(
     real = os.path.realpath(path) if path.exists() else str(source)
     record = claim_shards(str(target), describe_options(real, augment, prepare, copies, seed, **more), overwrite)
     remove_parts(target)
+    check_age = record["source"] is not None
+    tars = [] if kind == "table" else [pair for pair in find_tars(path, target) if not is_done(*pair, check_age)]
+    tables, there = plan_shards(data, target)
+    pictures, number = first_photos(tars, member) if tars else first_pictures(tables)
+    if cost := describe_cost(augment, pictures, copies * number, prepare, device):
+        warnings.warn(cost, stacklevel=2)
     with threads() as pool:
         work = partial(augment_pictures, augment, prepare=prepare, batch_size=batch_size, device=device, pool=pool)
         if kind == "table":
-            return sorted(augment_splits(data, target, work, copies, seed, batch_size))
-        check_age = record["source"] is not None
-        return sorted(augment_tars(path, target, work, copies, seed, batch_size, member, check_age))
+            return sorted(augment_tables(tables, there, work, copies, seed, batch_size))
+        return sorted(augment_tars(tars, work, copies, seed, batch_size, member))
 
 
 def augment_tars(
-    source: Path,
-    target: Path,
-    work: Any,
-    copies: int,
-    seed: int,
-    batch_size: int,
-    member: str | None,
-    check_age: bool,
+    tars: Sequence[tuple[Path, Path]], work: Any, copies: int, seed: int, batch_size: int, member: str | None
 ) -> set[str]:
-    """Write a tar for each tar that has none, or an older one if ``check_age``. Returns a line for each photo and tar
-    that cannot be read.
-    """
+    """Write tars, given as pairs of target and source. Returns a line for each photo and tar that cannot be read."""
     from tqdm.auto import tqdm
 
-    tars = [source] if source.is_file() else sorted(path for path in source.rglob("*") if is_tar(path.name))
     skipped: set[str] = set()
     with tqdm(unit="image", desc="diffaug augment") as bar:
-        for tar in tars:
-            place = target / (tar.name if tar == source else tar.relative_to(source))
-            if is_done(place, tar, check_age):
-                continue
+        for place, tar in tars:
             place.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with tar.open("rb") as file, writing_file(place) as part, part.open("wb") as new:
@@ -119,6 +114,25 @@ def augment_tars(
             except DamagedShard as error:
                 skipped.add(f"skipped: {error}")
     return skipped
+
+
+def find_tars(source: Path, target: Path) -> list[tuple[Path, Path]]:
+    """Pairs of target and source: a tar file, or all under a folder."""
+    if source.is_file():
+        return [(target / source.name, source)]
+    tars = sorted(path for path in source.rglob("*") if is_tar(path.name))
+    return [(target / tar.relative_to(source), tar) for tar in tars]
+
+
+def first_photos(tars: Sequence[tuple[Path, Path]], member: str | None) -> tuple[list[bytes], int]:
+    """The first photos of the first tar, and about how many there are in all, by the sizes of the tars."""
+    first = tars[0][1]
+    with suppress(DamagedShard), first.open("rb") as file:
+        samples = list(islice(read_samples(file, str(first), member), SAMPLE))
+        share = file.tell() / sum(tar.stat().st_size for _, tar in tars)
+        photos = [dict(sample.members)[sample.photo] for sample in samples if sample.photo is not None]
+        return photos, round(len(photos) / min(1, share))
+    return [], 0
 
 
 def is_done(place: Path, source: Path, check_age: bool) -> bool:

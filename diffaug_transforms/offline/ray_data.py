@@ -89,7 +89,7 @@ def augment_dataset(
         seeds = partial(copy_seeds, copies=copies, seed=seed, redraw=redraw) if redraw < 1 else None
         rows = read_rows(ray, source, target, member, seeds)
         more: dict[str, Any] = {"redraw": redraw} if isinstance(augment, DeepAugment) else {}
-        more |= {"member": member} if rows.kind == "shards" else {}
+        more |= rows.record
         real = source if "://" in source else os.path.realpath(source)
         claim_shards(target, describe_options(real, augment, prepare, copies, seed, **more), overwrite)
         set_checkpoint(ray, rows, f"{target}/.checkpoint")

@@ -5,13 +5,14 @@ An image is a struct of bytes and path, or bytes alone. Each row has an id that 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from .copies import Seeds
-from .folders import check_apart, find_kind, find_pictures, is_picture, is_tar, kind_of
+from .folders import check_apart, find_kind, find_pictures, is_parquet, is_picture, is_tar, kind_of
 from .shards import Sample, members_with_copies, read_samples
 
 #: A column with the seed of each copy's corrupted network. Workers remove it.
@@ -23,12 +24,15 @@ TABLE_BYTES, TABLE_ROWS = 2**26, 256
 
 
 class Rows(NamedTuple):
-    """A Ray data set, what it was made from, its columns of ids and images, and lines for files that cannot be used."""
+    """A Ray data set, what it was made from, its columns of ids and images, what the record holds about it, and lines
+    for files that cannot be used.
+    """
 
     data: Any
     kind: str
     id_column: str
     image_column: str
+    record: dict[str, Any]
     skipped: Sequence[str] = ()
 
 
@@ -46,17 +50,20 @@ def read_rows(
         member: which member of a WebDataset sample is the photo (see ``shards.find_photo``).
         seeds: for an image folder, the seeds of the copies of all images. None: each worker makes them.
     """
-    kind, system, names = list_files(source)
+    local = "://" not in source
+    if local and target and "://" not in target and Path(source).is_dir():
+        check_apart(Path(source), Path(target))
+    kind, system, files = list_files(source)
+    sizes = hashlib.sha256(repr([(file.name, file.size) for file in files]).encode()).hexdigest()[:16]
     if kind == "table":
         rows = ray.data.read_parquet(source, include_row_hash=True)
-        return Rows(rows, kind, "row_hash", find_image_column(rows.schema()))
+        return Rows(rows, kind, "row_hash", find_image_column(rows.schema()), {"data": sizes})
     if kind == "shards":
-        reads = [partial(read_tar, system, path, name, member) for path, name in names]
-        return Rows(from_reads(ray, lambda _: reads), kind, "__id__", "image")
+        reads = [partial(read_tar, system, file.path, file.name, member) for file in files]
+        return Rows(from_reads(ray, lambda _: reads), kind, "__id__", "image", {"member": member, "data": sizes})
+    names = [(file.path, file.name) for file in files]
     skipped: list[str] = []
-    if "://" not in source:
-        if target and "://" not in target:
-            check_apart(Path(source), Path(target))
+    if local:
         paths, skipped = find_pictures(Path(source), Path(target) if target and "://" not in target else None)
         names = [(f"{source}/{path.as_posix()}", path.as_posix()) for path in paths]
     if not names:
@@ -68,33 +75,43 @@ def read_rows(
         parts = [slice(start, start + size) for start in range(0, len(names), size)]
         return [partial(read_files, system, names[part], networks and networks[part]) for part in parts]
 
-    return Rows(from_reads(ray, reads_of), kind, "path", "image", skipped)
+    return Rows(from_reads(ray, reads_of), kind, "path", "image", {}, skipped)
 
 
-def list_files(source: str) -> tuple[str, Any, list[tuple[str, str]]]:
-    """What a source holds (see ``find_kind``), its file system, and (path, relative path) of its tars or, if it is a
-    URI, of its images.
+class File(NamedTuple):
+    """A file of a source: its path, its path relative to the source, and its size in bytes."""
+
+    path: str
+    name: str
+    size: int
+
+
+def list_files(source: str) -> tuple[str, Any, list[File]]:
+    """What a source holds (see ``find_kind``), its file system, and the files of that kind.
+
+    Images of a local folder are left out, because ``find_pictures`` finds them.
     """
     from pyarrow import fs
 
-    if "://" not in source:
-        path = Path(source)
-        tars = [path] if path.is_file() else sorted(tar for tar in path.rglob("*") if is_tar(tar.name))
-        pairs = [(str(tar), tar.name if tar == path else tar.relative_to(path).as_posix()) for tar in tars]
-        return find_kind(path), fs.LocalFileSystem(), pairs
-    system, root = fs.FileSystem.from_uri(source)
-    infos = [system.get_file_info(root)]
-    if not infos[0].is_file:
-        infos = system.get_file_info(fs.FileSelector(root, allow_not_found=True, recursive=True))
-    pairs = []
-    for path_there in sorted(info.path for info in infos if info.is_file):
-        name = PurePosixPath(path_there)
-        name = name.relative_to(root) if path_there != root else PurePosixPath(name.name)
-        if not any(part.startswith(".") for part in name.parts):
-            pairs.append((path_there, str(name)))
-    kind = kind_of([name for _, name in pairs], source)
-    test = is_tar if kind == "shards" else is_picture
-    return kind, system, [pair for pair in pairs if test(PurePosixPath(pair[1]).name)]
+    if "://" in source:
+        system, root = fs.FileSystem.from_uri(source)
+        infos = [system.get_file_info(root)]
+        if not infos[0].is_file:
+            infos = system.get_file_info(fs.FileSelector(root, allow_not_found=True, recursive=True))
+        files = [File(info.path, _relative(info.path, root), info.size) for info in infos if info.is_file]
+        files = [file for file in files if not any(part.startswith(".") for part in file.name.split("/"))]
+        kind = kind_of([file.name for file in files], source)
+    else:
+        kind, system, root = find_kind(Path(source)), fs.LocalFileSystem(), source
+        paths = [Path(source)] if Path(source).is_file() else list(Path(source).rglob("*")) if kind != "folder" else []
+        files = [File(str(path), _relative(str(path), root), path.stat().st_size) for path in paths if path.is_file()]
+    test = {"table": is_parquet, "shards": is_tar, "folder": is_picture}[kind]
+    return kind, system, sorted(file for file in files if test(PurePosixPath(file.name).name))
+
+
+def _relative(path: str, root: str) -> str:
+    """A path relative to its source, or its name if it is the source."""
+    return PurePosixPath(path).name if path == root else PurePosixPath(path).relative_to(root).as_posix()
 
 
 def from_reads(ray: Any, reads_of: Callable[[int], Sequence[Callable[[], Iterator[Any]]]]) -> Any:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torchvision.transforms import v2
 
-from ..files import read_json, remove_part, tensors_sha256, write_whole, writing_file
+from ..files import read_json, remove_part, tensors_sha256, writing_file
 from ..score import ScoreNetwork, load_score_network
 from ..transforms import DeepAugment, DiffAug
 from .copies import QUALITY, Prepare, ResizeAndCrop
@@ -63,6 +63,7 @@ def describe_augment(augment: DiffAug | DeepAugment) -> dict[str, Any]:
         weights = None if augment.weights is None else file_sha256(Path(augment.weights).expanduser())
         return {"with": kind, "weights": weights, "size": augment.size, "max_epsilon": augment.max_epsilon}
     steps = augment.denoiser.augment_timesteps if augment.timesteps is None else augment.timesteps
+    augment.network.schedule.check_timesteps(steps)
     dtype = None if augment.denoiser.dtype is None else str(augment.denoiser.dtype).removeprefix("torch.")
     return {
         "with": "diffaug",
@@ -136,26 +137,36 @@ def _shown(value: Any) -> str:
     return repr(value if not isinstance(value, str) or len(value) < 300 else f"{value[:300]}...")
 
 
-def claim_folder(target: Path, options: dict[str, Any], overwrite: bool, files: Iterable[Path]) -> dict[str, Any]:
-    """Write the record into a folder of pictures, or check it against the one that is there, and return that.
+def check_folder(
+    target: Path, options: dict[str, Any], overwrite: bool, files: Iterable[Path]
+) -> dict[str, Any] | None:
+    """The record of a folder of pictures, or None if there is none. Nothing is written: see ``write_record``.
 
     Args:
-        overwrite: first remove the copies that are there: all pictures if the folder has a record, else ``files``.
+        overwrite: remove the record, and the copies that are there: all pictures if there is a record, else ``files``.
         files: the copies that will be written.
 
     Raises:
         ValueError: the folder has the record of other options, or pictures and no record.
-        OSError: the record is damaged, or the folder cannot be written to.
+        OSError: the record is damaged, or ``target`` is a file.
     """
-    has_record = (target / RECORD).exists()
-    pictures = find_copies(target)
+    if target.exists() and not target.is_dir():
+        raise OSError(f"DST must be a folder. Got the file {target}")
+    record, pictures = target / RECORD, find_copies(target)
+    has_record = record.exists()
     if overwrite:
         for path in pictures if has_record else files:
             if path.is_file() or path.is_symlink():
                 path.unlink()
-    elif not has_record and (one := next(pictures, None)) is not None:
+        record.unlink(missing_ok=True)
+        return None
+    if has_record:
+        found = read_record(record)
+        check_record(found, options, str(target))
+        return found
+    if (one := next(pictures, None)) is not None:
         raise ValueError(f"{target} holds pictures, such as {one}, and no record of their options. {CURE}")
-    return write_record(target, options, overwrite)
+    return None
 
 
 def find_copies(target: Path) -> Iterator[Path]:
@@ -164,18 +175,27 @@ def find_copies(target: Path) -> Iterator[Path]:
 
 
 def claim_shards(target: str, options: dict[str, Any], overwrite: bool) -> dict[str, Any]:
-    """``claim_folder`` for a folder of shards, a path or a URI. Shards without a record are never removed."""
+    """Write the record into a folder of shards, a path or a URI, or check it. Returns the one that is there.
+
+    Args:
+        overwrite: first remove the shards, if they have a record. A record without shards is replaced in any case.
+
+    Raises:
+        ValueError: the folder has the record of other options, or shards and no record.
+        OSError: the record is damaged, or the folder cannot be written to.
+    """
     if "://" in target:
         return _claim_uri(target, options, overwrite)
     folder = Path(target)
     shards = sorted(path for path in folder.rglob("*") if is_shard(path.name) and path.parent.name != ".checkpoint")
     if shards and not (folder / RECORD).exists():
         raise ValueError(f"{target} holds shards, such as {shards[0].name}, and no record. Choose another folder")
-    if overwrite:
+    if overwrite or not shards:
         shutil.rmtree(folder / ".checkpoint", ignore_errors=True)
         for path in shards:
             path.unlink()
-    return write_record(folder, options, overwrite)
+        (folder / RECORD).unlink(missing_ok=True)
+    return write_record(folder, options)
 
 
 def is_shard(name: str) -> bool:
@@ -192,13 +212,12 @@ def _claim_uri(target: str, options: dict[str, Any], overwrite: bool) -> dict[st
     shards = [name for name in names if is_shard(name)]
     if shards and RECORD not in names:
         raise ValueError(f"{target} holds shards, such as {shards[0]}, and no record. Choose another folder")
-    if overwrite:
+    if overwrite or not shards:
         for info in infos:
             if info.base_name == ".checkpoint":
                 system.delete_dir(info.path)
             elif is_shard(info.base_name):
                 system.delete_file(info.path)
-    if overwrite or RECORD not in names:
         system.create_dir(root, recursive=True)
         with system.open_output_stream(f"{root}/{RECORD}") as file:
             file.write(json.dumps(options, indent=2).encode())
@@ -208,16 +227,13 @@ def _claim_uri(target: str, options: dict[str, Any], overwrite: bool) -> dict[st
     return found
 
 
-def write_record(target: Path, options: dict[str, Any], overwrite: bool) -> dict[str, Any]:
+def write_record(target: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Write the record if there is none, else check it. Returns the one that is there."""
     record = target / RECORD
     target.mkdir(parents=True, exist_ok=True)
-    content = f"{json.dumps(options, indent=2)}\n"
-    if overwrite:
-        write_whole(record, content)
-    elif not record.exists():
+    if not record.exists():
         with suppress(FileExistsError), writing_file(record, new=True) as part:  # or another run is first
-            part.write_text(content, encoding="utf-8")
+            part.write_text(f"{json.dumps(options, indent=2)}\n", encoding="utf-8")
     found = read_record(record)
     check_record(found, options, str(target))
     return found

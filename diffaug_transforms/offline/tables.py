@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from ..files import writing_file
 from .batches import Picture, name_of
 from .copies import copy_seeds
+from .cost import SAMPLE
 
 #: Rows of a shard. All its images are in memory together.
 SHARD_ROWS = 2000
@@ -62,27 +63,51 @@ def image_column(rows: Any) -> str:
     return found[0]
 
 
-def augment_splits(data: dict[str, Any], target: Path, work: Any, copies: int, seed: int, batch_size: int) -> set[str]:
-    """Write the shards of all splits. Returns a line for each image that cannot be read."""
+def plan_shards(data: dict[str, Any], target: Path) -> tuple[list[tuple[Path, Any]], int]:
+    """The shards that are missing, each as its file and its rows, and the number of rows that are there already."""
+    missing, there = [], 0
+    for split, rows in data.items():
+        number = max(1, -(-len(rows) // SHARD_ROWS))
+        for index in range(number):
+            place = target / f"{split}-{index:05}-of-{number:05}.parquet"
+            shard = rows.shard(number, index, contiguous=True)
+            if place.is_file() and place.stat().st_size:
+                there += len(shard)
+            else:
+                missing.append((place, shard))
+    return missing, there
+
+
+def first_pictures(shards: Sequence[tuple[Path, Any]]) -> tuple[list[bytes], int]:
+    """Pictures of the first shard, and the number of rows of all."""
+    from datasets import Image
+
+    if not shards:
+        return [], 0
+    rows = shards[0][1]
+    column = image_column(rows)
+    first = rows.select(range(min(SAMPLE, len(rows)))).select_columns([column])
+    if isinstance(rows.features[column], Image):
+        first = first.cast_column(column, Image(decode=False))
+    cells = [cell if isinstance(cell, dict) else {"bytes": cell} for cell in first[column][:] if cell is not None]
+    return list(map(read_cell, cells)), sum(len(rows) for _, rows in shards)
+
+
+def augment_tables(
+    shards: Sequence[tuple[Path, Any]], there: int, work: Any, copies: int, seed: int, batch_size: int
+) -> set[str]:
+    """Write the shards. Returns a line for each image that cannot be read."""
     from tqdm.auto import tqdm
 
     skipped: set[str] = set()
-    there = 0
-    columns = {split: image_column(rows) for split, rows in data.items()}
-    with tqdm(total=copies * sum(map(len, data.values())), unit="image", desc="diffaug augment") as bar, quiet():
-        for split, rows in data.items():
-            number = max(1, -(-len(rows) // SHARD_ROWS))
-            for index in range(number):
-                place = target / f"{split}-{index:05}-of-{number:05}.parquet"
-                shard = rows.shard(number, index, contiguous=True)
-                if place.is_file() and place.stat().st_size:
-                    there += copies * len(shard)
-                    bar.set_postfix_str(f"{there} were there already")
-                else:
-                    done = augment_table(shard, columns[split], work, copies, seed, batch_size, skipped)
-                    with writing_file(place) as part:
-                        done.to_parquet(part)
-                bar.update(copies * len(shard))
+    total = copies * (there + sum(len(rows) for _, rows in shards))
+    with tqdm(total=total, initial=copies * there, unit="image", desc="diffaug augment") as bar, quiet():
+        bar.set_postfix_str(f"{copies * there} were there already" if there else "")
+        for place, rows in shards:
+            done = augment_table(rows, image_column(rows), work, copies, seed, batch_size, skipped)
+            with writing_file(place) as part:
+                done.to_parquet(part)
+            bar.update(copies * len(rows))
     return skipped
 
 

@@ -165,7 +165,7 @@ def test_parquet_keeps_its_columns(cluster, photos, expected, tmp_path):
     """Parquet as in Hugging Face datasets. The worker is called here, without an actor."""
     images = [{"bytes": (photos / name).read_bytes(), "path": name} for name in NAMES]
     parquet.write_table(pa.table({"image": images, "label": range(20), "id": NAMES}), tmp_path / "train.parquet")
-    rows, _, id_column, column, _ = read_rows(cluster, str(tmp_path / "train.parquet"))
+    rows, _, id_column, column, *_ = read_rows(cluster, str(tmp_path / "train.parquet"))
     assert (id_column, column) == ("row_hash", "image")
     table = pa.concat_tables(cluster.get(rows.to_arrow_refs()))
     assert len(set(table["row_hash"].to_pylist())) == len(NAMES)

@@ -116,6 +116,20 @@ def test_overwrite_starts_anew(augment, tmp_path):
     assert files(tmp_path / "fresh")["a/one.png"] != files(tmp_path / "out")["a/one.png"]
 
 
+def test_a_run_that_fails_at_once_leaves_no_record(augment, photos, tmp_path, network):
+    code, error = augment("--timesteps", "5000")
+    assert (code, "timesteps must be in 0...999" in error) == (2, True)
+
+    class Fails(DiffAug):
+        def transform(self, inpt, params):
+            raise OSError("the weights are missing")
+
+    with pytest.raises(OSError, match="the weights are missing"):
+        augment_folder(photos, tmp_path / "out", Fails(network, timesteps=5))
+    assert not (tmp_path / "out").exists()
+    assert augment()[0] == 0
+
+
 def test_pictures_without_a_record_are_refused(augment, tmp_path):
     save_picture(tmp_path / "out" / "b" / "mine.png")
     save_picture(tmp_path / "out" / "a" / "one.png")

@@ -12,7 +12,7 @@ import pytest
 from torchvision.transforms.v2 import functional as F
 
 from diffaug_transforms import DiffAug, cli
-from diffaug_transforms.offline import augment_folder, augment_shards, tables
+from diffaug_transforms.offline import augment_folder, augment_shards, cost, tables
 from diffaug_transforms.offline.shards import DamagedShard, find_photo, read_samples, split_name
 from tests import contracts
 
@@ -259,3 +259,15 @@ def test_a_hub_data_set_by_its_id(tmp_path, monkeypatch, capsys):
     assert "or a Hub data set's id. Got owner/missing: Dataset 'owner/missing' doesn't exist on the Hub" in error
     assert cli.main(["augment", "a/b/c", *options]) == 2
     assert "SRC must be a folder of images, .parquet or .tar files, or a Hub" in capsys.readouterr().err
+
+
+def test_the_cost_of_large_photos_in_shards_is_said(augment, tmp_path, monkeypatch):
+    monkeypatch.setattr(cost, "seconds_a_call", lambda *_: 60.0)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    write_tar(tmp_path / "one.tar", {f"{i}.png": picture(i, size=64) for i in range(40)})
+    with pytest.warns(UserWarning, match="16 times as many pixels.* 16 x 16: (3[6-9]|4[0-4]) network calls"):
+        augment_shards(tmp_path / "one.tar", tmp_path / "out", augment)
+    rows = datasets.Dataset.from_dict({"image": [{"bytes": picture(0, size=64), "path": None}] * 30})
+    rows.cast_column("image", datasets.Image()).to_parquet(tmp_path / "x.parquet")
+    with pytest.warns(UserWarning, match="16 times as many pixels.* 16 x 16: 30 network calls"):
+        augment_shards(tmp_path / "x.parquet", tmp_path / "rows", augment)
