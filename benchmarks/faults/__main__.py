@@ -13,6 +13,7 @@ injected, how many survived, and how many were lost. Exit code 1 if any was lost
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 import tempfile
 import time
@@ -62,6 +63,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_arguments()
+    gc.freeze()  # forked processes share what is there now
     torch.set_num_threads(1)  # a process with torch's threads must not be forked
     records: list[Record] = []
     total = sum(PARTS[part].share for part in args.parts)

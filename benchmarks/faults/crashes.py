@@ -40,7 +40,7 @@ def inject_everywhere(
         root = settings.folder / f"{work.name}, {fault}"
         root.mkdir()
         changes = number_of_changes(work, root / "counted")
-        places = settings.random(root.name).sample(range(changes), settings.choose(changes, min(4, changes)))
+        places = settings.random(root.name).sample(range(changes), settings.choose(changes, min(2, changes)))
         tally = Tally(part, root.name)
         for place in places:
             if tally.injected and time.monotonic() > by:

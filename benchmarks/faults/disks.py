@@ -44,7 +44,7 @@ def mounted(settings: Settings, works: Sequence[Work]) -> Iterator[Record]:
         choose, root = settings.random(tally.method), settings.folder / tally.method
         root.mkdir()
         needed = bytes_of(work, root / "whole")
-        while tally.injected < settings.choose(40, 2) and (not tally.injected or time.monotonic() < by):
+        while tally.injected < settings.choose(40, 1) and (not tally.injected or time.monotonic() < by):
             with disk(root / "disk") as place:
                 wrong = fault(work, place, int(choose.random() * needed), root / f"{tally.injected}.log")
                 tally.add(wrong)

@@ -20,8 +20,9 @@ from .works import Work, judge
 
 def measure(settings: Settings) -> Iterator[Record]:
     works: list[Work] = [work for work in all_works(settings) if work.name != "checkpoint"]  # has no lock of its own
-    works.append(Training(settings.folder / "training", 4))
-    pairs = settings.choose(30, 2)
+    if not settings.tiny:
+        works.append(Training(settings.folder / "training", 4))
+    pairs = settings.choose(30, 1)
     for work, by in zip(works, settings.ends(len(works))):
         for kill in (False, True):
             if kill and not isinstance(work, Augmenting | Training):
