@@ -36,6 +36,7 @@ from diffaug_transforms.files import (
     remove_part,
     several,
     write_whole,
+    writing,
     writing_file,
 )
 from diffaug_transforms.pictures import MAX_SIDE, load_image
@@ -177,6 +178,51 @@ def test_a_folder_is_written_whole_and_through_no_link(tmp_path):
     with pytest.raises(TypeError, match="keys must be str"):
         save_classifier(classifier, tmp_path / "failed", "cifar_resnet-4", classes={("a",): 1})
     assert not list((tmp_path / "failed").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("classes", "stop", "found"),
+    [
+        ("ab", 0, "old"), ("ab", 1, "old"), ("ab", 2, "new"),
+        ("ba", 0, "none"), ("ba", 1, "none"), ("ba", 2, "new"),
+    ],
+)  # fmt: skip
+def test_old_weights_are_never_read_with_new_settings(classes, stop, found, tmp_path, monkeypatch):
+    """Stopped before a file gets its name. If the new classifier has other classes, the old weights are gone first."""
+    saved = []
+
+    def save(classes: str) -> None:
+        classifier = NormalizedClassifier(build_model("cifar_resnet-4", 2), 0.5, 0.5)
+        saved.append(classifier.state_dict()["model.0.0.weight"])
+        save_classifier(classifier, tmp_path, "cifar_resnet-4", classes=[*classes])
+
+    def replace(path: Path, new: Path, replace=Path.replace) -> Path:
+        moved.append(new.parent == tmp_path)
+        if sum(moved) > stop:
+            raise KeyboardInterrupt
+        return replace(path, new)
+
+    save("ab")
+    moved = []
+    monkeypatch.setattr(Path, "replace", replace)
+    with suppress(KeyboardInterrupt):
+        save(classes)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"classifier.json"} | ({"model.safetensors"} if found != "none" else set())
+    if found == "none":
+        with pytest.raises(OSError, match=r"Missing: \['model.safetensors'\]"):
+            load_classifier(tmp_path)
+    else:
+        weight = load_classifier(tmp_path).state_dict()["model.0.0.weight"]
+        assert torch.equal(weight, saved[found == "new"])
+
+
+def test_weights_that_cannot_be_written_are_an_oserror(tmp_path):
+    from safetensors import SafetensorError
+
+    with pytest.raises(OSError, match="a cannot be written: No space left"), writing(tmp_path / "a"):
+        raise SafetensorError("No space left on device")
+    assert not list((tmp_path / "a").iterdir())
 
 
 @pytest.mark.parametrize(

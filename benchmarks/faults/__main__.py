@@ -6,8 +6,8 @@
 
 Each part injects faults of its kind, runs the same command again, and compares the result with an undisturbed run's.
 Runs are forked from this process, which has imported everything, so that hundreds of them take minutes. The numbers of
-faults are fixed; a part that runs out of its share of the time injects fewer, and leaves what it does not need. Every record says how many were
-injected, how many survived, and how many were lost. Exit code 1 if any was lost.
+faults are fixed. A part that runs out of its share of the time injects fewer, and time that it leaves goes to the next.
+Every record says how many faults were injected, how many survived, and how many were lost. Exit code 1 if any was lost.
 """
 
 from __future__ import annotations
