@@ -143,6 +143,21 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         Run().go(tmp_path)
 
 
+def test_a_full_disk_is_named(tmp_path, monkeypatch, unbroken):
+    """The checkpoint before is still there."""
+    run = Run()
+    save_checkpoint(run.accelerator, tmp_path, step=0)
+
+    def full(folder: str) -> None:
+        Path(folder).mkdir()
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    monkeypatch.setattr(run.accelerator, "save_state", full)
+    with pytest.raises(OSError, match=r"checkpoint.new cannot be written, with \d+ MiB free on its disk: basic_ios"):
+        save_checkpoint(run.accelerator, tmp_path, step=1)
+    assert torch.equal(Run().go(tmp_path), unbroken)
+
+
 def test_one_run_at_a_time(tmp_path):
     code = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print('locked', flush=True)"
     command = [sys.executable, "-c", f"{code}; sys.stdin.read()", str(tmp_path / "lock")]
