@@ -1,7 +1,9 @@
-"""``diffaug augment`` on a folder of small pictures, with a small network."""
+"""``diffaug augment`` on a folder of small pictures, or of tars with them, with a small network."""
 
 from __future__ import annotations
 
+import io
+import tarfile
 import time
 from pathlib import Path
 
@@ -20,13 +22,19 @@ ENDINGS = (".png", ".jpg", ".webp", ".bmp")
 
 
 class Augmenting:
-    """The command on so many pictures. The right files are those of an undisturbed run, which takes ``seconds``."""
+    """The command. The right files are those of an undisturbed run, which takes ``seconds``.
 
-    name = "diffaug augment"
+    Args:
+        root: for the source, the network and the right files.
+        pictures: how many.
+        tars: in how many WebDataset shards. 0: a folder of pictures.
+    """
 
-    def __init__(self, root: Path, pictures: int) -> None:
-        self.source, self.network = root / "pictures", root / "network"
-        write_pictures(self.source, pictures)
+    def __init__(self, root: Path, pictures: int, tars: int = 0) -> None:
+        self.name = "diffaug augment, tars" if tars else "diffaug augment, folder"
+        self.source, self.network = root / ("tars" if tars else "pictures"), root / "network"
+        write_pictures(root / "pictures", pictures)
+        write_tars(root / "pictures", root / "tars", tars)
         write_network(self.network)
         undisturbed, log = root / "undisturbed", root / "undisturbed.log"
         began = time.monotonic()
@@ -34,8 +42,8 @@ class Augmenting:
             raise RuntimeError(f"an undisturbed run failed: {last_line(log)}")
         self.seconds = time.monotonic() - began
         self.expected = files_of(undisturbed)
-        if len(self.expected) != pictures + 1:
-            raise RuntimeError(f"an undisturbed run wrote {len(self.expected) - 1} pictures of {pictures}")
+        if len(self.expected) != (tars or pictures) + 1:  # and the record
+            raise RuntimeError(f"an undisturbed run wrote {len(self.expected)} files")
 
     def prepare(self, folder: Path) -> None:
         """Nothing: the command makes the folder."""
@@ -60,6 +68,18 @@ def write_pictures(folder: Path, number: int) -> None:
         path = folder / "ab"[i % 2] / f"{i:03}{ENDINGS[i % len(ENDINGS)]}"
         path.parent.mkdir(parents=True, exist_ok=True)
         F.to_pil_image(torch.rand(3, 16, 16, generator=generator)).save(path)
+
+
+def write_tars(source: Path, folder: Path, number: int) -> None:
+    """The pictures of a folder as WebDataset samples with labels, spread over so many tars."""
+    for i in range(number):
+        folder.mkdir(exist_ok=True)
+        with tarfile.open(folder / f"{i:03}.tar", "w") as tar:
+            for path in sorted(path for path in source.rglob("*.*"))[i::number]:
+                tar.add(path, path.name)
+                label = tarfile.TarInfo(f"{path.stem}.cls")
+                label.size = 1
+                tar.addfile(label, io.BytesIO(b"1"))
 
 
 def write_network(folder: Path, seed: int = 0, schedule: str = "linear") -> None:

@@ -27,8 +27,9 @@ def measure(settings: Settings) -> Iterator[Record]:
 def all_works(settings: Settings) -> list[Work]:
     root = settings.folder / "works"
     root.mkdir()
-    augmenting = Augmenting(root / "augmenting", settings.choose(8, 2))
-    return [augmenting, Checkpointing(root / "checkpointing"), *all_savings(root)]
+    pictures = settings.choose(8, 2)
+    augmenting = [Augmenting(root / "folder", pictures), Augmenting(root / "tars", pictures, 2)]
+    return [*augmenting, Checkpointing(root / "checkpointing"), *all_savings(root)]
 
 
 def inject_everywhere(
@@ -37,7 +38,7 @@ def inject_everywhere(
     """Each fault at each change of each work, in random order, until no time is left."""
     pieces = [(work, fault) for work in works for fault in faults]
     for (work, fault), by in zip(pieces, settings.ends(len(pieces))):
-        root = settings.folder / f"{work.name}, {fault}"
+        root = settings.folder / f"{work.name}; {fault}"
         root.mkdir()
         changes = number_of_changes(work, root / "counted")
         places = settings.random(root.name).sample(range(changes), settings.choose(changes, min(2, changes)))

@@ -23,7 +23,7 @@ def measure(settings: Settings) -> Iterator[Record]:
     trials = settings.choose(150, 5)
     for name, load in loads.items():
         for how in DAMAGE:
-            tally = Tally("damage", f"{name}, {how}")
+            tally = Tally("damage", f"{name}; {how}")
             result, log = settings.folder / "result.json", settings.folder / "log"
             code = run_to_end(lambda: try_in_child(load, folders / name, how, trials, settings.seed, result), log)  # noqa: B023
             if code:

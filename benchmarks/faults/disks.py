@@ -40,7 +40,7 @@ def mounted(settings: Settings, works: Sequence[Work]) -> Iterator[Record]:
     """Runs on disks of their own, in memory: too small ones, and ones that become read-only."""
     pieces = [(work, fault) for work in works for fault in (fill, forbid)]
     for (work, fault), by in zip(pieces, settings.ends(len(pieces))):
-        tally = Tally("disks", f"{work.name}, a {'small' if fault is fill else 'read-only'} disk")
+        tally = Tally("disks", f"{work.name}; a {'small' if fault is fill else 'read-only'} disk")
         choose, root = settings.random(tally.method), settings.folder / tally.method
         root.mkdir()
         needed = bytes_of(work, root / "whole")

@@ -29,7 +29,7 @@ def measure(settings: Settings) -> Iterator[Record]:
     write_network(repository)
     if code := run_to_end(lambda: download_often(settings, repository, result), log):
         raise RuntimeError(f"the downloads ended with code {code}: {last_line(log)}")
-    tally = Tally("downloads", "network of the Hub, broken off")
+    tally = Tally("downloads", "network of the Hub; broken off")
     for fault in json.loads(result.read_text()):
         tally.add(fault)
     yield from tally.records()

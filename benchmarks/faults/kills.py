@@ -25,9 +25,11 @@ KILLS_IN_A_ROW = 4
 
 def measure(settings: Settings) -> Iterator[Record]:
     pictures = settings.choose(32, 8)
-    augmenting = Augmenting(settings.folder / "augmenting", pictures)
-    training = Training(settings.folder / "training", settings.choose(8, 4))
-    kills: dict[Killed, int] = {augmenting: settings.choose(80, 3), training: settings.choose(20, 1)}
+    kills: dict[Killed, int] = {
+        Augmenting(settings.folder / "folder", pictures): settings.choose(80, 2),
+        Augmenting(settings.folder / "tars", pictures, pictures // 4): settings.choose(30, 1),
+        Training(settings.folder / "training", settings.choose(8, 4)): settings.choose(30, 1),
+    }
     pieces = [(work, number) for work in kills for number in SIGNALS]
     for (work, number), by in zip(pieces, settings.ends(len(pieces))):
         yield from kill_many(work, number, kills[work], settings, by).records()
@@ -35,7 +37,7 @@ def measure(settings: Settings) -> Iterator[Record]:
 
 def kill_many(work: Killed, number: signal.Signals, kills: int, settings: Settings, by: float) -> Tally:
     """Kill runs until there are so many kills, or no time is left."""
-    tally = Tally("kills", f"{work.name}, {number.name}")
+    tally = Tally("kills", f"{work.name}; {number.name}")
     choose = settings.random(tally.method)
     root = settings.folder / f"{work.name} {number.name}"
     root.mkdir()

@@ -32,7 +32,7 @@ def measure(settings: Settings) -> Iterator[Record]:
 
 def pair_many(work: Work, kill: bool, pairs: int, settings: Settings, by: float) -> Tally:
     """Pairs of runs, until there are so many or no time is left."""
-    tally = Tally("pairs", f"{work.name}, two at once{', one killed' if kill else ''}")
+    tally = Tally("pairs", f"{work.name}; two at once{', one killed' if kill else ''}")
     choose, root = settings.random(tally.method), settings.folder / tally.method
     root.mkdir()
     while tally.injected < pairs and (not tally.injected or time.monotonic() < by):

@@ -39,8 +39,8 @@ def measure(settings: Settings) -> Iterator[Record]:
     whole = [write(kind, mode) for kind, modes in KINDS.items() for mode in modes]
     choose = settings.random("damaged pictures")
     number = settings.choose(3000, 200)
-    yield from read_all(settings, "damaged pictures", [damage(choose.choice(whole), choose) for _ in range(number)])
-    yield from read_all(settings, "pictures that declare too much", bombs(), must_fail=True)
+    yield from read_all(settings, "pictures; damaged", [damage(choose.choice(whole), choose) for _ in range(number)])
+    yield from read_all(settings, "pictures; declare or unpack to too much", bombs(), must_fail=True)
 
 
 def read_all(settings: Settings, method: str, files: list[bytes], must_fail: bool = False) -> Iterator[Record]:

@@ -43,8 +43,8 @@ def damaged_files() -> str:
 def faults_of(records: str | Iterable[Record], *parts: str) -> str:
     """The number of faults in these parts by outcome, for each run and each kind of fault."""
     own = frame(records, part=list(parts))
-    names = own.method.str.split(", ", n=1, expand=True)
-    own = own.assign(run=names[0], fault=names[1].fillna("") if 1 in names else "")
+    names = own.method.str.split("; ", expand=True)
+    own = own.assign(run=names[0], fault=names[1])
     header = ["run", "fault"]
     return table(own, header, "metric", lambda one: f"{one.value.sum():,}", header=header)
 

@@ -118,13 +118,13 @@ def test_children_end_as_processes_do(tmp_path):
 
 
 def test_counts_and_their_table(capsys):
-    tally = Tally("kills", "a run, SIGKILL")
+    tally = Tally("kills", "a run; SIGKILL")
     tally.add("", 3)
     tally.add("other weights", 2)
     records = list(tally.records())
     assert [(record["metric"], record["value"]) for record in records] == list(zip(METRICS, (5, 4, 1)))
     assert records[2]["faults"] == ["other weights"]
-    assert "LOST: kills, a run, SIGKILL: other weights" in capsys.readouterr().err
+    assert "LOST: kills, a run; SIGKILL: other weights" in capsys.readouterr().err
     first, _, line = faults_of(records, "kills").splitlines()
     assert first == "| run | fault | injected | survived | lost or silently wrong |"
     assert line == "| a run | SIGKILL | 5 | 4 | 1 |"
