@@ -41,11 +41,11 @@ def damaged_files() -> str:
 
 
 def faults_of(records: str | Iterable[Record], *parts: str) -> str:
-    """The number of faults in these parts by outcome, for each run and each kind of fault."""
+    """The number of faults in these parts by outcome, for each run or file, and each kind of fault."""
     own = frame(records, part=list(parts))
     names = own.method.str.split("; ", expand=True)
-    own = own.assign(run=names[0], fault=names[1])
-    header = ["run", "fault"]
+    own = own.assign(**{"run or file": names[0], "fault": names[1]})
+    header = ["run or file", "fault"]
     return table(own, header, "metric", lambda one: f"{one.value.sum():,}", header=header)
 
 
@@ -64,4 +64,5 @@ TABLES = {
     "fault_crashes": lambda: faults_of("faults", "crashes"),
     "fault_disks": lambda: faults_of("faults", "disks"),
     "fault_pairs": lambda: faults_of("faults", "pairs"),
+    "fault_files": lambda: faults_of("faults", "downloads", "damage", "pictures"),
 }

@@ -126,7 +126,7 @@ def test_counts_and_their_table(capsys):
     assert records[2]["faults"] == ["other weights"]
     assert "LOST: kills, a run; SIGKILL: other weights" in capsys.readouterr().err
     first, _, line = faults_of(records, "kills").splitlines()
-    assert first == "| run | fault | injected | survived | lost or silently wrong |"
+    assert first == "| run or file | fault | injected | survived | lost or silently wrong |"
     assert line == "| a run | SIGKILL | 5 | 4 | 1 |"
 
 
