@@ -51,19 +51,23 @@ def reading(path: Path, fault: str = "is damaged or incomplete") -> Iterator[Non
 
 @contextmanager
 def writing(folder: Path) -> Iterator[Path]:
-    """A folder to write into, whose files are moved to ``folder`` at the end: whole, or not at all.
+    """A folder to write into, whose files are moved to ``folder`` at the end: all, or after an error none.
 
-    A link among the files that are replaced is replaced itself, and what it points to is kept. OSError for a link in
-    place of a folder.
+    A process that is killed while it moves several files leaves a folder in which some are missing. It never leaves old
+    files beside new ones. A link among the files that are replaced is replaced itself, and what it points to is kept.
+    OSError for a link in place of a folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
         new = Path(temporary)
         yield new
-        for path in [path for path in new.rglob("*") if path.is_file()]:
-            place = folder / path.relative_to(new)
+        moves = [(path, folder / path.relative_to(new)) for path in sorted(new.rglob("*")) if path.is_file()]
+        for _, place in moves:
             if place.parent != folder and place.parent.is_symlink():
                 raise OSError(f"{place.parent} is a link to another folder: nothing is written through it")
+        for _, place in moves[1:]:
+            place.unlink(missing_ok=True)
+        for path, place in moves:
             place.parent.mkdir(parents=True, exist_ok=True)
             path.replace(place)
 

@@ -36,6 +36,7 @@ from diffaug_transforms.files import (
     remove_part,
     several,
     write_whole,
+    writing,
     writing_file,
 )
 from diffaug_transforms.pictures import MAX_SIDE, load_image
@@ -249,6 +250,40 @@ def test_equal_tensors_give_equal_files(tmp_path):
         contents.add(path.read_bytes())
     assert len(contents) == 1
     assert torch.equal(read_tensors(path)["weight"], torch.arange(6.0))
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_a_killed_write_never_mixes_old_files_with_new_ones(tmp_path, monkeypatch, step):
+    """A crash before each change of the folder."""
+
+    def write(text: str) -> None:
+        with writing(tmp_path / "folder") as new:
+            (new / "inner").mkdir()
+            for name in ("a", "b", "inner/c"):
+                (new / name).write_text(text)
+
+    write("old")
+    changes = []
+
+    def crash(change):
+        def run(*args, **kwargs):
+            changes.append(1)
+            if len(changes) > step:
+                raise KeyboardInterrupt
+            return change(*args, **kwargs)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", crash(Path.unlink))
+        patch.setattr(Path, "replace", crash(Path.replace))
+        with suppress(KeyboardInterrupt):
+            write("new")
+    found = {path.name: path.read_text() for path in (tmp_path / "folder").rglob("*") if path.is_file()}
+    assert len(changes) == min(step + 1, 5)
+    assert len(set(found.values())) == 1 or set(found) != {"a", "b", "c"}
+    write("newest")
+    assert {(tmp_path / "folder" / name).read_text() for name in ("a", "b", "inner/c")} == {"newest"}
 
 
 def test_a_file_is_whole_at_every_moment(tmp_path):
