@@ -51,12 +51,11 @@ def reading(path: Path, fault: str = "is damaged or incomplete") -> Iterator[Non
 
 @contextmanager
 def writing(folder: Path) -> Iterator[Path]:
-    """A folder to write into, whose files are moved to ``folder`` at the end, or none of them after an error.
+    """A folder to write into, whose files are moved to ``folder`` at the end: all, or after an error none.
 
-    Older weights are removed before other settings are put beside them, and new weights come last. So a process that
-    is killed leaves the old files, the new ones, or a folder without weights, which loading refuses. A link among the
-    files that are replaced is replaced itself, and what it points to is kept. OSError for a link in place of a folder,
-    and for weights that cannot be written, such as on a full disk.
+    A process that is killed while it moves several files leaves a folder in which some are missing. It never leaves old
+    files beside new ones. A link among the files that are replaced is replaced itself, and what it points to is kept.
+    OSError for a link in place of a folder, and for weights that cannot be written, such as on a full disk.
     """
     from safetensors import SafetensorError
 
@@ -75,19 +74,16 @@ def writing(folder: Path) -> Iterator[Path]:
 
 
 def _move(new: Path, folder: Path) -> None:
-    """Move all files of ``new`` into the same places of ``folder``."""
-    places = {path: folder / path.relative_to(new) for path in sorted(new.rglob("*")) if path.is_file()}
-    for place in places.values():
+    """Move all files of ``new`` to the same places in ``folder``. Old ones are removed first."""
+    moves = [(path, folder / path.relative_to(new)) for path in sorted(new.rglob("*")) if path.is_file()]
+    for _, place in moves:
         if place.parent != folder and place.parent.is_symlink():
             raise OSError(f"{place.parent} is a link to another folder: nothing is written through it")
-    weights = [path for path in places if path.suffix == ".safetensors"]
-    settings = [path for path in places if path not in weights]
-    if not all(places[path].is_file() and places[path].read_bytes() == path.read_bytes() for path in settings):
-        for path in weights:
-            places[path].unlink(missing_ok=True)
-    for path in [*settings, *weights]:
-        places[path].parent.mkdir(parents=True, exist_ok=True)
-        path.replace(places[path])
+    for _, place in moves[1:]:
+        place.unlink(missing_ok=True)
+    for path, place in moves:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(place)
 
 
 @contextmanager

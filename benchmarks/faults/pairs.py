@@ -23,11 +23,10 @@ def measure(settings: Settings) -> Iterator[Record]:
     if not settings.tiny:
         works.append(Training(settings.folder / "training", 4))
     pairs = settings.choose(30, 1)
-    for work, by in zip(works, settings.ends(len(works))):
-        for kill in (False, True):
-            if kill and not isinstance(work, Augmenting | Training):
-                continue  # it is too short to be killed at half
-            yield from pair_many(work, kill, pairs, settings, by).records()
+    pieces = [(work, False) for work in works]
+    pieces += [(work, True) for work in works if isinstance(work, Augmenting | Training)]  # others are too short
+    for (work, kill), by in zip(pieces, settings.ends(len(pieces))):
+        yield from pair_many(work, kill, pairs, settings, by).records()
 
 
 def pair_many(work: Work, kill: bool, pairs: int, settings: Settings, by: float) -> Tally:
