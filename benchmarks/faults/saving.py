@@ -1,4 +1,4 @@
-"""Files that are written in place of older ones. At every moment a reader finds the old, the new, or an OSError."""
+"""Files that are written in place of older ones. At every moment a reader finds the old, the new, or an error."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Saving:
         name: for the records.
         root: for the old and the new folder, as they are without a fault.
         old, new: each writes one of them into a folder.
-        read: what a folder holds, to be compared; OSError if it is not whole.
+        read: what a folder holds, to be compared; OSError or ValueError if it is not whole.
     """
 
     def __init__(self, name: str, root: Path, old: Write, new: Write, read: Read) -> None:
@@ -50,7 +50,7 @@ class Saving:
     def fault_when_stopped(self, folder: Path) -> str:
         try:
             return "" if self.read(folder) in self.values else "a mixture of the old and the new was read in silence"
-        except OSError:
+        except (OSError, ValueError):
             return ""
 
     def fault_at_end(self, folder: Path) -> str:
