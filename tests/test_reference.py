@@ -13,7 +13,7 @@ from diffusers import ScoreSdeVeScheduler
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diffaug_transforms import AugMix, DeepAugment, DiffAug, DiffAugEnsemble, ScoreNetwork, load_score_network
+from diffaug_transforms import DeepAugment, DiffAug, DiffAugEnsemble, ScoreNetwork, load_score_network
 from diffaug_transforms.classifiers import load_classifier
 from diffaug_transforms.guidance import DenoiseAugmentedClassifier, classifier_guide, load_guidance_classifier
 from diffaug_transforms.robustness import (
@@ -193,11 +193,7 @@ def test_gradients(images, classifier):
     check("alignment", gradient_alignment(images, gradient, cosine=True))
 
 
-def test_augmentations(images, images8, tmp_path):
-    torch.manual_seed(11)
-    check("augmix", AugMix()(images8[:4]))
-    torch.manual_seed(11)
-    check("augmix_depth", AugMix(severity=3, depth=2)(images))
+def test_augmentations(images, tmp_path):
     check("noise2net", DeepAugment(generator=seeded(12))(images))
     for name in ("edsr", "cae"):
         torch.save(random_weights(name), tmp_path / f"{name}.pt")
@@ -215,9 +211,9 @@ def test_corruptions(corruption_set, corruption, images8):
     assert torch.equal(result, EXPECTED[f"{corruption_set}_{corruption}"])
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if not name.startswith("deepaugment+augmix")])
+@pytest.mark.parametrize("name", [name for name in RECIPES if "augmix" not in name])
 def test_recipes(name, images, classifier, denoiser):
-    """Version 0.1 drew one coin for all images in recipes with DeepAugment and AugMix, which are left out."""
+    """AugMix is left out: version 0.1 moved images in another way than Pillow. ``tests/fidelity`` holds it."""
     torch.manual_seed(14)
     views, loss = recipe(name, diffaug=DiffAug(denoiser, timesteps=[30, 90]))
     named = views(images)

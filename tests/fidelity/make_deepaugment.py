@@ -44,7 +44,7 @@ class Draws:
     def __call__(self, *_: Any, **__: Any) -> Any:
         return self.values.pop(0)
 
-    choice = randint = uniform = sample = permutation = __call__
+    choice = randint = uniform = sample = permutation = dirichlet = beta = __call__
 
     def shuffle(self, values: list[Any]) -> None:
         values[:] = self.values.pop(0)
