@@ -20,8 +20,9 @@ from .toys import seeded
 
 SOURCE = "google-research/augmix"
 FILE = Path(__file__).parent.parent / "reference" / "augmix.safetensors"
-#: In grey levels: bilinear interpolation rounds a value in the middle up or down.
+#: In grey levels: positions are in float32, and Pillow truncates.
 TOLERANCE = 1
+UNIT = "grey levels of 256"
 LEVELS = (0.9, 4.3)
 SIGNS = (1, -1)
 WEIGHTS, STRENGTH = (0.2, 0.5, 0.3), 0.7

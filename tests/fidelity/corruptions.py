@@ -19,6 +19,8 @@ from diffaug_transforms.robustness.corruptions.constants import CONSTANTS
 SOURCE = "hendrycks/robustness"
 FILE = Path(__file__).parent.parent / "reference" / "corruptions.safetensors"
 TOLERANCE = 0
+UNIT = "grey levels of 256"
+NEEDS = ("cv2", "skimage", "imagecorruptions")
 SEED = 5
 SEVERITIES = (2, 5)
 #: Enlargement of the 32-pixel sample image, and every how many pixels are kept.

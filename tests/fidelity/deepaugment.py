@@ -25,6 +25,14 @@ FILE = Path(__file__).parent.parent / "reference" / "deepaugment.safetensors"
 #: Every how many entries of a changed weight are kept.
 STRIDE = 97
 SEED = 5
+NAMES = {
+    "edsr_weights": "EDSR's weights",
+    "edsr_head": "EDSR's head",
+    "edsr_body": "EDSR's body",
+    "cae_weights": "the CAE's weights",
+    "cae_code": "the CAE's code",
+    "noise2net": "Noise2Net",
+}
 #: Cases in which the source draws a mask as round(u + p), the package as u < p: 1 - u gives the same one.
 MIRRORED = ("edsr_weights_13", "edsr_weights_14", "edsr_head_2", "edsr_head_3", "cae_weights_5", "cae_code_2")
 
@@ -117,4 +125,8 @@ def comparisons() -> Iterator[tuple[str, Tensor, Tensor]]:
         wanted = {name.partition(":")[2]: value for name, value in expected.items() if name.startswith(f"{case}:")}
         if set(found) != set(wanted):
             raise ValueError(f"{case} changes {sorted(found)}, in the source {sorted(wanted)}")
-        yield case, *(torch.cat([tensors[name].flatten() for name in sorted(wanted)]) for tensors in (found, wanted))
+        kind, _, option = case.rpartition("_")
+        yield (
+            f"{NAMES[kind]}, option {option}",
+            *(torch.cat([tensors[name].flatten() for name in sorted(wanted)]) for tensors in (found, wanted)),
+        )

@@ -14,6 +14,7 @@ from .toys import seeded
 SOURCE = "openai/guided-diffusion, evaluations"
 FILE = Path(__file__).parent.parent / "reference" / "evaluator.safetensors"
 TOLERANCE = 1e-5
+NEEDS = ("torchmetrics", "prdc")
 
 
 def features() -> tuple[Tensor, Tensor]:

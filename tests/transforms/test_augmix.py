@@ -8,7 +8,6 @@ from functools import partial
 import PIL.Image
 import pytest
 import torch
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from diffaug_transforms import AugMix
