@@ -4,8 +4,9 @@
     python -m benchmarks.certify --classifier runs/cifar10_recipes/{baseline,diffaug}-{0,1,2} --images 200   # adds 100
     python -m benchmarks.certify coverage
 
-Every classifier votes on the same denoised draws; each image's votes are kept under --work, so a stopped run resumes.
-Writes every certificate as a record, and beside them the curve of certified accuracy over the radius.
+Every classifier votes on the same denoised draws. Each image's votes are kept under --work, so a stopped run resumes.
+Votes are used again only for the same options, weights, image and versions. Writes every certificate as a record, and
+beside them the curve of certified accuracy over the radius.
 
 coverage: how often a certificate is wrong. CERTIFY runs on simulated votes, whose probabilities are known. It fails if
 its radius exceeds sigma * Phi^-1(p), p the true probability of its class; with p below 1/2 every radius does. It may
@@ -17,7 +18,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterable, Sequence
-from itertools import product
+from itertools import chain, islice, product
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -33,7 +34,8 @@ from diffaug_transforms.robustness.smoothing import certify_votes
 from diffaug_transforms.score import Denoiser
 
 from .harness.classifiers import open_classifiers
-from .harness.data import open_set, places_in_full
+from .harness.data import ahead, check_classes, open_set, pin, places_in_full
+from .harness.digests import digest, digest_of_classifier, digest_of_network
 from .harness.options import default_device, script_parser
 from .harness.pictures import new_figure, save_figure
 from .harness.records import RESULTS, Record, kept, write_results
@@ -86,37 +88,51 @@ def run(args: argparse.Namespace) -> list[Record]:
     classifiers, fields = open_classifiers(args.classifier, default_device())
     denoiser = Denoiser(args.network, max_batch=args.max_batch)
     images = random_subset(open_set(args.dataset, args.data), args.images)
+    check_classes(images, classifiers)
     common = {"benchmark": "certify", "dataset": args.dataset, "network": args.network, "mode": "smoothed"}
     common |= {"metric": "certified_radius", "draws": args.n, "failure_probability": args.failure_probability}
+    digests = [digest_of_classifier(classifier, fields[spec]) for spec, classifier in classifiers.items()]
+    weights = digest(digest_of_network(denoiser.network), *digests)
     records: list[Record] = []
     # Image by image, so that a run that is stopped has all sigmas of those it has.
     for i, sigma in tqdm(list(product(range(len(images)), args.sigmas)), unit="certificate"):
         image, label = images[i]
         place = places_in_full(images)[i]
-        votes = votes_on(image, place, sigma, denoiser, classifiers, args)
+        votes = votes_on(image, place, sigma, denoiser, classifiers, args, weights)
         for spec, certificate in certificates(votes, sigma, int(label), args).items():
             records.append({**common, **fields[spec], "sigma": sigma, "image": place, **certificate})
     return records
 
 
 def votes_on(
-    image: Tensor, place: int, sigma: float, denoiser: Denoiser, classifiers: dict[str, nn.Module], args: Any
+    image: Tensor,
+    place: int,
+    sigma: float,
+    denoiser: Denoiser,
+    classifiers: dict[str, nn.Module],
+    args: argparse.Namespace,
+    weights: str,
 ) -> Votes:
     """The votes on one image, uint8 (C, H, W), from its file under --work if it is there.
 
-    ``place``, the image's in the full test set, seeds its draws, which all sigmas share.
+    ``place``, the image's in the full test set, seeds its draws, which all sigmas share. ``weights`` is a digest of the
+    network and the classifiers.
     """
+    device = default_device()
 
     def make() -> Votes:
         generator = torch.Generator().manual_seed(hash((args.seed, place)) % 2**63)
         smoothed = DenoisedSmoothing(nn.Identity(), denoiser, sigma, generator=generator)
-        pixels = image.to(default_device()).float() / 255
-        first, second = (
-            count_votes(smoothed, classifiers, pixels, smoothed.draw_noise(pixels, n)) for n in (args.n0, args.n)
-        )
+        # They are drawn on the CPU, so that they are the same for every device.
+        parts = ahead(map(pin, chain.from_iterable(smoothed.draw_noise(image, n) for n in (args.n0, args.n))))
+        draws = (part.to(device, non_blocking=True) for part in parts)
+        choosing = islice(draws, -(-args.n0 // (denoiser.max_batch or args.n0)))
+        pixels = image.to(device).float() / 255
+        first, second = (count_votes(smoothed, classifiers, pixels, noise) for noise in (choosing, draws))
         return {name: (first[name], second[name]) for name in classifiers}
 
     settings = {"network": args.network, "n0": args.n0, "n": args.n, "seed": args.seed, "classifiers": args.classifier}
+    settings |= {"sigma": sigma, "digests": [weights, digest(image)], "device": device.type}
     votes: Votes = kept(args.work / args.dataset / f"sigma-{sigma:g}" / f"{place}.pt", settings, make)
     return votes
 
@@ -125,15 +141,18 @@ def votes_on(
 def count_votes(
     smoothed: DenoisedSmoothing, classifiers: dict[str, nn.Module], image: Tensor, noise: Iterable[Tensor]
 ) -> dict[str, list[int]]:
-    """Each classifier's votes (K,) over draws of one image, float32 (C, H, W). ``noise`` is ``draw_noise``'s."""
-    votes: dict[str, Tensor] = {}
+    """Each classifier's votes (K,) over draws of one image, float32 (C, H, W). ``noise`` is ``draw_noise``'s.
+
+    The votes are counted on the image's device, which is not waited for before the last draw.
+    """
+    votes: dict[str, list[Tensor]] = {name: [] for name in classifiers}
     for part in noise:
         views = smoothed.denoise(image.expand(len(part), -1, -1, -1), part)
         for name, classifier in classifiers.items():
             logits = classifier(views)
-            counts = torch.bincount(logits.argmax(1), minlength=logits.shape[1]).cpu()
-            votes[name] = votes.get(name, torch.zeros_like(counts)) + counts
-    return {name: counts.tolist() for name, counts in votes.items()}
+            classes = torch.arange(logits.shape[1], device=logits.device)
+            votes[name].append((logits.argmax(1, keepdim=True) == classes).sum(0))
+    return {name: torch.stack(counts).sum(0).tolist() for name, counts in votes.items()}
 
 
 def certificates(votes: Votes, sigma: float, label: int, args: argparse.Namespace) -> dict[str, dict[str, Any]]:

@@ -6,8 +6,9 @@
         --network imagenet256 --classifier resnet50 timm/deit3_base_patch16_224 resnet50@diffaug.pth
 
 All classifiers see the same views of the same images, whatever the batch size and the number of processes. Finished
-(corruption, severity) pairs and DDA's images are kept under --work: the same command resumes. Writes the records, plots
-entropy and accuracy over t, and prints the table.
+(corruption, severity) pairs and DDA's images are kept under --work: the same command resumes. What is kept is used only
+for the same options, weights, images and versions. Writes the records, plots entropy and accuracy over t, and prints
+the table.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 from tqdm.auto import tqdm
 
+from diffaug_transforms.images import load_image
 from diffaug_transforms.robustness import CORRUPTIONS, DDA
 from diffaug_transforms.robustness.adaptation import START_TIMESTEP
 from diffaug_transforms.robustness.datasets import candidate_classes, random_subset
@@ -35,24 +36,29 @@ from diffaug_transforms.score.schedule import ENSEMBLE_TIMESTEPS
 from diffaug_transforms.transforms.ensemble import denoised_views, log_mean_probabilities
 
 from .harness.classifiers import entropy, log_probabilities, open_classifiers
-from .harness.data import SETS, Images, batches, draw_noise, holds_corruptions, open_set
-from .harness.options import script_parser
+from .harness.data import SETS, Batch, Images, batches, check_classes, draw_noise, holds_corruptions, open_set
+from .harness.digests import digest, digest_of_classifier, digest_of_data, digest_of_network
+from .harness.options import default_workers, script_parser
 from .harness.pictures import new_figure, save_figure
-from .harness.records import RESULTS, Record, kept, write_results
+from .harness.records import RESULTS, Record, kept, versions, whole_file, write_results
 from .harness.tables import frame
 from .tables.adaptation import shift_table
 
 MODES = ("default", "de", "dda", "dda-se")
 #: Arguments that change no part's records.
-FREE = ("corruptions", "severities", "work", "output", "mce_baseline", "batch_size")
+FREE = ("corruptions", "severities", "work", "output", "mce_baseline", "batch_size", "workers")
 #: Classifier, mode, timesteps, timestep.
 Key = tuple[str, str, str, int]
 Sums = dict[Key, Counter[str]]
+#: Sums of single batches on their device: how many are right, and the entropy. They are read at the end of a part.
+Waiting = dict[Key, list[tuple[Tensor, Tensor]]]
 
 
 def parse_arguments() -> argparse.Namespace:
     work = Path("runs/covariate_shift")
-    parser = script_parser(__doc__, classifier=(), network="cifar10", batch_size=50, seed=0, work=work)
+    parser = script_parser(
+        __doc__, classifier=(), network="cifar10", batch_size=50, seed=0, work=work, workers=default_workers()
+    )
     parser.add_argument("--dataset", choices=SETS, required=True)
     parser.add_argument("--data", required=True, help="published files, or the clean set (folder or Hub id)")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
@@ -94,17 +100,18 @@ def run(args: argparse.Namespace, accelerator: Any) -> list[Record]:
     methods = make_methods(args)
     name = args.name or args.dataset
     settings = {key: str(value) for key, value in sorted(vars(args).items()) if key not in FREE}
+    settings |= {"device": accelerator.device.type, "weights": digest_of_weights(args.network, classifiers, fields)}
     records: list[Record] = []
     for corruption, severity in tqdm(pairs(args), desc=args.dataset, disable=not accelerator.is_main_process):
         folder = args.work / name / (corruption if corruption == "clean" else f"{corruption}-{severity}")
         common = {"benchmark": "covariate_shift", "dataset": name, "corruption": corruption, "severity": severity}
         common["network"] = args.network
 
-        def make(
-            corruption: str = corruption, severity: int = severity, folder: Path = folder, common: Record = common
-        ) -> list[Record]:
-            images = open_set(args.dataset, args.data, corruption, severity)
-            images = random_subset(images, args.limit) if args.limit else images
+        images = open_set(args.dataset, args.data, corruption, severity)
+        images = random_subset(images, args.limit) if args.limit else images
+        check_classes(images, classifiers)
+
+        def make(images: Images = images, folder: Path = folder, common: Record = common) -> list[Record]:
             if accelerator.is_main_process:
                 for old in folder.glob("views-*.pt"):  # perhaps of more processes
                     old.unlink()
@@ -116,8 +123,14 @@ def run(args: argparse.Namespace, accelerator: Any) -> list[Record]:
             return to_records(sums, common, fields)
 
         accelerator.wait_for_everyone()
-        records += kept(folder / "records.pt", settings, make, write=accelerator.is_main_process)
+        own = {**settings, "images": digest_of_data(images)}
+        records += kept(folder / "records.pt", own, make, write=accelerator.is_main_process)
     return records
+
+
+def digest_of_weights(network: str, classifiers: dict[str, nn.Module], fields: dict[str, dict[str, Any]]) -> str:
+    digests = [digest_of_classifier(classifier, fields[spec]) for spec, classifier in classifiers.items()]
+    return digest(digest_of_network(Denoiser(network).network), *digests)
 
 
 def pairs(args: argparse.Namespace) -> list[tuple[str, int]]:
@@ -134,14 +147,15 @@ class Method:
         mode: "de" or "dda".
         timesteps: names a row of the table: the network's own, or the paper's.
         steps: the views' timesteps.
-        views: from (images uint8 (B, C, H, W), their places in the full set, the folder of their part) to views
-            (V, B, C, H, W) in [0, 1].
+        noise: how many draws of noise an image needs from the loader of the images.
+        views: from (batch with its images on the device, the folder of its part) to views (V, B, C, H, W) in [0, 1].
     """
 
     mode: str
     timesteps: str
     steps: tuple[int, ...]
-    views: Callable[[Tensor, Sequence[int], Path], Tensor]
+    noise: int
+    views: Callable[[Batch, Path], Tensor]
 
 
 def make_methods(args: argparse.Namespace) -> list[Method]:
@@ -154,12 +168,13 @@ def make_methods(args: argparse.Namespace) -> list[Method]:
 
 def ensemble_method(denoiser: Denoiser, timesteps: str, args: argparse.Namespace) -> Method:
     steps = tuple(ENSEMBLE_TIMESTEPS) if timesteps == "paper" else denoiser.ensemble_timesteps
+    number = sum(t > 0 for t in steps)
 
-    def views(images: Tensor, places: Sequence[int], folder: Path) -> Tensor:
-        noise = draw_noise(places, sum(t > 0 for t in steps), images.shape[1:], args.seed)
-        return denoised_views(denoiser, images.float() / 255, steps, noise.to(images.device))
+    def views(batch: Batch, folder: Path) -> Tensor:
+        noise = batch.noise[number].to(batch.images.device, non_blocking=True)
+        return denoised_views(denoiser, batch.images.float() / 255, steps, noise)
 
-    return Method("de", timesteps, steps, views)
+    return Method("de", timesteps, steps, number, views)
 
 
 def dda_method(denoiser: Denoiser, timesteps: str, args: argparse.Namespace) -> Method:
@@ -169,31 +184,44 @@ def dda_method(denoiser: Denoiser, timesteps: str, args: argparse.Namespace) -> 
     chosen = reference if timesteps == "paper" else own
     dda = DDA(denoiser.network, checkpointing=args.checkpointing, **chosen)
     name = f"{Path(args.network).stem}-dda-{dda.timesteps[-1]}-{dda.guidance_scale:g}-{dda.downscale}"
+    depends = [digest_of_network(denoiser.network), dda.timesteps, dda.guidance_scale, dda.downscale, args.seed]
 
-    def views(images: Tensor, places: Sequence[int], folder: Path) -> Tensor:
-        return adapted_images(dda, images, places, folder / name, args.seed)[None]
+    def views(batch: Batch, folder: Path) -> Tensor:
+        return adapted_images(dda, batch, folder / name, args.seed, digest(depends, versions()))[None]
 
-    return Method("dda", timesteps, dda.timesteps[-1:], views)
+    # Its noise takes 50 draws of an image and is needed once, so it is no part of every batch.
+    return Method("dda", timesteps, dda.timesteps[-1:], 0, views)
 
 
-def adapted_images(dda: DDA, images: Tensor, places: Sequence[int], folder: Path, seed: int) -> Tensor:
-    """DDA's images in [0, 1], for images uint8 (B, C, H, W): read from PNG files in ``folder``, or made and kept there.
+def adapted_images(dda: DDA, batch: Batch, folder: Path, seed: int, depends: str) -> Tensor:
+    """DDA's images in [0, 1]: read from PNG files in ``folder``, or made and kept there.
 
-    They cost a hundred network calls each, and serve every classifier and later run.
+    They cost a hundred network calls each, and serve every classifier and later run. A file is named by the image's
+    place and by a digest of all that it is made from: the image's pixels, and ``depends``.
     """
-    paths = [folder / f"{place:05d}.png" for place in places]
-    missing = [i for i, path in enumerate(paths) if not path.exists()]
+    images, places = batch.images, batch.places
+    names = (f"{place:05d}-{digest(image, images.device.type, depends)[:16]}" for image, place in zip(images, places))
+    paths = [folder / f"{name}.png" for name in names]
+    found = [read_picture(path) for path in paths]
+    missing = [i for i, picture in enumerate(found) if picture is None]
     if missing:
-        folder.mkdir(parents=True, exist_ok=True)
         stride, (height, width) = dda.network.stride, images.shape[-2:]
         padded = (images.shape[1], -(-height // stride) * stride, -(-width // stride) * stride)
         noise = draw_noise([places[i] for i in missing], len(dda.timesteps) - 1, padded, seed)
         adapted = dda.adapt(images[missing].float() / 255, noise.to(images.device))
         for i, image in zip(missing, (adapted * 255).round().to(torch.uint8).cpu()):
-            unfinished = paths[i].with_suffix(".part")
-            F.to_pil_image(image).save(unfinished, "PNG")
-            unfinished.replace(paths[i])
-    return torch.stack([F.pil_to_tensor(PIL.Image.open(path)) for path in paths]).to(images.device) / 255
+            with whole_file(paths[i]) as temporary:
+                F.to_pil_image(image).save(temporary, "PNG")
+            found[i] = image
+    return torch.stack([picture for picture in found if picture is not None]).to(images.device) / 255
+
+
+def read_picture(path: Path) -> Tensor | None:
+    """uint8 (3, H, W), or None if there is no file or it is damaged."""
+    try:
+        return F.pil_to_tensor(load_image(path))
+    except OSError:
+        return None
 
 
 def evaluate(
@@ -205,25 +233,26 @@ def evaluate(
     folder: Path,
 ) -> Sums:
     """Sums over this process's images: how many are right, their entropy, and how many they are."""
-    candidates = candidate_classes(args.dataset)
-    sums: Sums = {}
+    device, candidates = accelerator.device, candidate_classes(args.dataset)
+    waiting: Waiting = {}
     labels: list[Tensor] = []
     probabilities: dict[str, list[Tensor]] = {}
 
     def add(classifier: str, mode: str, timesteps: str, t: int, log_p: Tensor, targets: Tensor) -> None:
-        right = int(correct(log_p, targets, candidates).sum())
-        tally = {"right": right, "entropy": entropy(log_p).sum().item(), "n": len(log_p)}
-        sums.setdefault((classifier, mode, timesteps, t), Counter()).update(tally)
+        found = correct(log_p, targets, candidates).sum(), entropy(log_p).sum()
+        waiting.setdefault((classifier, mode, timesteps, t), []).append(found)
 
-    share = batches(data, args.batch_size, accelerator.process_index, accelerator.num_processes)
-    for images, targets, places in tqdm(share, desc=folder.name, leave=False, disable=not accelerator.is_main_process):
-        images, targets = images.to(accelerator.device), targets.to(accelerator.device)
-        labels.append(targets.cpu())
-        raw = {name: log_probabilities(classifier, images / 255) for name, classifier in classifiers.items()}
+    options: dict[str, Any] = {"workers": args.workers, "numbers": {m.noise for m in methods} - {0}, "seed": args.seed}
+    share = batches(data, args.batch_size, accelerator.process_index, accelerator.num_processes, **options)
+    for batch in tqdm(share, desc=folder.name, leave=False, disable=not accelerator.is_main_process):
+        targets = batch.targets  # on the host, where their values are checked without waiting for a device
+        batch = batch._replace(images=batch.images.to(device, non_blocking=True))
+        labels.append(targets)
+        raw = {name: log_probabilities(classifier, batch.images / 255) for name, classifier in classifiers.items()}
         for name, log_p in raw.items():
             add(name, "default", "", 0, log_p, targets)
         for method in methods:
-            views = method.views(images, places, folder)
+            views = method.views(batch, folder)
             for name, classifier in classifiers.items():
                 log_p = log_probabilities(classifier, views)
                 mean_p = log_mean_probabilities(log_p)
@@ -234,11 +263,21 @@ def evaluate(
                 if method.mode == "de":
                     for t, of_view in dict(zip(method.steps, log_p)).items():  # timesteps may repeat
                         add(name, "view", method.timesteps, t, of_view, targets)
-                    probabilities.setdefault(f"{name} {method.timesteps}", []).append(log_p.half().cpu())
+                    if args.keep_probabilities:
+                        probabilities.setdefault(f"{name} {method.timesteps}", []).append(log_p.half().cpu())
     if args.keep_probabilities:
         views_of = {name: torch.cat(parts, dim=1) for name, parts in probabilities.items()}
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.save({"labels": torch.cat(labels), **views_of}, folder / f"views-{accelerator.process_index}.pt")
+        with whole_file(folder / f"views-{accelerator.process_index}.pt") as temporary:
+            torch.save({"labels": torch.cat(labels), **views_of}, temporary)
+    return read_sums(waiting, sum(map(len, labels)))
+
+
+def read_sums(waiting: Waiting, n: int) -> Sums:
+    """What was counted on the device, over all ``n`` images."""
+    sums: Sums = {}
+    for key, parts in waiting.items():
+        right, entropies = (torch.stack(column).tolist() for column in zip(*parts))
+        sums[key] = Counter({"right": sum(right), "entropy": sum(entropies), "n": n})
     return sums
 
 

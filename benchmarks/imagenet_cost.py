@@ -21,12 +21,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet50
 
+from diffaug_transforms.score.memory import LiveBytes
 from diffaug_transforms.score.openai import parse_flags, released_flags, unet_config
 
 from .harness.options import script_parser
@@ -206,25 +204,6 @@ def count_peak_bytes(run: Callable[[], Any]) -> int:
     with LiveBytes() as counter:
         run()
     return counter.peak
-
-
-class LiveBytes(TorchDispatchMode):
-    """The most bytes that the tensors made under it took at one time, as ``peak``; views count once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                self.live.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
-        self.live = {key: entry for key, entry in self.live.items() if not entry[0].expired()}
-        self.peak = max(self.peak, sum(size for _, size in self.live.values()))
-        return result
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@
 
 For each seed one classifier is trained as usual (the start). From it every recipe trains on for the same number of
 steps and images, as the paper trains from published checkpoints. `+synth` adds synthetic images from the embedded
-network to the training set. Everything is kept under --work: a stopped run resumes.
+network to the training set. Everything is kept under --work: a stopped run resumes. Images of other data, and
+classifiers of other options, are refused there.
 
 `--known 6` trains classifiers that see only six classes, for each seed another six, and judges none: benchmarks.ood
 asks how well they tell the four unknown classes, over random splits (Neal et al., ECCV 2018).
@@ -23,6 +24,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,8 +41,9 @@ from diffaug_transforms.transforms.ensemble import denoised_views, log_mean_prob
 
 from .harness.classifiers import log_probabilities
 from .harness.data import CIFAR10_CLASSES, HubImages
+from .harness.digests import digest, digest_of_data, digest_of_network
 from .harness.options import default_device, script_parser
-from .harness.records import RESULTS, Record, kept, write_results
+from .harness.records import RESULTS, Record, kept, whole_file, write_results
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "train_classifier.py"
 MAIN_RECIPES = ("baseline", "diffaug", "augmix", "augmix+diffaug")
@@ -93,6 +96,8 @@ def prepare(args: argparse.Namespace) -> None:
     """Folders of real and synthetic images, and of their DiffAug views."""
     for name in ("images", "synth"):
         folder = args.work / name
+        own = images_digest(args.data) if name == "images" else digest(args.synthetic, network_digest())
+        check_made_of(folder, own)
         if not (folder / "done").exists():
             export_images(args.data, folder) if name == "images" else write_synthetic(folder, args.synthetic)
             (folder / "done").touch()
@@ -100,6 +105,26 @@ def prepare(args: argparse.Namespace) -> None:
             command = [sys.executable, "-m", "diffaug_transforms.cli", "augment", folder / "train"]
             command += [f"{folder}_diffaug", "--copies", args.copies]
             subprocess.run([str(part) for part in command], check=True)
+
+
+def check_made_of(folder: Path, own: str) -> None:
+    """Write down what a folder is made of, before it is made. ValueError if it was made of something else."""
+    path = folder / "made_of"
+    if (path.exists() or (folder / "done").exists()) and (not path.exists() or path.read_text() != own):
+        raise ValueError(f"{folder} was made of other data or with other options: remove it, or choose another --work")
+    if not path.exists():
+        with whole_file(path) as temporary:
+            temporary.write_text(own)
+
+
+@cache
+def images_digest(data: str) -> str:
+    return digest(*(digest_of_data(HubImages(data, split)) for split in ("train", "test")))
+
+
+@cache
+def network_digest() -> str:
+    return digest_of_network(Denoiser("cifar10").network)
 
 
 def export_images(data: str, folder: Path) -> None:
@@ -143,24 +168,39 @@ def train(args: argparse.Namespace, name: str, seed: int) -> None:
     """Train one classifier by examples/train_classifier.py, unless it is there. "start" is the recipes' start."""
     work = args.work if args.known is None else args.work / f"known_classes-{seed}"
     output = work / f"{name}-{seed}"
-    if (output / "classifier.json").exists():
-        return
     recipe = "baseline" if name == "start" else name.removesuffix("+synth")
-    options = ["--recipe", recipe, "--model", args.model, "--batch-size", args.batch_size, "--seed", seed]
+    options: dict[str, Any] = {"recipe": recipe, "model": args.model, "batch_size": args.batch_size, "seed": seed}
     if name == "start":
-        options += ["--steps", args.start_steps or (4000 if args.known is None else 2000), "--lr", 0.2]
+        options |= {"steps": args.start_steps or (4000 if args.known is None else 2000), "lr": 0.2}
     else:
-        options += ["--steps", args.steps, "--lr", 0.05, "--init", work / f"start-{seed}"]
-    options += ["--data", work / "images", "--output", output, "--workers", args.workers]
+        options |= {"steps": args.steps, "lr": 0.05, "init": work / f"start-{seed}"}
+    options |= {"data": work / "images"}
     folders = [work / "images_diffaug"]
     if "+synth" in name:
-        options += ["--extra-data", work / "synth"]
+        options |= {"extra_data": work / "synth"}
         folders += [work / "synth_diffaug"]
     if not args.in_loop:
-        options += ["--diffaug-data", *folders]
+        options |= {"diffaug_data": folders}
+    if is_trained(output, options):
+        return
+    command = [sys.executable, str(SCRIPT), "--output", str(output), "--workers", str(args.workers)]
+    for key, value in options.items():
+        command += [f"--{key.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.parallel))}
     with (work / f"{name}-{seed}.log").open("a") as log:
-        subprocess.run([sys.executable, str(SCRIPT), *map(str, options)], check=True, stderr=log, env=environment)
+        subprocess.run(command, check=True, stderr=log, env=environment)
+
+
+def is_trained(output: Path, options: dict[str, Any]) -> bool:
+    """Whether the classifier is there. ValueError if it was trained with other options."""
+    path = output / "classifier.json"
+    if not path.exists():
+        return False
+    saved, wanted = json.loads(path.read_text())["arguments"], json.loads(json.dumps(options, default=str))
+    if differ := {key: saved.get(key) for key, value in wanted.items() if saved.get(key) != value}:
+        got = {key: wanted[key] for key in differ}
+        raise ValueError(f"{output} was trained with {differ}. Got {got}: remove it, or choose another --work")
+    return True
 
 
 def known_classes(number: int, seed: int) -> list[str]:
@@ -237,7 +277,8 @@ def ensemble_views(corruption: str, data: str, number: int, folder: Path) -> Ten
             views.append(denoised_views(denoiser, part.float() / 255, steps, noise).half().cpu())
         return torch.cat(views, dim=1)
 
-    return kept(folder / f"{corruption}-{number}.pt", {}, make)
+    depends = {"images": digest(load_test_images(data)[0][:number]), "network": network_digest()}
+    return kept(folder / f"{corruption}-{number}.pt", {**depends, "device": default_device().type}, make)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ Files and folders in the order of their layers. A layer imports only from layers
     arguments.py    every check of an argument, stated once
     files.py        JSON and tensors that others wrote, read with care
     labels.py       the labels in a sample, for those who ask for them
+    pictures.py     the one reader of picture files
     images.py       the images in a sample, of any type <-> a float batch; assets/, the only data folder
     classify.py     one call of a user's classifier
     figures.py      labelled grids of images

@@ -1,4 +1,4 @@
-"""Files that others wrote: JSON and tensors, read with care.
+"""Files that others wrote, JSON and tensors, read with care; and files of our own, written whole or not at all.
 
 Nothing in a file is run. A damaged file gives an OSError that names it. A value that is out of range gives a
 ValueError that names the file, the key and the value, before anything is built or allocated with it.
@@ -7,14 +7,20 @@ ValueError that names the file, the key and the value, before anything is built 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
+import os
 import pickle
+import platform
+import re
 import reprlib
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +31,10 @@ from torch import Tensor, nn
 MAX_JSON_BYTES = 64 * 2**20
 #: Key of a safetensors file's metadata: the checksum of its tensors.
 CHECKSUM = "tensors_sha256"
+#: The names of ``writing_file``, and the age in seconds at which such a file belongs to nobody.
+PART = re.compile(r"\.diffaug-(?P<place>[0-9a-f]{8})-(?P<pid>[0-9]+)-[0-9]+\.part")
+PART_SECONDS = 24 * 3600
+_numbers = itertools.count()
 #: A test of one value, and the words that say what it asks for.
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -41,21 +51,103 @@ def reading(path: Path, fault: str = "is damaged or incomplete") -> Iterator[Non
 
 @contextmanager
 def writing(folder: Path) -> Iterator[Path]:
-    """A folder to write into, whose files are moved to ``folder`` at the end: whole, or not at all.
+    """A folder to write into, whose files are moved to ``folder`` at the end: all, or after an error none.
 
-    A link among the files that are replaced is replaced itself, and what it points to is kept. OSError for a link in
-    place of a folder.
+    A process that is killed while it moves several files leaves a folder in which some are missing. It never leaves old
+    files beside new ones. A link among the files that are replaced is replaced itself, and what it points to is kept.
+    OSError for a link in place of a folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
         new = Path(temporary)
         yield new
-        for path in [path for path in new.rglob("*") if path.is_file()]:
-            place = folder / path.relative_to(new)
+        moves = [(path, folder / path.relative_to(new)) for path in sorted(new.rglob("*")) if path.is_file()]
+        for _, place in moves:
             if place.parent != folder and place.parent.is_symlink():
                 raise OSError(f"{place.parent} is a link to another folder: nothing is written through it")
+        for _, place in moves[1:]:
+            place.unlink(missing_ok=True)
+        for path, place in moves:
             place.parent.mkdir(parents=True, exist_ok=True)
             path.replace(place)
+
+
+@contextmanager
+def writing_file(path: Path, new: bool = False) -> Iterator[Path]:
+    """A temporary path beside ``path`` to write to. At the end it is renamed to ``path``, or removed after an error.
+
+    Its name belongs to this process and ends in ``.part``, so processes that write the same file do not meet: the file
+    is whole at every moment, and the last one to finish wins. What a killed process leaves is removed by
+    ``remove_part``.
+
+    Args:
+        new: FileExistsError at the end if ``path`` exists by then: the first one wins.
+    """
+    part = path.with_name(f".diffaug-{_place_of_processes()}-{os.getpid()}-{next(_numbers)}.part")
+    try:
+        yield part
+        if new:
+            _link(part, path)
+        else:
+            part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _link(part: Path, path: Path) -> None:
+    """Give a file a second name. FileExistsError if that is taken."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError:  # the file system has no links
+        if path.exists():
+            raise FileExistsError(path) from None
+        part.replace(path)
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file so that it is whole at every moment. A string is written as UTF-8."""
+    with writing_file(path) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def remove_part(path: Path) -> bool:
+    """Remove a file of ``writing_file`` if the process that wrote it is dead, or if it is older than a day.
+
+    Returns:
+        Whether the file is one of ``writing_file``'s.
+    """
+    match = PART.fullmatch(path.name)
+    if match is None:
+        return False
+    with suppress(OSError):  # another process removed it
+        if _is_dead(match["place"], int(match["pid"])) or path.stat().st_mtime < time.time() - PART_SECONDS:
+            path.unlink()
+    return True
+
+
+def _is_dead(place: str, pid: int) -> bool:
+    """Whether a process of this machine no longer runs. False if it is not known."""
+    if os.name != "posix" or place != _place_of_processes():
+        return False
+    try:
+        os.kill(pid, 0)  # no signal is sent
+    except ProcessLookupError:
+        return True
+    except OSError:  # it is another user's
+        pass
+    return False
+
+
+@cache
+def _place_of_processes() -> str:
+    """A name for this machine, and for the container that numbers its processes."""
+    try:
+        numbers = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        numbers = ""
+    return hashlib.sha256(f"{platform.node()} {numbers}".encode()).hexdigest()[:8]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -155,10 +247,9 @@ def add_checksum(path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     state = load_file(path)
-    new = path.with_name(f".{path.name}")
-    save_file(state, new, metadata={"format": "pt", CHECKSUM: tensors_sha256(state)})
-    sort_metadata(new)
-    new.replace(path)
+    with writing_file(path) as new:
+        save_file(state, new, metadata={"format": "pt", CHECKSUM: tensors_sha256(state)})
+        sort_metadata(new)
 
 
 def sort_metadata(path: Path) -> None:

@@ -9,14 +9,12 @@ and `images` are pixels in [0, 1] or 0...255. `x_0` and `x_t` are on the scale o
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -25,13 +23,13 @@ from torchvision.transforms.v2 import functional as F
 
 from .arguments import FLOATS, shown
 from .labels import as_labels
+from .pictures import MAX_SIDE as MAX_SIDE
+from .pictures import check_sides as check_sides
+from .pictures import load_image as load_image
 from .without_waiting import LateChecks
 
 #: The only data folder of the package: network weights, classifiers, sample images, tables.
 ASSETS = Path(__file__).parent / "assets"
-#: The longest side of a picture that is read, in pixels. Pillow limits the product of the sides only, and needs much
-#: memory for each row: a file of 74 bytes that declares 1 x 49,000,000 pixels would take 1.35 GB.
-MAX_SIDE = 32_768
 #: A chain of float transforms may leave [0, 1] by a rounding error.
 TOLERANCE = 5e-5
 #: Modes of PIL images whose bands are the channels of a network. All others are refused, HSV and palettes too.
@@ -300,37 +298,6 @@ def transform_list(transform: Any, images: list[Any], labels: Any) -> list[Any]:
             if params.get("selected", [True] * len(same))[n]:
                 result[i] = from_batch(views[n : n + 1], images[i])
     return result
-
-
-def load_image(file: str | Path | bytes, name: str | None = None) -> PIL.Image.Image:
-    """A picture from a path or from its bytes, upright and RGB: the one reader for files.
-
-    Args:
-        file: a path, or the bytes of a file.
-        name: what error messages call it. None: its path, or "the picture".
-
-    Raises:
-        OSError: the file is missing, damaged or no picture, or a side is longer than ``MAX_SIDE``; the message holds
-            the name.
-    """
-    opened = io.BytesIO(file) if isinstance(file, bytes) else file
-    name = name or ("the picture" if isinstance(file, bytes) else str(file))
-    try:
-        with PIL.Image.open(opened) as picture:  # reads the header only
-            check_sides(picture)
-            return PIL.ImageOps.exif_transpose(picture).convert("RGB")
-    except FileNotFoundError as error:
-        raise OSError(f"there is no file {name}") from error
-    except Exception as error:
-        reason = str(error).replace(repr(opened), repr(name))
-        raise OSError(f"{name} is no whole picture: {type(error).__name__}: {reason}") from error
-
-
-def check_sides(picture: PIL.Image.Image) -> None:
-    """ValueError for a side above ``MAX_SIDE``, by what the file declares, before its pixels are read."""
-    if max(picture.size) > MAX_SIDE:
-        width, height = picture.size
-        raise ValueError(f"a picture's sides must have at most {MAX_SIDE} pixels. Got {width} x {height}")
 
 
 def sample_images() -> dict[str, PIL.Image.Image]:

@@ -1,32 +1,40 @@
-"""Labelled images for the training scripts: image folders, Hub datasets, prepared views, resumable batches."""
+"""Labelled images for the training scripts: image folders, Hub datasets and Parquet files, with classes by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import count, takewhile, zip_longest
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import PIL.Image
 import torch
-from datasets import ClassLabel, load_dataset
+from datasets import ClassLabel, get_dataset_split_names, load_dataset
 from datasets import Image as ImageFeature
-from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
-from torchvision.datasets import ImageFolder
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from diffaug_transforms.images import load_image
+
+#: Splits for testing. One without labels, such as the test split of ``imagenet-1k``, gives way to the next one.
+TEST_SPLITS = ("test", "validation", "val", "valid")
+LABEL_COLUMNS = ("label", "labels", "fine_label")
+Labels = Literal["needed", "optional", "unused"]
+#: The label of an image whose class is not known.
+UNKNOWN = -1
 
 
 @dataclass(frozen=True)
 class LabelledImages(Dataset):
-    """A dataset of (PIL image, label), with all labels, the class names, and the path of each image in its folder.
+    """A dataset of (RGB PIL image, label), with all labels, the class names, and the path of each image in its folder.
+
+    Reading an image that is damaged raises OSError with its name.
 
     Attributes:
-        images: the dataset itself.
-        labels: one per image.
-        classes: their names.
+        images: the dataset of the PIL images.
+        labels: one per image; ``UNKNOWN`` for an image without a class.
+        classes: their names. Empty: the images have no labels.
         paths: relative to the folder of the images. None for a Hub dataset.
     """
 
@@ -39,199 +47,233 @@ class LabelledImages(Dataset):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[PIL.Image.Image, int]:
-        image, label = self.images[index]
-        return image.convert("RGB"), label
+        return self.images[index], self.labels[index]
 
-    def subset(self, number: int) -> LabelledImages:
-        """``number`` random images, always the same. Files are sorted by class, so the first ones would not do."""
+    @property
+    def is_labelled(self) -> bool:
+        """Whether the class of every image is known."""
+        return bool(self.classes) and min(self.labels, default=0) > UNKNOWN
+
+    def some(self, number: int) -> list[int]:
+        """The places of ``number`` random images, always the same. Files are sorted by class, so not the first."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
-        indices = sorted(order[:number].tolist())
-        paths = None if self.paths is None else [self.paths[i] for i in indices]
-        return LabelledImages(Subset(self.images, indices), [self.labels[i] for i in indices], self.classes, paths)
+        return sorted(order[:number].tolist())
+
+    def at(self, places: Sequence[int]) -> LabelledImages:
+        """The images at these places."""
+        paths = None if self.paths is None else [self.paths[i] for i in places]
+        return LabelledImages(Subset(self.images, places), [self.labels[i] for i in places], self.classes, paths)
+
+    def with_classes(self, classes: Sequence[str], name: str) -> LabelledImages:
+        """The same images, labelled by their classes' places in ``classes``. ``name`` is what errors call the images.
+
+        A class without images is no fault. ValueError for an image of a class that is not in ``classes``.
+        """
+        places = {label: place for place, label in enumerate(classes)}
+        unknown = sorted({self.classes[k] for k in set(self.labels)} - set(places))
+        if unknown:
+            raise ValueError(f"{name} must have images of the training classes only. Got also {listed(unknown)}")
+        return replace(self, labels=[places[self.classes[k]] for k in self.labels], classes=list(classes))
 
     def join(self, other: LabelledImages) -> LabelledImages:
-        """The images of both. ValueError if their classes differ."""
-        if other.classes != self.classes:
-            raise ValueError(f"extra data must have the classes {self.classes}. Got {other.classes}")
+        """The images of both. ValueError if the other ones have classes that these lack."""
+        other = other.with_classes(self.classes, "extra data")
         paths = None if self.paths is None or other.paths is None else self.paths + other.paths
         images: Any = ConcatDataset([self.images, other.images])
         return LabelledImages(images, self.labels + other.labels, self.classes, paths)
 
 
-class HubImages(Dataset):
-    """(PIL image, label) from the rows of a Hub dataset."""
+class ImageFiles(Dataset):
+    """RGB PIL images from files."""
 
-    def __init__(self, rows: Any, column: str, labels: Sequence[int]) -> None:
-        self.rows, self.column, self.labels = rows, column, labels
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = files
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[PIL.Image.Image, int]:
-        return self.rows[index][self.column], self.labels[index]
+    def __getitem__(self, index: int) -> PIL.Image.Image:
+        return load_image(self.files[index])
 
 
-def load_images(data: str, split: str) -> LabelledImages | None:
+class HubImages(Dataset):
+    """RGB PIL images from the rows of a Hub dataset. ``data`` names it in errors."""
+
+    def __init__(self, rows: Any, column: str, data: str) -> None:
+        self.rows, self.column, self.data = rows.cast_column(column, ImageFeature(decode=False)), column, data
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> PIL.Image.Image:
+        cell = self.rows[index][self.column]
+        if cell is None:
+            raise OSError(f"row {index} of {self.data} has no image")
+        name = f"row {index} of {self.data} ({cell['path'] or 'without a file name'})"
+        return load_image(cell["path"] if cell["bytes"] is None else cell["bytes"], name)
+
+
+def load_images(data: str, split: str, labels: Labels = "needed") -> LabelledImages | None:
     """One split of a dataset. None if there is no such split.
 
     Args:
         data: an image folder (``data/split/class/image``, or ``data/class/image`` for "train"), the id of a Hub
-            dataset, or a folder in the Hub's layout.
+            dataset, a folder in the Hub's layout, or a Parquet file. Hidden files and folders are left out.
         split: such as "train" or "test".
+        labels: "needed", "optional", or "unused" for images without labels whatever there is.
+
+    Raises:
+        ValueError: there are no images, or no labels although they are needed. The message lists what is there.
     """
     root = Path(data)
-    if root.is_dir() and not any(any(root.glob(pattern)) for pattern in ("*.parquet", "*/*.parquet", "*/*.arrow")):
-        has_splits = (root / "train").is_dir()
-        folder = root / split if has_splits else root
-        if not folder.is_dir() or (split != "train" and not has_splits):
-            return None
-        files = ImageFolder(str(folder))
-        paths = [Path(path).relative_to(folder) for path, _ in files.samples]
-        return LabelledImages(files, files.targets, files.classes, paths)
+    if root.is_dir() and not holds_shards(root):
+        return load_folder(root, split, labels)
+    rows = load_rows(data, split)
+    if rows is None:
+        return None
+    column = next((name for name, feature in rows.features.items() if isinstance(feature, ImageFeature)), None)
+    if column is None:
+        raise ValueError(f"{data} must have a column of images. Got {described(rows)}")
+    found, classes = read_labels(rows, data, labels)
+    return LabelledImages(HubImages(rows, column, data), found, classes, None)
+
+
+def holds_shards(root: Path) -> bool:
+    """Whether a folder is in the Hub's layout, and no image folder."""
+    return any(any(root.glob(pattern)) for pattern in ("*.parquet", "*/*.parquet", "*/*.arrow"))
+
+
+def load_rows(data: str, split: str) -> Any:
+    """The rows of a Hub dataset's split. None if there is no such split."""
+    if data.endswith(".parquet"):
+        return load_dataset("parquet", data_files=data, split="train") if split == "train" else None
     try:
-        rows = load_dataset(data, split=split)
+        return load_dataset(data, split=split)
     except ValueError as error:
         if "nknown split" in str(error):
             return None
         raise
-    column = next(name for name, feature in rows.features.items() if isinstance(feature, ImageFeature))
-    label = next(name for name in ("label", "labels", "fine_label") if name in rows.features)
-    feature, labels = rows.features[label], rows[label][:]
-    classes = feature.names if isinstance(feature, ClassLabel) else [str(k) for k in range(max(labels) + 1)]
-    return LabelledImages(HubImages(rows, column, labels), labels, classes, None)
 
 
-def load_test_images(data: str, limit: int | None) -> LabelledImages | None:
-    """The test images, or the validation images if there are none. None if there are neither.
+def read_labels(rows: Any, data: str, labels: Labels) -> tuple[list[int], list[str]]:
+    """The labels of all rows and the names of the classes. No names: there is no column of labels."""
+    named = [name for name in LABEL_COLUMNS if name in rows.features]
+    typed = [name for name, feature in rows.features.items() if isinstance(feature, ClassLabel)]
+    column = named[0] if named else typed[0] if len(typed) == 1 else None
+    if column is None or labels == "unused":
+        if labels == "needed":
+            columns = f"{', '.join(LABEL_COLUMNS)}, or one of type ClassLabel"
+            raise ValueError(f"{data} must have a column {columns}. Got {described(rows)}")
+        return [UNKNOWN] * len(rows), []
+    values = rows[column][:]
+    if not all(value is None or isinstance(value, (int, str)) for value in values):
+        raise ValueError(f"{data} must have one class for each image, an integer or a name. Got {described(rows)}")
+    values = [UNKNOWN if value is None or (isinstance(value, int) and value < 0) else value for value in values]
+    if isinstance(rows.features[column], ClassLabel):
+        return values, list(rows.features[column].names)
+    names = sorted({value for value in values if value != UNKNOWN})
+    places = {name: place for place, name in enumerate(names)}
+    return [places.get(value, UNKNOWN) for value in values], [str(name) for name in names]
+
+
+def described(rows: Any) -> str:
+    return ", ".join(f"{name} ({type(feature).__name__})" for name, feature in rows.features.items())
+
+
+def load_folder(root: Path, split: str, labels: Labels) -> LabelledImages | None:
+    """One split of an image folder. None if there is no such split."""
+    folder = find_split(root, split)
+    if folder is None:
+        return None
+    classes = [] if labels == "unused" else [path.name for path in visible_folders(folder)]
+    if classes:
+        files = [list(find_files(folder / name)) for name in classes]
+        if split == "train" and (empty := [name for name, found in zip(classes, files) if not found]):
+            raise ValueError(f"every class folder in {folder} must hold images. Got none in {listed(empty)}")
+    elif labels == "needed":
+        raise ValueError(f"{folder} must hold a folder of images for each class. Got no folder")
+    else:
+        files = [list(find_files(folder))]
+    places = [label if classes else UNKNOWN for label, found in enumerate(files) for _ in found]
+    paths = [path for found in files for path in found]
+    if not paths:
+        raise ValueError(f"there are no images in {folder}. Known are {', '.join(IMG_EXTENSIONS)}")
+    return LabelledImages(ImageFiles(paths), places, classes, [path.relative_to(folder) for path in paths])
+
+
+def find_split(root: Path, split: str) -> Path | None:
+    """The folder of a split. A folder without splits is "train"; there ``train`` may be the name of a class."""
+    names = {path.name for path in visible_folders(root)}
+    has_splits = "train" in names and (bool(visible_folders(root / "train")) or names <= {"train", *TEST_SPLITS})
+    if has_splits:
+        return root / split if split in names else None
+    return root if split == "train" else None
+
+
+def visible_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def find_files(folder: Path) -> Iterator[Path]:
+    """All images in a folder and its subfolders, links included, sorted. Hidden files and folders are left out.
+
+    OSError if a folder cannot be read.
+    """
+    seen = {identity(folder)}
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=fail):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [
+            name for name in folders if identity(Path(parent) / name) not in seen
+        ]  # links may lead in circles
+        seen |= {identity(Path(parent) / name) for name in folders}
+        for name in sorted(names):
+            if name.lower().endswith(IMG_EXTENSIONS) and not name.startswith("."):
+                yield Path(parent) / name
+
+
+def identity(folder: Path) -> tuple[int, int]:
+    """A folder as the file system knows it: its device and its number there."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def fail(error: OSError) -> None:
+    raise error
+
+
+def load_test_images(data: str, limit: int | None, classes: Sequence[str]) -> LabelledImages | None:
+    """The test images, or the validation images if there are no test images with labels. None if there are neither.
 
     Args:
         data: as for ``load_images``.
         limit: use only so many images, at random but always the same.
+        classes: of the training. The test images get their labels by their classes' names.
     """
-    test = load_images(data, "test") or load_images(data, "validation") or load_images(data, "val")
-    return test.subset(limit) if test is not None and limit else test
+    for split in TEST_SPLITS:
+        test = load_images(data, split, "optional")
+        if test is not None and test.is_labelled:
+            test = test.with_classes(classes, f"the {split} split of {data}")
+            return test.at(test.some(limit)) if limit else test
+    return None
 
 
-def load_training_images(
-    sources: Sequence[str], prepared: Sequence[Path], limit: int | None
-) -> tuple[LabelledImages, list[list[Path]] | None]:
-    """The training images of all sources, and the prepared copies of each image if there are any.
-
-    Args:
-        sources: each as ``data`` of ``load_images``.
-        prepared: for each source the folder that `diffaug augment` made from it, or nothing at all.
-        limit: use only so many images of each source, at random but always the same.
-    """
-    if prepared and len(prepared) != len(sources):
-        raise ValueError(f"there must be one prepared folder for each source of images. Got {len(prepared)} folders")
-    joined: LabelledImages | None = None
-    copies: list[list[Path]] = []
-    for source, folder in zip_longest(sources, prepared):
-        images = load_images(source, "train")
-        if images is None:
-            raise ValueError(f"data must hold training images. Got {source}")
-        images = images.subset(limit) if limit else images
-        copies += prepared_copies(images, folder) if folder is not None else []
-        joined = images if joined is None else joined.join(images)
-    if joined is None:
-        raise ValueError("sources must hold at least one. Got none")
-    return joined, copies or None
+def load_source(source: str, labels: Labels = "needed") -> LabelledImages:
+    """The training images of one source. ValueError if there are none, or if only some have labels."""
+    images = load_images(source, "train", labels)
+    if images is None:
+        raise ValueError(f"{source} must have a split train. Got {', '.join(split_names(source)) or 'none'}")
+    if images.classes and not images.is_labelled:
+        unknown = sum(label <= UNKNOWN for label in images.labels)
+        raise ValueError(f"every image of {source} must have a label. Got {unknown} of {len(images)} without one")
+    return images
 
 
-def prepared_copies(images: LabelledImages, folder: Path) -> list[list[Path]]:
-    """The copies of each image that ``diffaug augment`` wrote to the same tree. OSError if an image has none."""
-    if images.paths is None:
-        raise ValueError("prepared views need an image folder as data, with the same tree")
-    copies = []
-    for path in images.paths:
-        numbered = (folder / path.parent / f"{path.stem}_{copy}{path.suffix}" for copy in count())
-        found = [folder / path] if (folder / path).exists() else list(takewhile(Path.exists, numbered))
-        if not found:
-            raise OSError(f"{folder} has no copy of {path}: was `diffaug augment` run on the same folder to its end?")
-        copies.append(found)
-    return copies
+def split_names(data: str) -> list[str]:
+    root = Path(data)
+    if root.is_dir() and not holds_shards(root):
+        return [path.name for path in visible_folders(root)]
+    return get_dataset_split_names(data)
 
 
-class ViewsDataset(Dataset):
-    """The per-sample views of images. A key is (epoch, index).
-
-    The draws of a sample depend only on the seed and its key, so a resumed run sees what an unbroken run would see, for
-    any number of workers.
-
-    Args:
-        images: the images and their labels.
-        views: makes the views of one image, by name.
-        seed: of the run.
-        copies: prepared DiffAug views of each image; each epoch takes the next one. None: there are none.
-        prepare_copy: crops a prepared view. None: the view stays as it is.
-    """
-
-    def __init__(
-        self,
-        images: LabelledImages,
-        views: Callable[[Any], dict[str, Tensor]],
-        seed: int,
-        copies: Sequence[Sequence[Path]] | None = None,
-        prepare_copy: Callable[[Any], Any] | None = None,
-    ) -> None:
-        self.images, self.views, self.seed = images, views, seed
-        self.copies, self.prepare_copy = copies, prepare_copy
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[dict[str, Tensor], int]:
-        epoch, index = key
-        image, label = self.images[index]
-        # torch.manual_seed would also queue a seed for CUDA with its stack trace, which takes 0.4 ms per sample.
-        torch.default_generator.manual_seed(hash((self.seed, epoch, index)) % 2**63)
-        views = self.views(image)
-        if self.copies is not None:
-            copies = self.copies[index]
-            with PIL.Image.open(copies[epoch % len(copies)]) as copy:
-                view = copy.convert("RGB")
-            views["diffaug"] = F.to_image(self.prepare_copy(view) if self.prepare_copy is not None else view)
-        return views, label
-
-
-class Batches:
-    """The keys of each step's batch, for one process out of several. Epochs are shuffled. Any step can be the first.
-
-    The global batch of a step is cut into equal parts: process r takes part r.
-    """
-
-    def __init__(
-        self, length: int, batch_size: int, steps: int, seed: int, rank: int = 0, world: int = 1, start: int = 0
-    ) -> None:
-        self.length, self.batch_size, self.steps, self.seed = length, batch_size, steps, seed
-        self.rank, self.world, self.start = rank, world, start
-
-    def __len__(self) -> int:
-        return self.steps - self.start
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        orders: dict[int, Tensor] = {}
-        for step in range(self.start, self.steps):
-            first = (step * self.world + self.rank) * self.batch_size
-            keys = []
-            for position in range(first, first + self.batch_size):
-                epoch, offset = divmod(position, self.length)
-                if epoch not in orders:
-                    generator = torch.Generator().manual_seed(hash((self.seed, epoch)) % 2**63)
-                    orders = {k: v for k, v in orders.items() if k == epoch - 1}
-                    orders[epoch] = torch.randperm(self.length, generator=generator)
-                keys.append((epoch, int(orders[epoch][offset])))
-            yield keys
-
-
-def geometry(size: int) -> tuple[v2.Transform, v2.Transform]:
-    """The random crop and flip of the clean view, and the central crop for evaluation and as DiffAug's start.
-
-    Up to 64 pixels they are those usual on CIFAR-10: shifts by up to an eighth. Above, they are the paper's:
-    RandomResizedCrop and a flip; resize to 8/7 and a central crop (256 and 224).
-    """
-    if size <= 64:
-        whole: v2.Transform = v2.Resize((size, size), antialias=True)
-        return v2.Compose([whole, v2.RandomCrop(size, padding=size // 8), v2.RandomHorizontalFlip()]), whole
-    crop = v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()])
-    return crop, v2.Compose([v2.Resize(size * 8 // 7, antialias=True), v2.CenterCrop(size)])
+def listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from accelerate import Accelerator
 from image_data import LabelledImages
+from sample_views import EvaluationImages, load_test_batches
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
@@ -68,39 +70,52 @@ def classify(
         return encoder(x_t, timesteps, *denoised).float()
 
 
-def percent_right(right: Tensor, timesteps: Tensor, num_timesteps: int) -> dict[str, float]:
+def percent_right(right: Tensor, timesteps: Tensor, num_timesteps: int) -> dict[str, Tensor]:
     """Accuracy in percent, over all images and by quarter of the timesteps. Quarter q0 is the least noisy.
 
-    guided-diffusion logs the same quarters. A quarter without images is left out.
+    guided-diffusion logs the same quarters. A quarter without images has NaN. Nothing is read from the device.
     """
-    quarters = (4 * timesteps // num_timesteps).cpu()
-    right = 100 * right.cpu().float()
-    parts = {f"accuracy_q{q}": right[quarters == q] for q in range(4)}
-    return {"accuracy": float(right.mean()), **{name: float(part.mean()) for name, part in parts.items() if len(part)}}
+    quarters, percent = 4 * timesteps // num_timesteps, 100 * right.float()
+    inside = [quarters == q for q in range(4)]
+    parts = {f"accuracy_q{q}": (percent * part).sum() / part.sum() for q, part in enumerate(inside)}
+    return {"accuracy": percent.mean(), **parts}
 
 
 @torch.inference_mode()
 def accuracy_on_noise(
-    classifier: Classifier, images: LabelledImages, schedule: NoiseSchedule, accelerator: Accelerator
+    classifier: Classifier,
+    images: LabelledImages,
+    schedule: NoiseSchedule,
+    accelerator: Accelerator,
+    workers: int = 0,
+    skipped: Path | None = None,
 ) -> dict[str, float]:
     """``percent_right`` of images that are each diffused to one timestep, under names "test_...".
 
     Each process takes its share of the images. The draws for image i depend only on i, not on batches, processes, the
-    device or the form of the classifier.
+    device or the form of the classifier. A quarter without images is left out.
+
+    Args:
+        workers: processes that read the images.
+        skipped: as ``EvaluationImages``'s. Images that cannot be read do not count.
     """
     _, central = geometry(classifier.encoder.config["sample_size"])
     device, schedule = accelerator.device, schedule.to("cpu")
-    share = range(accelerator.process_index, len(images), accelerator.num_processes)
-    predicted, timesteps = torch.zeros(2, len(images), dtype=torch.int64)
+    share = EvaluationImages(images, central, accelerator.process_index, accelerator.num_processes, skipped)
+    predicted, timesteps, readable = torch.zeros(3, len(images), dtype=torch.int64)
     classifier.eval()
-    for start in range(0, len(share), 64):
-        index = list(share[start : start + 64])
-        unit = [F.pil_to_tensor(central(images[i][0]))[None] / 255 for i in index]
-        draws = [diffuse_uniformly(image, schedule, (TEST_SEED, i)) for image, i in zip(unit, index)]
+    for batch, labels, index in load_test_batches(share, 64, workers):
+        draws = [
+            diffuse_uniformly(image[None] / 255, schedule, (TEST_SEED, i)) for image, i in zip(batch, index.tolist())
+        ]
         x_t, timesteps[index] = (torch.cat(part) for part in zip(*draws))
         logits = classify(classifier, classifier.encoder, x_t.to(device), timesteps[index].to(device), accelerator)
-        predicted[index] = logits.argmax(dim=1).cpu()
+        predicted[index], readable[index] = logits.argmax(dim=1).cpu(), (labels >= 0).long()
     classifier.train()
-    predicted, timesteps = (accelerator.reduce(part.to(device)).cpu() for part in (predicted, timesteps))
-    found = percent_right(predicted == torch.tensor(images.labels), timesteps, schedule.num_timesteps)
-    return {f"test_{name}": value for name, value in found.items()}
+    predicted, timesteps, readable = (
+        accelerator.reduce(part.to(device)).cpu() for part in (predicted, timesteps, readable)
+    )
+    chosen = readable.bool()
+    right = (predicted == torch.tensor(images.labels))[chosen]
+    found = percent_right(right, timesteps[chosen], schedule.num_timesteps)
+    return {f"test_{name}": float(value) for name, value in found.items() if not value.isnan()}

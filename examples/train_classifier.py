@@ -10,11 +10,15 @@
 If DiffAug is too slow inside the training loop, prepare its views once: `diffaug augment data/train data_diffaug
 --copies 2`, then train with `--diffaug-data data_diffaug`. The draws then repeat after as many epochs as there are
 copies, and all runs on that folder share them.
+
+The test images are those of the test split, or of the validation split if there is no test split with labels. Their
+classes are matched with the training's by name.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +26,18 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from checkpoints import Progress, load_batches, start_accelerator
-from image_data import LabelledImages, ViewsDataset, geometry, load_test_images, load_training_images
+from image_data import LabelledImages, listed, load_test_images
+from progress import Progress, start_accelerator
+from sample_views import (
+    SKIPPED,
+    EvaluationImages,
+    ViewsDataset,
+    geometry,
+    load_batches,
+    load_test_batches,
+    load_training_images,
+    read_skipped,
+)
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -43,7 +57,7 @@ from diffaug_transforms.transforms import RECIPES, Views, ViewsLoss, recipe
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="uoft-cs/cifar10", help="image folder, Hub id, or folder in the Hub's layout")
+    parser.add_argument("--data", default="uoft-cs/cifar10", help="image folder, Hub id, folder of Parquet files")
     parser.add_argument("--extra-data", help="more training images of the same classes, such as synthetic ones")
     parser.add_argument("--output", type=Path, required=True, help="folder for checkpoints, logs and the classifier")
     parser.add_argument("--recipe", choices=RECIPES, default="diffaug")
@@ -74,6 +88,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=0, help="DataLoader workers per process")
     parser.add_argument("--checkpoint-every", type=int, default=400, help="steps between checkpoints")
     parser.add_argument("--limit", type=int, help="use only N images of each split, always the same, to try the script")
+    parser.add_argument("--skip-unreadable", action="store_true", help="leave out and count images that are damaged")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -93,13 +108,22 @@ def build_views(args: argparse.Namespace, prepared: bool) -> tuple[Views, ViewsL
     )
 
 
-def build_classifier(args: argparse.Namespace, num_classes: int) -> NormalizedClassifier:
-    model = build_model(args.model, num_classes, args.pretrained, new_head=True)
+def build_classifier(args: argparse.Namespace, classes: list[str]) -> NormalizedClassifier:
+    model = build_model(args.model, len(classes), args.pretrained, new_head=True)
     if args.init:
+        check_start(args.init, classes)
         load_weights(model, args.init)
     timm_config = getattr(model, "pretrained_cfg", {})
     mean, std = timm_config.get("mean", IMAGENET_MEAN), timm_config.get("std", IMAGENET_STD)
     return NormalizedClassifier(model, mean, std).to(memory_format=torch.channels_last)
+
+
+def check_start(init: Path, classes: list[str]) -> None:
+    """ValueError if the start is a folder of this script whose classifier numbers the classes otherwise."""
+    config = init / "classifier.json"
+    known = json.loads(config.read_text()).get("classes", classes) if config.is_file() else classes
+    if known != classes:
+        raise ValueError(f"init must have the data's classes, {listed(classes)}. Got {listed(known)}")
 
 
 def build_optimizer(args: argparse.Namespace, classifier: nn.Module) -> tuple[Optimizer, LRScheduler]:
@@ -132,40 +156,48 @@ def classify_views(classifier: Callable[[Tensor], Tensor], views: dict[str, Tens
 
 
 @torch.inference_mode()
-def accuracy(classifier: nn.Module, images: LabelledImages, size: int, accelerator: Accelerator) -> float:
-    """Accuracy in percent. Each process takes its share of the images."""
-    _, central = geometry(size)
-    share = range(accelerator.process_index, len(images), accelerator.num_processes)
-    right = torch.zeros(1, device=accelerator.device)
+def accuracy(
+    classifier: nn.Module, images: LabelledImages, args: argparse.Namespace, accelerator: Accelerator
+) -> float:
+    """Accuracy in percent, over the images that can be read. Each process takes its share of them."""
+    dataset = EvaluationImages(
+        images, geometry(args.size)[1], accelerator.process_index, accelerator.num_processes, skipped_file(args)
+    )
+    counts = torch.zeros(2, dtype=torch.int64, device=accelerator.device)
     classifier.eval()
-    for start in range(0, len(share), 256):
-        samples = [images[i] for i in share[start : start + 256]]
-        batch = torch.stack([F.pil_to_tensor(central(image)) for image, _ in samples]).to(accelerator.device)
+    for batch, labels, _ in load_test_batches(dataset, 256, args.workers):
+        batch, labels = (part.to(accelerator.device, non_blocking=True) for part in (batch, labels))
         with accelerator.autocast():
             predicted = classifier(batch.float() / 255).argmax(dim=1)
-        right += (predicted == torch.tensor([label for _, label in samples], device=predicted.device)).sum()
+        counts += torch.stack([(predicted == labels).sum(), (labels >= 0).sum()])
     classifier.train()
-    return 100 * float(accelerator.reduce(right)) / len(images)
+    right, readable = accelerator.reduce(counts).tolist()
+    return 100 * right / readable if readable else float("nan")
+
+
+def skipped_file(args: argparse.Namespace) -> Path | None:
+    return args.output / SKIPPED if args.skip_unreadable else None
 
 
 def train(args: argparse.Namespace, accelerator: Accelerator) -> tuple[NormalizedClassifier, dict[str, Any]]:
-    """The trained classifier, and metadata of the run."""
+    """The trained classifier, and metadata of the run with its test accuracy, if there are test images."""
     prepared = args.diffaug_data if args.diffaug_data and "diffaug" in args.recipe else []
     sources = [data for data in (args.data, args.extra_data) if data]
     images, copies = load_training_images(sources, prepared, args.limit)
+    test = load_test_images(args.data, args.limit, images.classes)
     views, loss_of = build_views(args, copies is not None)
-    raw = build_classifier(args, len(images.classes))
+    raw = build_classifier(args, images.classes)
     optimizer, schedule = build_optimizer(args, raw)
     classifier, optimizer = accelerator.prepare(raw, optimizer)
     accelerator.register_for_checkpointing(schedule)
-    progress = Progress(accelerator, args.output, args.steps, args.checkpoint_every)
+    progress = Progress(accelerator, args, images)
     forward = torch.compile(classifier) if args.compile else classifier
 
     if copies is not None:
         accelerator.print(f"DiffAug is prepared: its draws repeat after {len(copies[0])} epochs")
-    dataset = ViewsDataset(images, views.per_sample, args.seed, copies, geometry(args.size)[1])
+    dataset = ViewsDataset(images, views.per_sample, args.seed, copies, geometry(args.size)[1], skipped_file(args))
     for sample_views, labels in progress.over(load_batches(dataset, args, accelerator, progress.step)):
-        labels = labels.to(accelerator.device)
+        labels = labels.to(accelerator.device, non_blocking=True)
         seeds = (args.seed, progress.step, accelerator.process_index)
         batch_views = make_batch_views(views, sample_views, labels, seeds)
         with accelerator.autocast():
@@ -176,8 +208,14 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> tuple[Normalize
         schedule.step()
         optimizer.zero_grad()
         right = (logits["clean"].argmax(dim=1) == labels).float().mean()
-        progress.report(float(schedule.get_last_lr()[0]), loss=float(loss.detach()), accuracy=100 * float(right))
-    return raw, {"classes": images.classes, **progress.metadata(args.batch_size)}
+        progress.report(float(schedule.get_last_lr()[0]), loss, accuracy=100 * right)
+    metadata = {"classes": images.classes, **progress.metadata(args.batch_size)}
+    if test is not None:
+        metadata["test_accuracy"] = accuracy(raw, test, args, accelerator)
+        accelerator.log({"test_accuracy": metadata["test_accuracy"]}, step=args.steps)
+    if args.skip_unreadable:
+        metadata["skipped"] = len(read_skipped(args.output / SKIPPED))
+    return raw, metadata
 
 
 def main() -> None:
@@ -185,13 +223,11 @@ def main() -> None:
     set_seed(args.seed)
     accelerator = start_accelerator(args.mixed_precision, args.output)
     classifier, metadata = train(args, accelerator)
-    test = load_test_images(args.data, args.limit)
-    if test is not None:
-        metadata["test_accuracy"] = accuracy(classifier, test, args.size, accelerator)
-        accelerator.log({"test_accuracy": metadata["test_accuracy"]}, step=args.steps)
     if accelerator.is_main_process:
         save_classifier(classifier, args.output, args.model, **metadata, arguments=vars(args))
         print(f"Saved {args.output}: test accuracy {metadata.get('test_accuracy', float('nan')):.2f} %")
+        if metadata.get("skipped"):
+            print(f"{metadata['skipped']} images could not be read and were skipped: {args.output / SKIPPED}")
     accelerator.end_training()
 
 

@@ -31,8 +31,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from checkpoints import Progress, load_batches, start_accelerator
-from image_data import ViewsDataset, load_test_images, load_training_images
+from checkpoints import write_whole
+from image_data import listed, load_test_images
 from noisy_images import (
     Classifier,
     accuracy_on_noise,
@@ -43,6 +43,8 @@ from noisy_images import (
     percent_right,
     training_layout,
 )
+from progress import Progress, start_accelerator
+from sample_views import SKIPPED, ViewsDataset, load_batches, load_training_images, read_skipped
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -54,12 +56,12 @@ from diffaug_transforms.guidance import (
     load_guidance_classifier,
 )
 from diffaug_transforms.guidance.classifiers import METADATA
-from diffaug_transforms.score import Denoiser, NoiseSchedule
+from diffaug_transforms.score import Denoiser
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="uoft-cs/cifar10", help="image folder, Hub id, or folder in the Hub's layout")
+    parser.add_argument("--data", default="uoft-cs/cifar10", help="image folder, Hub id, folder of Parquet files")
     parser.add_argument("--output", type=Path, required=True, help="folder for checkpoints, logs and the classifier")
     parser.add_argument("--form", choices=["noisy", "denoise-augmented"], default="noisy")
     parser.add_argument("--init", type=Path, help="start from a folder of this script, or from OpenAI's .pt file")
@@ -79,14 +81,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="compile the classifier and the score network")
     parser.add_argument("--workers", type=int, default=0, help="DataLoader workers per process")
     parser.add_argument("--checkpoint-every", type=int, default=200, help="steps between checkpoints")
-    parser.add_argument("--limit", type=int, help="use only the first N images of each split, to try the script")
+    parser.add_argument("--limit", type=int, help="use only N images of each split, always the same, to try the script")
+    parser.add_argument("--skip-unreadable", action="store_true", help="leave out and count images that are damaged")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
 def build_classifier(args: argparse.Namespace, classes: Sequence[str]) -> Classifier:
     """A new classifier of the chosen form, or one from ``--init``. A noisy one can become denoise-augmented."""
-    encoder = build_encoder(args, len(classes)) if args.init is None else start_from(args.init, args.form, len(classes))
+    encoder = build_encoder(args, len(classes)) if args.init is None else start_from(args.init, args.form, classes)
     if args.form == "noisy":
         return NoisyClassifier(encoder, classes=classes)
     dtype = torch.float32 if args.mixed_precision == "no" else None
@@ -109,10 +112,14 @@ def build_encoder(args: argparse.Namespace, num_classes: int) -> GuidanceEncoder
     )
 
 
-def start_from(path: Path, form: str, num_classes: int) -> GuidanceEncoder:
-    encoder = load_guidance_classifier(path).encoder.train()
-    if encoder.config["num_classes"] != num_classes:
-        raise ValueError(f"init must know the data's {num_classes} classes. Got {encoder.config['num_classes']}")
+def start_from(path: Path, form: str, classes: Sequence[str]) -> GuidanceEncoder:
+    """The encoder to train on. ValueError if it is for other classes, or for the other form."""
+    start = load_guidance_classifier(path)
+    encoder = start.encoder.train()
+    if encoder.config["num_classes"] != len(classes):
+        raise ValueError(f"init must know the data's {len(classes)} classes. Got {encoder.config['num_classes']}")
+    if start.classes is not None and list(start.classes) != list(classes):
+        raise ValueError(f"init must have the data's classes, {listed(classes)}. Got {listed(start.classes)}")
     if encoder.config["denoised_input"] and form == "noisy":
         raise ValueError(f"init must be a noisy classifier for the noisy form. Got {path}, a denoise-augmented one")
     if form == "noisy" or encoder.config["denoised_input"]:
@@ -129,9 +136,11 @@ def network_of(classifier: Classifier, name: str) -> ScoreNetwork:
     return classifier.network if isinstance(classifier, DenoiseAugmentedClassifier) else load_score_network(name)
 
 
-def train(args: argparse.Namespace, accelerator: Accelerator) -> tuple[Classifier, NoiseSchedule, dict[str, Any]]:
-    """The trained classifier, its noise schedule, and metadata of the run."""
+def train(args: argparse.Namespace, accelerator: Accelerator) -> tuple[Classifier, dict[str, Any]]:
+    """The trained classifier, and metadata of the run with its test accuracies, if there are test images."""
     images, _ = load_training_images([args.data], [], args.limit)
+    test = load_test_images(args.data, args.limit, images.classes)
+    skipped = args.output / SKIPPED if args.skip_unreadable else None
     classifier = build_classifier(args, images.classes)
     schedule = network_of(classifier, args.network).schedule.to(accelerator.device)
     raw = classifier.encoder.to(memory_format=training_layout(accelerator.device))
@@ -139,14 +148,15 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> tuple[Classifie
     rate = LambdaLR(optimizer, lambda step: learning_rate_factor(step / args.steps, args.anneal))
     encoder, optimizer = accelerator.prepare(raw, optimizer)
     accelerator.register_for_checkpointing(rate)
-    progress = Progress(accelerator, args.output, args.steps, args.checkpoint_every)
+    progress = Progress(accelerator, args, images)
     forward = torch.compile(encoder) if args.compile else encoder
 
-    dataset = ViewsDataset(images, partial(one_view, geometry(raw.config["sample_size"])[0]), args.seed)
+    view = partial(one_view, geometry(raw.config["sample_size"])[0])
+    dataset = ViewsDataset(images, view, args.seed, skipped=skipped)
     for views, labels in progress.over(load_batches(dataset, args, accelerator, progress.step)):
-        labels, batch = labels.to(accelerator.device), views["image"].to(accelerator.device) / 255
+        labels, pixels = (part.to(accelerator.device, non_blocking=True) for part in (labels, views["image"]))
         seeds = (args.seed, progress.step, accelerator.process_index)
-        x_t, timesteps = diffuse_uniformly(batch, schedule, seeds)
+        x_t, timesteps = diffuse_uniformly(pixels / 255, schedule, seeds)
         logits = classify(classifier, forward, x_t, timesteps, accelerator)
         loss = cross_entropy(logits, labels)
         accelerator.backward(loss)
@@ -154,30 +164,32 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> tuple[Classifie
         rate.step()
         optimizer.zero_grad()
         found = percent_right(logits.argmax(dim=1) == labels, timesteps, schedule.num_timesteps)
-        progress.report(float(rate.get_last_lr()[0]), loss=float(loss.detach()), **found)
-    return classifier, schedule, progress.metadata(args.batch_size)
+        progress.report(float(rate.get_last_lr()[0]), loss, **found)
+    metadata = progress.metadata(args.batch_size)
+    if test is not None:
+        of_test = accuracy_on_noise(classifier, test, schedule, accelerator, args.workers, skipped)
+        accelerator.log(of_test, step=args.steps)
+        metadata |= of_test
+    return classifier, metadata | ({"skipped": len(read_skipped(skipped))} if skipped else {})
 
 
 def save(classifier: Classifier, folder: Path, **metadata: Any) -> None:
     """Write a folder for ``load_guidance_classifier``, with more metadata in its JSON file."""
     classifier.save_pretrained(folder)
     saved = json.loads((folder / METADATA).read_text())
-    (folder / METADATA).write_text(json.dumps(saved | metadata, indent=1, default=str) + "\n")
+    write_whole(folder / METADATA, json.dumps(saved | metadata, indent=1, default=str) + "\n")
 
 
 def main() -> None:
     args = parse_arguments()
     set_seed(args.seed)
     accelerator = start_accelerator(args.mixed_precision, args.output)
-    classifier, schedule, metadata = train(args, accelerator)
-    test = load_test_images(args.data, args.limit)
-    if test is not None:
-        found = accuracy_on_noise(classifier, test, schedule, accelerator)
-        accelerator.log(found, step=args.steps)
-        metadata |= found
+    classifier, metadata = train(args, accelerator)
     if accelerator.is_main_process:
         save(classifier, args.output, **metadata, arguments=vars(args))
         print(f"Saved {args.output}: test accuracy {metadata.get('test_accuracy', float('nan')):.2f} %")
+        if metadata.get("skipped"):
+            print(f"{metadata['skipped']} images could not be read and were skipped: {args.output / SKIPPED}")
     accelerator.end_training()
 
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import subprocess
+import sys
 import zlib
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,9 +33,13 @@ from diffaug_transforms.files import (
     optional,
     read_json,
     read_tensors,
+    remove_part,
     several,
+    write_whole,
+    writing,
+    writing_file,
 )
-from diffaug_transforms.images import MAX_SIDE, load_image
+from diffaug_transforms.pictures import MAX_SIDE, load_image
 
 
 @pytest.mark.parametrize(
@@ -241,3 +250,94 @@ def test_equal_tensors_give_equal_files(tmp_path):
         contents.add(path.read_bytes())
     assert len(contents) == 1
     assert torch.equal(read_tensors(path)["weight"], torch.arange(6.0))
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_a_killed_write_never_mixes_old_files_with_new_ones(tmp_path, monkeypatch, step):
+    """A crash before each change of the folder."""
+
+    def write(text: str) -> None:
+        with writing(tmp_path / "folder") as new:
+            (new / "inner").mkdir()
+            for name in ("a", "b", "inner/c"):
+                (new / name).write_text(text)
+
+    write("old")
+    changes = []
+
+    def crash(change):
+        def run(*args, **kwargs):
+            changes.append(1)
+            if len(changes) > step:
+                raise KeyboardInterrupt
+            return change(*args, **kwargs)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", crash(Path.unlink))
+        patch.setattr(Path, "replace", crash(Path.replace))
+        with suppress(KeyboardInterrupt):
+            write("new")
+    found = {path.name: path.read_text() for path in (tmp_path / "folder").rglob("*") if path.is_file()}
+    assert len(changes) == min(step + 1, 5)
+    assert len(set(found.values())) == 1 or set(found) != {"a", "b", "c"}
+    write("newest")
+    assert {(tmp_path / "folder" / name).read_text() for name in ("a", "b", "inner/c")} == {"newest"}
+
+
+def test_a_file_is_whole_at_every_moment(tmp_path):
+    """After an error the old one is there, and nothing unfinished; writers of one file do not meet."""
+    path = tmp_path / "x.json"
+    write_whole(path, "one")
+
+    def fail_half_way() -> None:
+        with writing_file(path) as part:
+            part.write_text("ha")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
+    assert path.read_text() == "one"
+    assert list(tmp_path.iterdir()) == [path]
+    with writing_file(path) as first, writing_file(path) as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first"  # it was renamed last
+    write_whole(path, b"\xff")
+    assert path.read_bytes() == b"\xff"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_first_of_several_writers_wins_if_asked(tmp_path, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(1, "no links here")))
+    path = tmp_path / "x"
+    for content in ("first", "second"):
+        with suppress(FileExistsError), writing_file(path, new=True) as part:
+            part.write_text(content)
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_dead_processes_left_is_removed(tmp_path):
+    """A killed process cannot remove its file; one at work, here or on another machine, keeps it for a day."""
+    code = "import os, sys, pathlib; from diffaug_transforms.files import writing_file\n"
+    code += "with writing_file(pathlib.Path(sys.argv[1])) as part: part.touch(); os.kill(os.getpid(), 9)"
+    root = Path(__file__).parent.parent
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "x.png")], cwd=root, timeout=100)
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".diffaug-")
+    assert left.suffix == ".part"
+    old, elsewhere = (tmp_path / f".diffaug-00000000-{n}-0.part" for n in (1, 2))
+    other = tmp_path / "mine.part"
+    for path in (old, elsewhere, other):
+        path.touch()
+    os.utime(old, (0, 0))
+    with writing_file(tmp_path / "y") as mine:
+        mine.touch()
+        assert [remove_part(path) for path in (left, old, elsewhere, mine, other)] == [True, True, True, True, False]
+        assert {path.name for path in tmp_path.iterdir()} == {elsewhere.name, mine.name, other.name}
+    assert remove_part(left)  # another process was faster

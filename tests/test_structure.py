@@ -23,6 +23,7 @@ LAYERS = (
     "arguments",
     "files",
     "labels",
+    "pictures",
     "images",
     "classify",
     "figures",

@@ -28,6 +28,7 @@ from diffaug_transforms.score import space_timesteps, to_unit
 from diffaug_transforms.score.sampling import sample
 
 from ..harness.data import draw_noise
+from ..harness.digests import digest_of_network
 from ..harness.records import kept
 
 Classifier = NoisyClassifier | DenoiseAugmentedClassifier
@@ -121,7 +122,7 @@ def all_samples(
     """
     parts: dict[str, list[tuple[Tensor, float]]] = {config.name: [] for config in configs}
     batches = [places.tolist() for places in torch.arange(args.samples).split(args.batch_size)]
-    settings = {"network": args.network, "method": args.method, "steps": args.steps, "seed": args.seed}
+    settings = {"network": digest_of_network(network), "method": args.method, "steps": args.steps, "seed": args.seed}
     for places, config in tqdm(list(product(batches[share], configs)), unit="batch"):
 
         def make(config: SamplingConfig = config, places: Sequence[int] = places) -> tuple[Tensor, float]:

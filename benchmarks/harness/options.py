@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ HELP = {
     "rounds": "timed rounds; every method runs once in each",
     "batch_size": "largest batch of images on the device",
     "seed": "of all random draws",
+    "workers": "processes that read images; default: 0 on a CPU, else up to 8, one per core",
     "pictures": "places of the test images to draw",
     "work": "where finished parts are kept; a stopped run resumes",
     "output": "JSON file of the records; pictures are written beside it",
@@ -45,3 +47,11 @@ def _kind(default: Any) -> dict[str, Any]:
 
 def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def default_workers() -> int:
+    """For a GPU one process per core of this process's share, up to 8. On a CPU none: the network needs its cores."""
+    if not torch.cuda.is_available():
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

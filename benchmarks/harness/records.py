@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,7 @@ def write_results(script: str, records: Sequence[Record], path: Path, module: st
         "command": shlex.join(["python", "-m", module or f"benchmarks.{script}", *sys.argv[1:]]),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": device_name(),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": versions(),
     }
     write_lines(header, records, path)
     print(f"Wrote {path}")
@@ -41,8 +44,8 @@ def write_lines(header: dict[str, Any], records: Sequence[Record], path: Path) -
     """JSON with one line for each entry of the header and each record, so that differences can be read."""
     fields = [f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in header.items()]
     lines = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("{\n" + ",\n".join(fields) + f',\n "records": [\n{lines}\n ]\n}}\n')
+    with whole_file(path) as temporary:
+        temporary.write_text("{\n" + ",\n".join(fields) + f',\n "records": [\n{lines}\n ]\n}}\n')
 
 
 def read_records(script: str) -> list[Record]:
@@ -56,6 +59,10 @@ def summary(values: Tensor, digits: int = 5) -> Record:
     values = values.double()
     error = round(values.std().item() / len(values) ** 0.5, digits) if len(values) > 1 else None
     return {"value": round(values.mean().item(), digits), "standard_error": error, "n": len(values)}
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def version(package: str) -> str:
@@ -74,16 +81,42 @@ def device_name() -> str:
 def kept(path: Path, settings: Any, make: Callable[[], Any], *, write: bool = True) -> Any:
     """The result of ``make``, from its file if that is there and has the same settings: a stopped run resumes.
 
+    A result of other settings or of other versions of the packages is made again, and so is one whose file is damaged.
+
     Args:
         path: of a file that ``torch.save`` writes.
-        settings: plain values that the result depends on.
+        settings: plain values: everything that the result depends on. Files, networks and data belong in as digests.
         write: False for processes that leave the writing to another one.
     """
-    found = torch.load(path, weights_only=True) if path.exists() else {}
-    if found.get("settings") != settings:
+    settings = {"settings": settings, "versions": versions()}
+    found = read_kept(path)
+    if "result" not in found or found.get("settings") != settings:
         found = {"settings": settings, "result": make()}
         if write:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(found, path.with_suffix(".part"))
-            path.with_suffix(".part").replace(path)
+            with whole_file(path) as temporary:
+                torch.save(found, temporary)
     return found["result"]
+
+
+def read_kept(path: Path) -> dict[str, Any]:
+    """What ``kept`` wrote, or {} if there is nothing, or nothing whole."""
+    try:
+        found = torch.load(path, weights_only=True)
+    except FileNotFoundError:
+        return {}
+    except Exception as error:
+        print(f"{path} is damaged and is made again: {type(error).__name__}", file=sys.stderr)
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A new path beside ``path``, of this process alone. At the end, what was written there becomes ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 from torchvision.datasets.mnist import read_image_file
 from torchvision.transforms.v2 import functional as F
 
@@ -30,6 +30,7 @@ from diffaug_transforms.robustness.datasets import load_image_folder, random_sub
 
 from ..harness.classifiers import classifier_folder
 from ..harness.data import HubImages, Images, center_crop
+from ..harness.options import default_workers
 
 #: ImageNet-1k's classes that one of CIFAR-10's ten names fits, or fits what their photos usually show besides
 #: (dogsled, carousel, dock, paddle, car wheel). Wide if in doubt: wild cats, wolves, foxes, hyenas, antelopes, the
@@ -122,7 +123,8 @@ def load(name: str, distance: str, data: Images, limit: int | None = None) -> Im
     if not len(data):  # type: ignore[arg-type]
         raise ValueError(f"a set must hold at least one image. Got none in {name}")
     chosen = random_subset(data, limit) if limit else data
-    return ImageSet(name, distance, torch.stack([chosen[i][0] for i in range(len(chosen))]))  # type: ignore[arg-type]
+    parts = DataLoader(chosen, 64, num_workers=default_workers())
+    return ImageSet(name, distance, torch.cat([images for images, _ in parts]))
 
 
 def read_photos(data: str, size: int, resize: int, filter: str = "bilinear") -> Images:

@@ -1,4 +1,4 @@
-"""Pictures that strangers send: stricter than ``images.load_image``, and kinder to unusual files.
+"""Pictures that strangers send: stricter than ``pictures.load_image``.
 
     file --read_picture--> RGB, upright --fit_picture--> uint8 (3, size, size)
 
@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import PIL.Image
-import PIL.ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from ..figures import fit_to_network
-from ..images import MAX_SIDE, check_sides
+from ..pictures import MAX_SIDE, check_sides, upright_rgb
 
 #: The largest file that is read, in bytes.
 MAX_BYTES = 20 * 2**20
@@ -30,12 +28,12 @@ PIXEL_LIMIT = f"a picture must have at most {MAX_PIXELS / 1e6:.0f} million pixel
 def read_picture(path: str | Path) -> PIL.Image.Image:
     """A file as an RGB image, turned upright by its EXIF orientation. An animation gives its first frame.
 
-    Transparent parts become white. 16-bit greys are scaled, not clipped.
+    Modes are converted as ``pictures.to_rgb`` does it.
 
     Raises:
         ValueError: the file is larger than ``MAX_BYTES``, has more than ``MAX_PIXELS`` or a side above
-            ``images.MAX_SIDE``, is damaged, or has none of the ``FORMATS``. The size is read from the header, before
-            anything is decoded.
+            ``pictures.MAX_SIDE``, is damaged, has none of the ``FORMATS``, or pixels whose range is not known. The size
+            is read from the header, before anything is decoded.
     """
     path = Path(path)
     size = path.stat().st_size
@@ -45,31 +43,18 @@ def read_picture(path: str | Path) -> PIL.Image.Image:
         with PIL.Image.open(path, formats=FORMATS) as file:
             width, height = file.size
             small = width * height <= MAX_PIXELS and max(width, height) <= MAX_SIDE
-            upright = PIL.ImageOps.exif_transpose(file) if small else None
+            upright = upright_rgb(file) if small else None
     except PIL.Image.DecompressionBombError:
         raise ValueError(f"{PIXEL_LIMIT}. Got far more") from None
     except PIL.UnidentifiedImageError:
         known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         raise ValueError(f"a picture must be a {known} file. Got {path.name}, which is none of these") from None
     except Exception as error:  # decoders raise errors of many kinds
-        raise ValueError(f"{path.name} is damaged: {error}") from error
+        raise ValueError(f"{path.name} cannot be read: {error}") from error
     if upright is None:
         check_sides(file)
         raise ValueError(f"{PIXEL_LIMIT}. Got {width} x {height}")
-    return to_rgb(upright)
-
-
-def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """An image of any mode but F as RGB. Transparent parts become white, 16 bits become 8."""
-    if image.mode == "F":
-        raise ValueError("a picture must have integer pixels. Got floating point pixels, whose range is not known")
-    if image.mode.startswith("I"):
-        grey = np.asarray(image).clip(0, 65535) / 257
-        return PIL.Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    return upright
 
 
 def fit_picture(image: PIL.Image.Image, size: int) -> Tensor:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
-from torchvision.transforms import v2
-
-from ..offline import augment_dataset, augment_folder
+from ..offline import ResizeAndCrop, augment_dataset, augment_folder, augment_shards, is_image_folder
 from ..transforms import DeepAugment, DiffAug
 from ..transforms.deepaugment import REDRAW_PROBABILITY
 from .options import TIMESTEPS_HELP, add_shared, find_device, new_command, parse_timesteps
@@ -19,13 +16,16 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser = new_command(
         commands,
         "augment",
-        "Write augmented copies of a folder tree of images. With --engine ray also of Parquet or WebDataset shards.",
+        "Write augmented copies of a folder tree of images, a Hub data set, Parquet files or WebDataset shards. "
+        "The same command resumes a run that was stopped.",
         "diffaug augment train/ train_diffaug/ --timesteps 350:701:50 --copies 2 --seed 1",
+        "diffaug augment photos/ photos_diffaug/ --network imagenet256 --resize 256 --crop 256",
         "diffaug augment train/ train_edsr/ --with deepaugment:edsr",
+        "diffaug augment uoft-cs/cifar10 cifar10_diffaug/ --split train",
         "diffaug augment s3://bucket/train s3://bucket/train_diffaug --engine ray --workers 8",
     )
-    parser.add_argument("src", metavar="SRC", help="folder tree of images; with Ray also Parquet files or tars")
-    parser.add_argument("dst", metavar="DST", help="where the copies go, in the same tree; with Ray: shards")
+    parser.add_argument("src", metavar="SRC", help="folder tree of images, Parquet files, tars, or a Hub data set's id")
+    parser.add_argument("dst", metavar="DST", help="where the copies go: in the same tree, or as shards")
     methods = ("diffaug", "deepaugment", "deepaugment:edsr", "deepaugment:cae")
     text = "augmentation; default: %(default)s"
     parser.add_argument("--with", choices=methods, default="diffaug", dest="method", help=text)
@@ -35,30 +35,50 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=64, help="images at once; default: %(default)s")
     parser.add_argument("--resize", type=int, help="first resize the shorter side to this many pixels")
     parser.add_argument("--crop", type=int, help="then cut out the centre, with this many pixels a side")
-    text = "this process, or Ray Data; default: %(default)s"
+    parser.add_argument("--overwrite", action="store_true", help="remove the copies that are there, and start anew")
+    parser.add_argument("--split", help="of a data set, such as train; default: all")
+    text = "the photo among a WebDataset sample's members, such as jpg or '*.jpg'; default: the only clear one"
+    parser.add_argument("--member", help=text)
+    text = "this process, or Ray Data on one machine or many; default: %(default)s"
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help=text)
-    parser.add_argument("--workers", type=int, help="networks that Ray runs; default: one per GPU, or per core")
+    text = "networks that Ray runs, at most as many as fit; default: one per GPU, or per core"
+    parser.add_argument("--workers", type=int, help=text)
+    text = "part of a GPU for each of Ray's workers, such as 0.5; default: 1"
+    parser.add_argument("--gpus-per-worker", type=float, help=text)
     add_shared(parser, "device", "network", "seed")
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     transform, redraw = make_transform(args)
-    steps = [v2.Resize(args.resize, antialias=True)] if args.resize else []
-    steps += [v2.CenterCrop(args.crop)] if args.crop else []
-    options: Any = {"copies": args.copies, "seed": args.seed, "batch_size": args.batch_size}
-    options["prepare"] = v2.Compose(steps) if steps else None
+    options: Any = {name: getattr(args, name) for name in ("copies", "seed", "batch_size", "overwrite")}
+    has_steps = args.resize is not None or args.crop is not None
+    options["prepare"] = ResizeAndCrop(args.resize, args.crop) if has_steps else None
+    check_engine(args)
     if args.engine == "ray":
-        failures = augment_dataset(args.src, args.dst, transform, device=args.device, workers=args.workers, **options)
-        print("".join(f"{line}\n" for line in failures), end="", file=sys.stderr)
-    elif args.workers is not None:
-        raise ValueError(f"--workers goes with --engine ray. Got {args.workers}")
+        options |= {"device": args.device, "workers": args.workers, "redraw": redraw, "member": args.member}
+        options |= {} if args.gpus_per_worker is None else {"gpus_per_worker": args.gpus_per_worker}
+        failures = augment_dataset(args.src, args.dst, transform, **options)
     else:
-        device = find_device(args.device)
-        failures = augment_folder(Path(args.src), Path(args.dst), transform, redraw=redraw, device=device, **options)
+        options["device"] = find_device(args.device)
+        if is_image_folder(args.src, args.dst):
+            failures = augment_folder(args.src, args.dst, transform, redraw=redraw, **options)
+        else:
+            options |= {"member": args.member, "split": args.split}
+            failures = augment_shards(args.src, args.dst, transform, **options)
     if failures:
+        print("".join(f"{line}\n" for line in failures), end="", file=sys.stderr)
         print(f"diffaug: {len(failures)} files could not be read and were skipped", file=sys.stderr)
     return 1 if failures else 0
+
+
+def check_engine(args: argparse.Namespace) -> None:
+    """ValueError for options that go with the other engine."""
+    ray = args.engine == "ray"
+    for name in ("split",) if ray else ("workers", "gpus_per_worker"):
+        if (value := getattr(args, name)) is not None:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} goes with --engine {'local' if ray else 'ray'}. Got {value}")
 
 
 def make_transform(args: argparse.Namespace) -> tuple[DiffAug | DeepAugment, float]:

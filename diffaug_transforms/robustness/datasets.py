@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from ..arguments import as_integer, as_path, check_callable, check_choice, check_instance, shown
 from ..images import ASSETS
+from ..pictures import load_image
 from .corruptions import check_corruption, check_severity, corrupt
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -293,7 +293,7 @@ class _ImageFiles(ImageFolder):
     def __init__(self, root: Path, targets: Mapping[str, Any], transform: Callable[[PIL.Image.Image], Any]) -> None:
         self.folder_targets = targets
         to_tensor = v2.Compose([transform, v2.PILToTensor()])
-        super().__init__(root, to_tensor, loader=_load_rgb, is_valid_file=_is_image, allow_empty=True)
+        super().__init__(root, to_tensor, loader=load_image, is_valid_file=_is_image, allow_empty=True)
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, Any]]:
         return sorted(self.folder_targets), dict(self.folder_targets)
@@ -337,14 +337,6 @@ def _find_roots(name: str, folder: Path, corruption: str | None, severity: int |
 def _is_image(path: str) -> bool:
     file = Path(path)
     return file.suffix.lower() in SUFFIXES and file.name[0] != "."
-
-
-def _load_rgb(path: str) -> PIL.Image.Image:
-    """Pixels as they are stored. The EXIF orientation is ignored, as in ImageNet's usual evaluation."""
-    try:
-        return pil_loader(path)
-    except (OSError, SyntaxError) as error:
-        raise OSError(f"{path} is no whole image: {error}") from error
 
 
 def _open_array(path: Path) -> np.ndarray:

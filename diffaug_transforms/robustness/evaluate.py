@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_instance, shown
+from ..without_waiting import kept_on
 from .corruptions import CORRUPTIONS
 
 Errors = Mapping[str, float | Sequence[float]]
@@ -42,7 +43,7 @@ def correct(logits: Tensor, targets: Tensor, candidates: Sequence[int] | None = 
     Args:
         logits: (B, K) over all classes.
         targets: int64 (B,); or (B, M) for images with up to M right classes, padded with -1. An image with -1 alone has
-            no right class.
+            no right class. On the CPU they are checked without waiting for the device of ``logits``.
         candidates: the only classes that a prediction is chosen from, see ``candidate_classes``. None means all K.
 
     Returns:
@@ -65,22 +66,39 @@ def correct(logits: Tensor, targets: Tensor, candidates: Sequence[int] | None = 
     number, num_classes = logits.shape
     if targets.ndim not in (1, 2) or len(targets) != number:
         raise ValueError(f"targets must be ({number},) or ({number}, M). Got shape {tuple(targets.shape)}")
+    _check_classes("targets", targets, -1, num_classes)
+    if candidates is None:
+        predicted = logits.argmax(1)
+    else:
+        classes = _as_classes(candidates, num_classes, logits.device)
+        predicted = classes[logits[:, classes].argmax(1)]
+    targets = targets[:, None] if targets.ndim == 1 else targets
+    return (targets.to(logits.device, non_blocking=True) == predicted[:, None]).any(1)
+
+
+def _as_classes(candidates: Sequence[int], num_classes: int, device: torch.device) -> Tensor:
+    """The candidates as int64 on a device."""
     try:
-        classes = torch.as_tensor(range(num_classes) if candidates is None else candidates, device=logits.device)
+        classes = torch.as_tensor(candidates)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"candidates must be classes, or None. Got {shown(candidates)}") from error
     if classes.ndim != 1 or not len(classes):
         raise ValueError(f"candidates must be classes, one at least. Got {shown(candidates)}")
-    for name, values, lowest in (("targets", targets, -1), ("candidates", classes, 0)):
-        if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-            raise TypeError(f"{name} must be integers. Got {values.dtype}")
-        if values.numel() and values.max() >= num_classes:
-            raise ValueError(f"{name} must be below the {num_classes} classes of the logits. Got {int(values.max())}")
-        if values.numel() and values.min() < lowest:
-            raise ValueError(f"{name} must be at least {lowest}. Got {int(values.min())}")
-    predicted = classes[logits[:, classes].argmax(1)]
-    targets = targets[:, None] if targets.ndim == 1 else targets
-    return (targets.to(logits.device) == predicted[:, None]).any(1)
+    _check_classes("candidates", classes, 0, num_classes)
+    return classes if device.type == "cpu" else kept_on(tuple(classes.tolist()), torch.int64, device)
+
+
+def _check_classes(name: str, values: Tensor, lowest: int, num_classes: int) -> None:
+    """ValueError or TypeError unless they are integers in lowest...num_classes - 1."""
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise TypeError(f"{name} must be integers. Got {values.dtype}")
+    if not values.numel():
+        return
+    low, high = torch.stack(torch.aminmax(values)).tolist()
+    if high >= num_classes:
+        raise ValueError(f"{name} must be below the {num_classes} classes of the logits. Got {high}")
+    if low < lowest:
+        raise ValueError(f"{name} must be at least {lowest}. Got {low}")
 
 
 def mean_corruption_error(errors: Errors, baseline: str | Errors = "alexnet") -> float:

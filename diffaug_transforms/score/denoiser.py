@@ -32,7 +32,7 @@ from .hub import load_score_network
 from .loading import error_of, in_own_thread
 from .memory import fitting_batch
 from .network import ScoreNetwork
-from .preparing import MANY_IMAGES, for_many_images, prepare
+from .preparing import MANY_IMAGES, for_many_images, for_tracing, prepare
 
 #: 64 images of 32x32 pixels: the embedded network takes 4.8 ms an image so, and 7 ms in a batch of 270 (two cores).
 CPU_BATCH_PIXELS = 64 * 32 * 32
@@ -196,17 +196,18 @@ class Denoiser(nn.Module):
         """The copy of the network that runs on a device: frozen, in eval mode, in this denoiser's dtype and layout.
 
         Copies are kept by device and options, and are never moved. On a CPU there is one for few and one for many
-        images, which share their weights. RuntimeError for CUDA in a forked process.
+        images, and everywhere one for programs that are compiled or exported. They share their weights. RuntimeError
+        for CUDA in a forked process.
         """
         device, tracing = torch.device(device), torch.compiler.is_compiling()
         if device.type == "cuda" and not tracing:
             self._check_not_forked(device)
             if device.index is None:
                 device = torch.device("cuda", torch.cuda.current_device())
-        many = device.type == "cpu" and not tracing and batch >= MANY_IMAGES
+        kind = "traced" if tracing else "many" if device.type == "cpu" and batch >= MANY_IMAGES else "few"
         if torch.compiler.is_dynamo_compiling() and (error := self._error_of_preparing(device)):
             raise RuntimeError(error)
-        return self._ready.get(self._key(device, many)) or in_own_thread(self._prepare, device, many)
+        return self._ready.get(self._key(device, kind)) or in_own_thread(self._prepare, device, kind)
 
     def _fast_batch(self, network: ScoreNetwork, images: Tensor) -> int | None:
         """How many images to give the network at once if nobody says so; None: all.
@@ -240,8 +241,8 @@ class Denoiser(nn.Module):
 
     @torch.compiler.assume_constant_result
     def _error_of_preparing(self, device: torch.device) -> str | None:
-        found = self._key(device, False) in self._ready
-        return None if found else error_of(in_own_thread, self._prepare, device, False)
+        found = self._key(device, "traced") in self._ready
+        return None if found else error_of(in_own_thread, self._prepare, device, "traced")
 
     def _load(self) -> dict[str, Any]:
         with self._lock:
@@ -252,23 +253,25 @@ class Denoiser(nn.Module):
                 self._loaded = {"network": network, **{name: getattr(network, name) for name in names}}
             return self._loaded
 
-    def _prepare(self, device: torch.device, many: bool) -> ScoreNetwork:
-        key = self._key(device, many)
+    def _prepare(self, device: torch.device, kind: str) -> ScoreNetwork:
+        key = self._key(device, kind)
         with self._lock:
             if key not in self._ready:
                 self._load()
                 self._check_not_forked(device)
                 options = (self.dtype, self.differentiable, self.checkpointing)
-                few = self._prepare(device, False) if many else prepare(self._own_copy(), device, *options)
-                ready = for_many_images(few) if many else few
+                few = prepare(self._own_copy(), device, *options) if kind == "few" else self._prepare(device, "few")
+                ready = for_many_images(few) if kind == "many" else few
+                if self.compile_network or kind == "traced":
+                    ready = for_tracing(ready)
                 if self.compile_network:
                     ready.unet.compile(mode=None if self.compile_network is True else self.compile_network)
                 self._ready[key] = ready
             return self._ready[key]
 
-    def _key(self, device: torch.device, many: bool) -> str:
+    def _key(self, device: torch.device, kind: str) -> str:
         """The options of a copy. A string, because torch.compile cannot guard on a dict with devices for keys."""
-        return f"{device} {self.dtype} {self.differentiable} {self.checkpointing} {self.compile_network} {many}"
+        return f"{device} {self.dtype} {self.differentiable} {self.checkpointing} {self.compile_network} {kind}"
 
     def _own_copy(self) -> ScoreNetwork:
         """A network that nobody else holds. A large one loaded by name is not kept twice for its first device."""

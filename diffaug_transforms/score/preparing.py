@@ -49,7 +49,6 @@ def prepare(
     """Move a network, which is changed, to a device: frozen, in eval mode, in the fast dtype and layout there."""
     network = network.requires_grad_(False).eval().to(device, dtype or fast_dtype(device))
     network = network.to(memory_format=fast_layout(device, differentiable))
-    replace_upsampling(network.unet)
     if checkpointing:
         network.unet.enable_gradient_checkpointing()  # type: ignore[operator]
     return network
@@ -58,8 +57,8 @@ def prepare(
 class Upsample(nn.Module):
     """diffusers' Upsample2D in one layout: nearest neighbours, and a convolution if it has one.
 
-    The original makes maps contiguous for 64 images and more, because of an old fault of PyTorch. That costs time, and
-    a compiled network is compiled once more for it.
+    The original makes maps contiguous for 64 images and more, because of an old fault of PyTorch. A compiled network is
+    compiled once more for that.
     """
 
     def __init__(self, conv: nn.Module | None) -> None:
@@ -74,23 +73,30 @@ class Upsample(nn.Module):
         return x if self.conv is None else self.conv(x)
 
 
-def replace_upsampling(unet: nn.Module) -> None:
-    """Put ``Upsample`` for each Upsample2D of a diffusers U-Net."""
-    for parent in list(unet.modules()):
+def for_tracing(network: ScoreNetwork) -> ScoreNetwork:
+    """The same network, its weights shared, with ``Upsample`` for each Upsample2D of a diffusers U-Net."""
+    shared = share_weights(network)
+    for parent in list(shared.modules()):
         for name, child in parent.named_children():
             if type(child).__name__ == "Upsample2D" and child.norm is None and not child.use_conv_transpose:
                 convs = dict(child.named_children()).values()
                 setattr(parent, name, Upsample(next(iter(convs), None)))
+    return shared
 
 
 def for_many_images(network: ScoreNetwork) -> ScoreNetwork:
     """The same network, its weights shared, whose group norms get contiguous maps where that is faster."""
-    weights = (*network.parameters(), *network.buffers())
-    shared = copy.deepcopy(network, {id(tensor): tensor for tensor in weights})
+    shared = share_weights(network)
     for module in shared.modules():
         if isinstance(module, nn.GroupNorm):
             module.register_forward_pre_hook(contiguous_if_faster)
     return shared
+
+
+def share_weights(network: ScoreNetwork) -> ScoreNetwork:
+    """A copy of a network whose weights are the network's own."""
+    weights = (*network.parameters(), *network.buffers())
+    return copy.deepcopy(network, {id(tensor): tensor for tensor in weights})
 
 
 def contiguous_if_faster(norm: nn.Module, inputs: tuple[Tensor, ...]) -> Any:

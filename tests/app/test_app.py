@@ -44,7 +44,7 @@ def png_header(width: int, height: int) -> bytes:
         ("notes.png", b"dear diary", "a picture must be a BMP, .* or WEBP file. Got notes.png, which is none of these"),
         ("empty.png", b"", "Got empty.png, which is none of these"),
         ("figure.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "Got figure.eps, which is none of these"),
-        ("half.png", CAT.read_bytes()[:1000], "half.png is damaged: "),
+        ("half.png", CAT.read_bytes()[:1000], "half.png cannot be read: "),
         ("bomb.png", png_header(20_000, 20_000), "must have at most 50 million pixels. Got far more"),
         ("large.png", png_header(8000, 7000), "must have at most 50 million pixels. Got 8000 x 7000"),
     ],
@@ -77,14 +77,14 @@ def test_modes(tmp_path):
 
 
 def test_unusual_pixels(tmp_path):
-    """16 bits are scaled, transparent parts are white, and the range of floating point pixels is not known."""
+    """16 bits are scaled, transparent parts are white, and floating point pixels have a known range."""
     values = np.array([[0, 257, 32896, 65535]], np.uint16)
     PIL.Image.fromarray(values).save(tmp_path / "grey16.png")
     assert np.asarray(read_picture(tmp_path / "grey16.png"))[0, :, 0].tolist() == [0, 1, 128, 255]
     PIL.Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     assert read_picture(tmp_path / "clear.png").getextrema() == ((255, 255),) * 3
-    PIL.Image.new("F", (8, 8)).save(tmp_path / "float.tif")
-    with pytest.raises(ValueError, match="must have integer pixels"):
+    PIL.Image.new("F", (8, 8), 2.5).save(tmp_path / "float.tif")
+    with pytest.raises(ValueError, match=r"float.tif cannot be read: floating point pixels must be in \[0, 1\]"):
         read_picture(tmp_path / "float.tif")
 
 

@@ -16,7 +16,7 @@ from benchmarks import certify, denoising, ensemble_rules, gradients, imagenet_c
 from benchmarks.covariate_shift import adapted_images
 from benchmarks.gpu_hour import adm256
 from benchmarks.gpu_hour import classifier as resnet
-from benchmarks.harness.data import draw_noise
+from benchmarks.harness.data import Batch, draw_noise
 from benchmarks.harness.tables import frame
 from benchmarks.tables import cost
 from diffaug_transforms import DiffAugEnsemble, ScoreNetwork
@@ -184,12 +184,18 @@ def test_known_classes_are_six_and_linked(tmp_path):
 def test_adapted_images_are_kept(tmp_path, oracle, schedule):
     dda = DDA(ScoreNetwork(oracle, schedule), start_timestep=50)
     images = torch.randint(256, (3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    first = adapted_images(dda, images[:2], [4, 9], tmp_path, seed=0)
+
+    def adapted(number: int, depends: str = "") -> Tensor:
+        batch = Batch(images[:number], torch.zeros(number), [4, 9, 5][:number], {})
+        return adapted_images(dda, batch, tmp_path, seed=0, depends=depends)
+
+    first = adapted(2)
     expected = dda.adapt(images[:2] / 255, draw_noise([4, 9], len(dda.timesteps) - 1, (3, 8, 8), 0))
     assert torch.allclose(first, expected, atol=0.51 / 255)
     dda.guidance_scale = 0  # what is kept is not made again
-    assert torch.equal(adapted_images(dda, images, [4, 9, 5], tmp_path, seed=0)[:2], first)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["00004.png", "00005.png", "00009.png"]
+    assert torch.equal(adapted(3)[:2], first)
+    assert sorted(path.name[:6] for path in tmp_path.iterdir()) == ["00004-", "00005-", "00009-"]
+    assert not torch.equal(adapted(2, "other weights"), first)
 
 
 def test_the_replay_is_the_anytime_ensemble(oracle, schedule):

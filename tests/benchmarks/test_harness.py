@@ -97,9 +97,9 @@ def test_every_image_is_in_one_batch_of_one_process():
     data = TensorDataset(torch.arange(30)[:, None], torch.arange(30))
     subset = random_subset(data, 11)
     parts = [batch for rank in range(3) for batch in batches(subset, 2, rank, 3)]
-    assert sorted(place for *_, places in parts for place in places) == sorted(places_in_full(subset))
-    assert all(images[:, 0].tolist() == targets.tolist() == places for images, targets, places in parts)
-    assert max(len(places) for *_, places in parts) == 2
+    assert sorted(place for batch in parts for place in batch.places) == sorted(places_in_full(subset))
+    assert all(b.images[:, 0].tolist() == b.targets.tolist() == b.places for b in parts)
+    assert max(len(batch.places) for batch in parts) == 2
 
 
 def test_noise_depends_on_the_image_alone():

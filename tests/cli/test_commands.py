@@ -37,6 +37,34 @@ def test_show(network, tmp_path):
         assert picture.size == (84 + 5 * 100, 28 + 2 * 100)
 
 
+def test_show_refuses_a_bomb_in_one_line(tmp_path, capsys):
+    PIL.Image.new("1", (20_000, 10_000)).save(tmp_path / "large.png")
+    assert cli.main(["show", str(tmp_path / "large.png")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("diffaug: error: ")
+    assert "large.png is too large: a picture must have at most 178,956,970 pixels" in error
+    assert error.count("\n") == 1
+
+
+def test_show_turns_pictures_upright(network, tmp_path):
+    """The file is stored on its side; the grid is that of the upright picture."""
+    network.save_pretrained(tmp_path / "network")
+    upright = PIL.Image.linear_gradient("L").resize((16, 16)).convert("RGB")
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    upright.save(tmp_path / "upright.png")
+    upright.transpose(PIL.Image.Transpose.ROTATE_90).save(tmp_path / "side.png", exif=exif)
+    for name in ("upright", "side"):
+        options = ["--network", str(tmp_path / "network"), "--timesteps", "100"]
+        assert (
+            cli.main(
+                ["show", str(tmp_path / f"{name}.png"), *options, "--output", str(tmp_path / f"{name}_over_t.png")]
+            )
+            == 0
+        )
+    assert (tmp_path / "side_over_t.png").read_bytes() == (tmp_path / "upright_over_t.png").read_bytes()
+
+
 def test_the_grid_holds_the_images_beside_their_labels():
     wide = "a label that is wider than the usual margin"
     for label, left in (("white", 84), (wide, None)):
@@ -88,10 +116,13 @@ def test_convert(tmp_path):
         (["demo", "--timesteps", "5000"], "timesteps must be in 0...999 for this network. Got 5000"),
         (["demo", "--timesteps", "1:2:x"], "timesteps must be 500, 50,100,150 or start:stop:step. Got '1:2:x'"),
         (["show", "missing.png"], "there is no file missing.png"),
-        (["augment", "missing", "out"], "SRC must be a folder of images. Got missing"),
+        (
+            ["augment", "missing", "out"],
+            "SRC must be a folder of images, .parquet or .tar files, or a Hub data set's id. Got missing",
+        ),
         (["augment", ".", "out"], "DST must not lie inside SRC. Got out"),
-        (["augment", ".", "../out"], "there are no images under ."),
-        (["augment", ".", "../out", "--copies", "0"], "copies must be at least 1. Got 0"),
+        (["augment", ".", "../out"], "there are no images, .parquet or .tar files under ."),
+        (["augment", "../photos", "../out", "--copies", "0"], "copies must be at least 1. Got 0"),
         (["augment", ".", "../out", "--workers", "2"], "--workers goes with --engine ray. Got 2"),
         (["augment", ".", "../out", "--weights", "a.pt"], "--weights goes with --with deepaugment:edsr and"),
         (["augment", ".", "../out", "--with", "deepaugment", "--timesteps", "5"], "go with --with diffaug"),
@@ -110,6 +141,8 @@ def test_errors_are_one_line(arguments, message, tmp_path, monkeypatch, capsys):
     folder.mkdir()
     for name in ("readme.txt", "unknown.pt"):
         (folder / name).write_text("")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").touch()
     monkeypatch.chdir(folder)
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err

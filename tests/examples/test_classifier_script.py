@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from image_data import Batches, LabelledImages, load_images, prepared_copies
+from image_data import LabelledImages, load_images
 from safetensors.torch import load_file
+from sample_views import Batches, prepared_copies
+from train_classifier import check_start
 
 from diffaug_transforms import DiffAugEnsemble
 from diffaug_transforms.classifiers import load_classifier
@@ -68,21 +70,32 @@ def test_two_processes_prepared_views_extra_data_and_a_start(folder, tmp_path):
     assert not torch.equal(weights(both)["8.weight"], weights(start)["8.weight"])
 
 
+def test_a_start_for_other_classes_is_refused(tmp_path):
+    """With as many classes its weights would fit, and its last layer would answer with other classes' numbers."""
+    (tmp_path / "classifier.json").write_text('{"classes": ["b", "a"]}')
+    check_start(tmp_path, ["b", "a"])
+    check_start(tmp_path / "file.pth", ["a", "b"])
+    with pytest.raises(ValueError, match="init must have the data's classes, a, b. Got b, a"):
+        check_start(tmp_path, ["a", "b"])
+
+
 def test_images_and_prepared_copies_are_paired_by_path(folder, tmp_path):
     images = load_images(str(folder), "train")
     assert len(images) == 8
     assert images.labels == [0, 0, 1, 1, 2, 2, 3, 3]
     for path in images.paths:
-        for name in [path.name] if path.stem == "0" else [f"{path.stem}_0.png", f"{path.stem}_1.png"]:
-            (tmp_path / path.parent).mkdir(exist_ok=True)
-            (tmp_path / path.parent / name).touch()
-    copies = prepared_copies(images, tmp_path)
-    assert sorted(len(found) for found in copies) == [1, 2, 2, 2, 2, 2, 2, 2]
-    (tmp_path / images.paths[0]).unlink()
+        (tmp_path / path.parent).mkdir(exist_ok=True)
+        for copy in (0, 1):
+            (tmp_path / path.parent / f"{path.stem}_{copy}.png").touch()
+    assert [len(found) for found in prepared_copies(images, tmp_path)] == [2] * 8
+    (tmp_path / "class0" / "0_1.png").unlink()
+    with pytest.raises(OSError, match="has 1 of 2 copies of class0/0.png"):
+        prepared_copies(images, tmp_path)
+    (tmp_path / "class0" / "0_0.png").unlink()
     with pytest.raises(OSError, match="has no copy of class0/0.png"):
         prepared_copies(images, tmp_path)
     assert load_images(str(folder), "validation") is None
-    few, twice = images.subset(4), pickle.loads(pickle.dumps(images.join(images)))
+    few, twice = images.at(images.some(4)), pickle.loads(pickle.dumps(images.join(images)))
     assert twice.labels[8:] == images.labels
     assert twice[10][0].tobytes() == images[2][0].tobytes() != images[3][0].tobytes()
     indices = [images.paths.index(path) for path in few.paths]
@@ -95,9 +108,9 @@ def test_images_and_prepared_copies_are_paired_by_path(folder, tmp_path):
 @pytest.mark.parametrize("labels", [sorted(list(range(10)) * 50), list(range(10)) * 50])
 def test_a_subset_has_all_classes_whatever_the_order(labels):
     """Sorted by class as in folders, or alternating as the rows of some data sets."""
-    first, second = (LabelledImages(None, labels, list("abcdefghij"), None).subset(100) for _ in range(2))
-    assert len(set(first.labels)) == 10
-    assert first.labels == second.labels
+    first, second = (LabelledImages(None, labels, list("abcdefghij"), None).some(100) for _ in range(2))
+    assert {labels[i] for i in first} == set(range(10))
+    assert first == second
 
 
 def test_every_pass_sees_every_image_once_whatever_the_processes():

@@ -25,6 +25,7 @@ from tests.guidance.guidance_encoders import tiny_encoder
 SCRIPT = "train_guidance_classifier.py"
 ENCODER = ["--widths", "32", "32", "32", "--attention-resolutions"]
 CLASSES = ("across", "down")
+SEVEN = ["a", "b", "c", "d", "e", "f", "g"]
 OPTIONS = ["--batch-size", "8", "--mixed-precision", "no"]
 
 
@@ -136,17 +137,20 @@ def test_an_interrupted_denoise_augmented_run_resumes_to_the_same_classifier(
 def test_a_start_is_of_the_form_that_is_wanted(tmp_path):
     encoder = tiny_encoder()
     NoisyClassifier(encoder).save_pretrained(tmp_path / "noisy")
-    augmented = script.start_from(tmp_path / "noisy", "denoise-augmented", 7)
+    augmented = script.start_from(tmp_path / "noisy", "denoise-augmented", SEVEN)
     x_t, timesteps = random_images(16) * 2 - 1, torch.arange(0, 1000, 250)
     assert augmented.training
     assert torch.allclose(augmented.eval()(x_t, timesteps, x_t), encoder(x_t, timesteps), atol=0.05)
     DenoiseAugmentedClassifier(augmented).save_pretrained(tmp_path / "augmented")
-    again = script.start_from(tmp_path / "augmented", "denoise-augmented", 7)
+    again = script.start_from(tmp_path / "augmented", "denoise-augmented", SEVEN)
     assert torch.equal(again.conv_in_denoised.weight, augmented.conv_in_denoised.weight)
     with pytest.raises(ValueError, match="init must be a noisy classifier for the noisy form"):
-        script.start_from(tmp_path / "augmented", "noisy", 7)
+        script.start_from(tmp_path / "augmented", "noisy", SEVEN)
+    NoisyClassifier(encoder, classes=SEVEN[::-1]).save_pretrained(tmp_path / "reversed")
+    with pytest.raises(ValueError, match="init must have the data's classes, a, b, .* Got g, f, "):
+        script.start_from(tmp_path / "reversed", "noisy", SEVEN)
     with pytest.raises(ValueError, match="init must know the data's 10 classes. Got 7"):
-        script.start_from(tmp_path / "noisy", "noisy", 10)
+        script.start_from(tmp_path / "noisy", "noisy", [*SEVEN, "h", "i", "j"])
 
 
 @pytest.mark.parametrize("downsample", ["conv", "resnet"])

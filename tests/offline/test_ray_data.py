@@ -14,13 +14,19 @@ from typing import Any
 
 import PIL.Image
 import pytest
+import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from diffaug_transforms import DiffAug, cli
-from diffaug_transforms.offline import augment_dataset, augment_folder
-from diffaug_transforms.offline.ray_data import Worker, find_image_column, read_rows, start_ray
+from diffaug_transforms.offline import augment_dataset, augment_folder, augment_shards
+from diffaug_transforms.offline.cluster import start_ray
+from diffaug_transforms.offline.ray_data import Worker
+from diffaug_transforms.offline.ray_rows import find_image_column, read_rows
+from diffaug_transforms.transforms import DeepAugment
 from tests import contracts
+from tests.offline.conftest import files, save_picture
+from tests.offline.test_shards import MEMBERS, write_tar
 
 # Not importorskip: start_ray sets variables that Ray reads when it is imported.
 if importlib.util.find_spec("ray") is None:
@@ -63,6 +69,13 @@ class Stops(DiffAug):
 
     def shards(self) -> list[Path]:
         return [path for path in self.checkpoints.glob("*.parquet") if ".pending" not in path.name]
+
+
+class Fill(DeepAugment):
+    """Fills an image with a number made from its network's seed."""
+
+    def transform(self, inpt, params):
+        return torch.zeros_like(inpt) + (params["network_seed"] % 251).to(torch.uint8).reshape(-1, 1, 1, 1)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -152,7 +165,7 @@ def test_parquet_keeps_its_columns(cluster, photos, expected, tmp_path):
     """Parquet as in Hugging Face datasets. The worker is called here, without an actor."""
     images = [{"bytes": (photos / name).read_bytes(), "path": name} for name in NAMES]
     parquet.write_table(pa.table({"image": images, "label": range(20), "id": NAMES}), tmp_path / "train.parquet")
-    rows, id_column, column = read_rows(cluster, str(tmp_path / "train.parquet"))
+    rows, _, id_column, column, *_ = read_rows(cluster, str(tmp_path / "train.parquet"))
     assert (id_column, column) == ("row_hash", "image")
     table = pa.concat_tables(cluster.get(rows.to_arrow_refs()))
     assert len(set(table["row_hash"].to_pylist())) == len(NAMES)
@@ -190,6 +203,78 @@ def read_tars(folder: Path) -> dict[str, bytes]:
                 assert member.name not in members
                 members[member.name] = tar.extractfile(member).read()
     return members
+
+
+def test_ray_reads_and_writes_what_the_local_engine_does(tmp_path):
+    """Unusual names, links, hidden files, an upright photo, and JPEG: the same bytes, and a network shared by as many
+    copies. A stand-in for DeepAugment fills them with the number of their network.
+    """
+    folder = tmp_path / "photos"
+    for i, name in enumerate(["_class/a.jpg", "q?/_b.jpg", "sp ace#%/c.png", ".hidden/d.png", "e/.f.png"]):
+        save_picture(folder / name, 32, seed=i)
+    save_picture(tmp_path / "elsewhere" / "g.jpg", 32)
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    PIL.Image.new("RGB", (32, 32), "red").save(folder / "q?" / "h.jpg", exif=exif)
+    (folder / "q?" / "mpo.jpg").write_bytes(encoded_mpo())
+    (folder / "q?" / "fake.png").write_bytes((folder / "q?" / "h.jpg").read_bytes())  # JPEG under another name
+    for transform, options in ((Fill(), {}), (Fill("edsr"), {"redraw": 0.4})):
+        local, shards = tmp_path / f"local{len(options)}", tmp_path / f"ray{len(options)}"
+        assert augment_folder(folder, local, transform, copies=2, **options) == []
+        with pytest.warns(UserWarning, match="workers run instead of 40: Ray has"):
+            assert augment_dataset(str(folder), str(shards), transform, copies=2, workers=40, **options) == []
+        rows = parquet.read_table(shards).to_pylist()
+        assert {"path", "label", "image_0", "image_1"} == set(rows[0])
+        found = {numbered(row["image_0"]["path"], k): row[f"image_{k}"]["bytes"] for row in rows for k in range(2)}
+        assert found == files(local)
+    with pytest.raises(ValueError, match="seed was 0, is 1. Choose another folder"):
+        augment_dataset(str(folder), str(shards), transform, copies=2, seed=1, redraw=0.4)
+
+
+def numbered(path: str, copy: int) -> str:
+    stem, _, ending = path.rpartition(".")
+    return f"{stem}_{copy}.{ending}"
+
+
+def encoded_mpo() -> bytes:
+    file = io.BytesIO()
+    picture = PIL.Image.new("RGB", (32, 32), "blue")
+    picture.save(file, "MPO", save_all=True, append_images=[picture])
+    return file.getvalue()
+
+
+def test_members_under_ray_are_those_of_the_local_engine(tmp_path):
+    path = write_tar(tmp_path / "tars" / "one.tar", MEMBERS)
+    assert augment_shards(path, tmp_path / "local", Fill(), copies=2) == []
+    assert augment_dataset(str(path), str(tmp_path / "ray"), Fill(), copies=2, workers=1) == []
+    assert read_tars(tmp_path / "ray") == read_tars(tmp_path / "local")
+    write_tar(path, {"a.jpg": MEMBERS["000.jpg"], "a.png": MEMBERS["000.depth.png"]})
+    with pytest.raises(ValueError, match="it must be clear which member is the photo: pass --member"):
+        augment_dataset(str(path), str(tmp_path / "doubt"), Fill(), workers=1)
+    assert augment_dataset(str(path), str(tmp_path / "named"), Fill(), workers=1, member="jpg") == []
+    assert read_tars(tmp_path / "named")["a.png"] == MEMBERS["000.depth.png"]
+    write_tar(path, {"../../a.jpg": MEMBERS["000.jpg"]})
+    with pytest.raises(ValueError, match="names in shards must be relative, without '..'"):
+        augment_dataset(str(path), str(tmp_path / "unsafe"), Fill(), workers=1)
+
+
+def test_devices_that_mean_nothing_under_ray(photos, tmp_path):
+    for device, message in (("cuda:1", "Got cuda:1"), ("cuda", "device cuda needs 1 GPU for each worker, and Ray has")):
+        with pytest.raises(ValueError, match=message):
+            augment_dataset(str(photos), str(tmp_path / "out"), DiffAug(), device=device)
+    assert not (tmp_path / "out").exists()
+
+
+def test_overwrite_starts_shards_anew(photos, tmp_path):
+    target = str(tmp_path / "out")
+    for options in ({}, {"seed": 5, "overwrite": True}):
+        assert augment_dataset(str(photos), target, Fill(), workers=2, **options) == []
+        assert len(parquet.read_table(target)) == len(NAMES)
+    (tmp_path / "mine").mkdir()
+    parquet.write_table(pa.table({"label": [1]}), tmp_path / "mine" / "x.parquet")
+    with pytest.raises(ValueError, match="holds shards, such as x.parquet, and no record. Choose another folder"):
+        augment_dataset(str(photos), str(tmp_path / "mine"), Fill(), overwrite=True)
 
 
 def test_errors_are_one_line(tmp_path, monkeypatch, capsys):

@@ -272,7 +272,7 @@ def test_broken_images_are_named(tmp_path, suffix, length):
     path = tmp_path / f"a.{suffix}"
     write(path)
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(OSError, match=rf"a.{suffix} is no whole image"):
+    with pytest.raises(OSError, match=rf"a.{suffix} is no whole picture"):
         load_image_folder(tmp_path, 32)[0]
 
 

@@ -115,7 +115,8 @@ def test_compile_option_compiles_seldom_again(folder, monkeypatch):
         changed = (views != images).flatten(1).any(1)
         assert 0.1 < changed.float().mean() < 0.9 or batch < 16
     assert counter.frame_count <= 3
-    assert sizes and all(size % 8 == 0 or size in SIZES for size in sizes)
+    assert sizes
+    assert all(size % 8 == 0 or size in SIZES for size in sizes)
 
 
 @pytest.mark.parametrize("mode", [True, "reduce-overhead"])
