@@ -40,7 +40,6 @@ from .features import NEAREST_K, Extractor, Features, all_metrics, features_of, 
 from .gradients import REFERENCE, accuracy, alignment, cost, draw_gradients, gradients_of
 from .sampling import Classifier, OpenedClassifier, SamplingConfig, all_samples, make_configs, open_guidance
 
-MANIFOLD = ("precision", "recall", "density", "coverage")
 COLUMNS = 10
 
 
@@ -62,7 +61,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--partial-scales", type=float, nargs="*", default=[1], help="scales of the partial derivative")
     parser.add_argument("--method", choices=METHODS, default="ddim")
     parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--nearest-k", type=int, default=NEAREST_K, help="of precision, recall, density and coverage")
+    parser.add_argument("--nearest-k", type=int, help="default: 3 for precision and recall, 5 for density and coverage")
     parser.add_argument("--reference", choices=("test", "train"), default="test", help="what samples are held against")
     parser.add_argument("--reference-images", type=int, default=10_000, help="of them, at most")
     parser.add_argument("--accuracy-images", type=int, default=10_000, help="test images at most")
@@ -150,7 +149,7 @@ def of_samples(configs: Sequence[SamplingConfig], network: ScoreNetwork, args: a
 
 
 def of_images(
-    images: Tensor, labels: Tensor, names: Sequence[str], extractor: Extractor, real: Features, nearest_k: int
+    images: Tensor, labels: Tensor, names: Sequence[str], extractor: Extractor, real: Features, nearest_k: int | None
 ) -> Iterator[Record]:
     """Every metric; ``label_accuracy``: the percentage to which the extractor gives their label, if it knows them."""
     found = features_of(extractor, images)
@@ -160,7 +159,9 @@ def of_images(
     common = {"n": len(images), "n_reference": len(real.pooled), "extractor": extractor.name}
     for metric, value in metrics.items():
         extra: dict[str, Any] = {"layer": extractor.layer} if metric == "sfid" else {}
-        extra |= {"nearest_k": nearest_k} if metric in MANIFOLD else {}
+        if metric in NEAREST_K:
+            number = min(len(images), len(real.pooled))
+            extra |= {"n": number, "n_reference": number, "nearest_k": nearest_k or NEAREST_K[metric]}
         yield {"metric": metric, "value": round(value, 5), **common, **extra}
 
 

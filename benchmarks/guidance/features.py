@@ -6,13 +6,16 @@ Inception Score    exp of the mean of KL(p(y | x) || p(y)) (Salimans et al., Neu
 precision, recall  the share of either set that is inside the other's manifold (Kynkäänniemi et al., NeurIPS 2019,
                    arXiv 1904.06991)
 density, coverage  the same with less weight on outliers (Naeem et al., ICML 2020, arXiv 2002.09797)
+
+The constants of all but the last two are those of OpenAI's evaluator (guided-diffusion, evaluations/evaluator.py). It
+takes 50,000 samples, and 10,000 real images for precision and recall. The numbers depend on how many there are, so
+records and tables name them.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -31,8 +34,8 @@ from ..harness.classifiers import classifier_folder
 
 #: The number of images that one Inception Score is of, in OpenAI's evaluator (guided-diffusion, evaluator.py).
 SPLIT_SIZE = 5000
-#: Of prdc's paper, for all four; OpenAI's evaluator has 3 for precision and recall.
-NEAREST_K = 5
+#: An image's ball reaches to this neighbour: 3 in OpenAI's evaluator, 5 in the paper of density and coverage.
+NEAREST_K = {"precision": 3, "recall": 3, "density": 5, "coverage": 5}
 #: As in OpenAI's evaluator: sFID's features are the first channels of a map.
 SPATIAL_CHANNELS = 7
 #: The layer that it takes, "mixed_6/conv" in TensorFlow's graph, as torch-fidelity names it: 17x17.
@@ -166,7 +169,7 @@ class Precomputed(nn.Identity):
         self.num_features = num_features
 
 
-def all_metrics(real: Features, generated: Features, nearest_k: int = NEAREST_K) -> dict[str, float]:
+def all_metrics(real: Features, generated: Features, nearest_k: int | None = None) -> dict[str, float]:
     """Every metric by its name in the records. Precision to coverage take as many images of either set.
 
     The first of the larger set: how many images there are moves these metrics, and their memory grows with its square.
@@ -192,25 +195,20 @@ def frechet_distance(real: Tensor, generated: Tensor) -> float:
 
 
 def inception_score(probabilities: Tensor) -> float:
-    """Of class probabilities (N, K): from 1 to K. The mean over splits of 5000 images, in their order if it is one."""
-    from torchmetrics.image.inception import InceptionScore
-
-    # It takes logits, of which a probability's logarithm is one; 0 log 0 is meant to be 0.
-    logits = probabilities.double().clamp(min=torch.finfo(torch.float64).tiny).log()
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")  # that it keeps what it is given; that one split has no deviation
-        torch.manual_seed(0)  # it shuffles
-        metric = InceptionScore(feature=nn.Identity(), splits=max(1, len(logits) // SPLIT_SIZE))
-        metric.update(logits)
-        return metric.compute()[0].item()
+    """Of class probabilities (N, K): from 1 to K. The mean over parts of 5000 images in their order, and the rest."""
+    scores = []
+    for part in probabilities.double().split(SPLIT_SIZE):
+        divergence = torch.special.xlogy(part, part / part.mean(0)).nansum(1)  # 0 log 0 is meant to be 0
+        scores.append(divergence.mean().exp())
+    return torch.stack(scores).mean().item()
 
 
-def manifold_metrics(real: Tensor, generated: Tensor, nearest_k: int = NEAREST_K) -> dict[str, float]:
+def manifold_metrics(real: Tensor, generated: Tensor, nearest_k: int | None = None) -> dict[str, float]:
     """Precision, recall, density and coverage of features (N, D) and (M, D); N x N distances are held in memory.
 
     Args:
         real, generated: pooled features.
-        nearest_k: an image's ball reaches to its ``nearest_k``-th neighbour in its set.
+        nearest_k: an image's ball reaches to its ``nearest_k``-th neighbour in its set. None: ``NEAREST_K``.
 
     Raises:
         ValueError: a set of fewer than ``nearest_k + 2`` images.
@@ -218,10 +216,12 @@ def manifold_metrics(real: Tensor, generated: Tensor, nearest_k: int = NEAREST_K
     from joblib import parallel_config
     from prdc import compute_prdc
 
+    neighbours = NEAREST_K if nearest_k is None else dict.fromkeys(NEAREST_K, nearest_k)
     smallest = min(len(real), len(generated))
-    if not 1 <= nearest_k <= smallest - 2:
-        raise ValueError(f"nearest_k must be in 1...{smallest - 2} for sets of {smallest} images. Got {nearest_k}")
+    for k in neighbours.values():
+        if not 1 <= k <= smallest - 2:
+            raise ValueError(f"nearest_k must be in 1...{smallest - 2} for sets of {smallest} images. Got {k}")
     # It prints, and starts eight jobs.
     with redirect_stdout(io.StringIO()), parallel_config("sequential"):
-        found = compute_prdc(real.float().numpy(), generated.float().numpy(), nearest_k)
-    return {name: float(value) for name, value in found.items()}
+        found = {k: compute_prdc(real.float().numpy(), generated.float().numpy(), k) for k in set(neighbours.values())}
+    return {name: float(found[k][name]) for name, k in neighbours.items()}

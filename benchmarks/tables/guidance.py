@@ -83,11 +83,15 @@ def _cell(records: pd.DataFrame, digits: int) -> str:
 def _note(samples: pd.DataFrame) -> str:
     own = samples[samples.recipe != "real images"].astype({"n": int, "n_reference": int})
     (extractor,), (reference,) = samples.extractor.unique(), samples.reference.unique()
-    (sampler,), (number,), (against,) = own.sampler.unique(), own.n.unique(), own.n_reference.unique()
+    fid, precision, density = (own[own.metric == metric] for metric in ("fid", "precision", "density"))
+    (sampler,), (number,), (against,) = own.sampler.unique(), fid.n.unique(), fid.n_reference.unique()
+    (equal,) = precision[["n", "n_reference"]].min(axis=1).unique()
+    (k,), (k_density,) = (some.nearest_k.astype(int).unique() for some in (precision, density))
     (layer,) = samples[samples.metric == "sfid"].layer.unique()
     return (
         f"Features: {extractor}, sFID's from its layer `{layer}`. {number:,} samples in each line, {sampler}, all with "
-        f"the same noise, against {against:,} {reference} images.\n\n"
+        f"the same noise, against {against:,} {reference} images. Precision to coverage are over {equal:,} images of "
+        f"either set. Balls reach to neighbour {k} for precision and recall, {k_density} for density and coverage.\n\n"
     )
 
 

@@ -7,12 +7,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 
 from ..arguments import (
     as_integer,
     as_number,
     as_optional_integer,
+    check_choice,
     check_flags,
     check_generator,
     check_instance,
@@ -28,6 +29,8 @@ from ..without_waiting import LateChecks
 
 #: The reference's start, step 50 of 100 respaced ones, as a timestep of the paper's network at 256 pixels.
 START_TIMESTEP = 505
+#: What phi's filter meets at the border of an image.
+BORDERS = ("normalized", "zeros")
 
 
 class DDA(nn.Module):
@@ -35,9 +38,17 @@ class DDA(nn.Module):
 
     An image is diffused to ``start_timestep`` and sampled back over respaced steps. After each step
     x <- x - guidance_scale * gradient by x_t of || phi(image) - phi(pred_x0(x_t)) ||_2, through the U-Net and the
-    clip. phi keeps low frequencies. Constants and order are those of ``shiyegao/DDA``. The reference takes one norm
-    over the whole batch, so its answer for an image depends on the others. Here the norm is taken per image, which is
-    the reference's answer at batch 1.
+    clip. phi keeps low frequencies. Loop, order and constants are those of ``shiyegao/DDA``, with these differences:
+
+    - The reference takes one norm over the whole batch, so its answer for an image depends on the others. Here the norm
+      is taken per image, which is the reference's answer at batch 1.
+    - The reference's phi pads images with zeros. They are grey, and pull the border towards grey. Here phi's filter is
+      cut off at the border. phi(image) differs by 19 % of its norm at 32 pixels, and by 6 % at 256.
+      ``border="zeros"`` is the reference's way.
+    - The reference starts at 505 of 1000 for images of 256 pixels. Other sizes get a matched start.
+    - The reference computes in float16. With ``dtype=None`` this class computes in bfloat16 if the device is fast at
+      it. On eight images and 13 steps of the embedded network, bfloat16 changed pixels by 0.0004 on average and by up
+      to 0.06. ``dtype=torch.float32`` avoids that, and took 1.5 times as long on a CPU with bfloat16.
 
     Args:
         network: as DiffAug's, or a Denoiser. Conditional networks need a null class.
@@ -46,6 +57,8 @@ class DDA(nn.Module):
         num_steps: respaced steps over all of 0...T-1. Only those below the start are taken.
         guidance_scale: at least 0; 6 in the reference.
         downscale: phi resizes by 1 / downscale and back, bicubic, antialiased; 4 in the reference.
+        border: "normalized" cuts phi's filter off at the border, and its weights sum to 1 again. "zeros" pads with
+            zeros, as the reference does; it needs sides that downscale divides.
         max_batch: largest batch that the network sees at once, each with draws of its own. None: the whole batch.
         dtype, compile, checkpointing: the Denoiser's, for a network that is not a Denoiser already.
         generator: source of the draws. None: torch's global one.
@@ -72,6 +85,7 @@ class DDA(nn.Module):
         num_steps: int = 100,
         guidance_scale: float = 6.0,
         downscale: int = 4,
+        border: str = "normalized",
         max_batch: int | None = None,
         dtype: torch.dtype | None = None,
         compile: bool | str = False,
@@ -86,6 +100,8 @@ class DDA(nn.Module):
         self.num_steps = as_integer("num_steps", num_steps, 2)
         self.guidance_scale = as_number("guidance_scale", guidance_scale, at_least=0)
         self.downscale = as_integer("downscale", downscale, 1)
+        check_choice("border", border, BORDERS)
+        self.border = border
         self.generator = generator
         self.progress = progress
         self._late_checks = LateChecks()
@@ -146,33 +162,43 @@ class DDA(nn.Module):
             draws = iter(noise.clone()) if noise is not None else draw_like(reference, self.generator)
             t = torch.full((len(images),), start, device=images.device)
             x_t = diffuse(reference, t, next(draws), network.schedule)
-            guide = low_pass_guide(reference, self.guidance_scale, self.downscale)
+            guide = low_pass_guide(reference, self.guidance_scale, self.downscale, self.border)
             x_0 = sample(network, x_t, steps, guide=guide, noise=draws, progress=self.progress)
             height, width = images.shape[-2:]
             return to_unit(x_0[..., :height, :width]).clamp(0, 1)
 
     def extra_repr(self) -> str:
         start = "matched" if self.start_timestep is None else self.start_timestep
-        return f"start_timestep={start}, num_steps={self.num_steps}, guidance_scale={self.guidance_scale}"
+        numbers = f"start_timestep={start}, num_steps={self.num_steps}, guidance_scale={self.guidance_scale}"
+        return f"{numbers}, downscale={self.downscale}, border={self.border!r}"
 
 
-def low_pass(images: Tensor, downscale: int) -> Tensor:
+def low_pass(images: Tensor, downscale: int, border: str = "normalized") -> Tensor:
     """Down by ``downscale`` and up again, bicubic with antialiasing both ways: DDA's phi. (B, C, H, W)."""
     height, width = images.shape[-2:]
-    smaller = (max(height // downscale, 1), max(width // downscale, 1))
-    small = interpolate(images, size=smaller, mode="bicubic", antialias=True)
-    return interpolate(small, size=(height, width), mode="bicubic", antialias=True)
+    if border == "normalized":
+        return bicubic(bicubic(images, max(height // downscale, 1), max(width // downscale, 1)), height, width)
+    if height % downscale or width % downscale:
+        raise ValueError(f"sides must be multiples of downscale, {downscale}, if border='zeros'. Got {height}x{width}")
+    # Zeros are needed as far as the cubic filter reaches: 2 pixels of the small image.
+    height, width, margin = height // downscale + 4, width // downscale + 4, 2 * downscale
+    small = bicubic(pad(images, [margin] * 4), height, width)[..., 2:-2, 2:-2]
+    return bicubic(pad(small, [2] * 4), downscale * height, downscale * width)[..., margin:-margin, margin:-margin]
 
 
-def low_pass_guide(reference: Tensor, guidance_scale: float, downscale: int) -> Guide:
+def bicubic(images: Tensor, height: int, width: int) -> Tensor:
+    return interpolate(images, size=(height, width), mode="bicubic", antialias=True)
+
+
+def low_pass_guide(reference: Tensor, guidance_scale: float, downscale: int, border: str) -> Guide:
     """The guide that pulls pred_x0's low frequencies towards those of ``reference`` (B, C, H, W) in [-1, 1]."""
-    target = low_pass(reference, downscale)
+    target = low_pass(reference, downscale, border)
 
     def guide(x_t: Tensor, timesteps: Tensor, predict: Predict) -> ReverseStep:
         with torch.enable_grad():
             x_t = x_t.detach().requires_grad_()
             step = predict(x_t)
-            distance = torch.linalg.vector_norm((target - low_pass(step.pred_x0, downscale)).flatten(1), dim=1)
+            distance = torch.linalg.vector_norm((target - low_pass(step.pred_x0, downscale, border)).flatten(1), dim=1)
             (gradient,) = torch.autograd.grad(distance.sum(), x_t)
         pred_x0, mean, log_variance = (part.detach() for part in step)
         return ReverseStep(pred_x0, mean - guidance_scale * gradient, log_variance)

@@ -91,7 +91,7 @@ def prediction_to_eps(
 
 
 class ReverseStep(NamedTuple):
-    """One step back, each (B, C, H, W): clipped pred_x0, and mean and log-variance of p(x_{t-1} | x_t)."""
+    """One step back, each (B, C, H, W): pred_x0, and mean and log-variance of p(x_{t-1} | x_t)."""
 
     pred_x0: Tensor
     mean: Tensor
@@ -106,12 +106,14 @@ def reverse_step(
     schedule: NoiseSchedule,
     prediction_type: str,
     variance_type: str,
+    clip: bool = True,
 ) -> ReverseStep:
-    """One step back over ``schedule`` from what ``ScoreNetwork.predict`` gives (Ho et al. 2020, alg. 2, x_0 clipped).
+    """One step back over ``schedule`` from what ``ScoreNetwork.predict`` gives (Ho et al. 2020, alg. 2).
 
-    ``timesteps`` (B,) index the schedule, which may be a respaced one.
+    ``timesteps`` (B,) index the schedule, which may be a respaced one. pred_x0 is clipped to [-1, 1] if ``clip``.
     """
-    x_0 = prediction_to_x0(prediction, x_t, timesteps, schedule, prediction_type).clamp(-1, 1)
+    x_0 = prediction_to_x0(prediction, x_t, timesteps, schedule, prediction_type)
+    x_0 = x_0.clamp(-1, 1) if clip else x_0
     mean = posterior_mean(x_0, x_t, timesteps, schedule)
     log_variance = posterior_log_variance(learned, timesteps, schedule, variance_type)
     return ReverseStep(x_0, mean, log_variance.expand_as(mean))

@@ -220,14 +220,16 @@ class ScoreNetwork(nn.Module):
         prediction, _ = self.predict(x_t, timesteps, labels)
         return functional.prediction_to_eps(prediction, x_t, timesteps, self.schedule, self.prediction_type)
 
-    def posterior(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of p(x_{t-1} | x_t), each (B, C, H, W) (Ho et al. 2020, eq. 7, pred_x0 clipped)."""
+    def posterior(
+        self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None, clip: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of p(x_{t-1} | x_t), each (B, C, H, W) (Ho et al. 2020, eq. 7). See ``pred_x0``."""
         x_t, timesteps, labels = self.check_inputs(x_t, timesteps, labels)
         if not len(x_t):
             return x_t, x_t
         answer = self.predict(x_t, timesteps, labels)
         types = (self.prediction_type, self.variance_type)
-        step = functional.reverse_step(*answer, x_t, timesteps, self.schedule, *types)
+        step = functional.reverse_step(*answer, x_t, timesteps, self.schedule, *types, clip)
         return step.mean, step.log_variance
 
     def check_inputs(

@@ -55,6 +55,7 @@ def sample(
     *,
     method: str = "ancestral",
     eta: float = 0.0,
+    clip: bool = True,
     labels: Tensor | None = None,
     guide: Guide | None = None,
     noise: Iterable[Tensor] | None = None,
@@ -70,6 +71,8 @@ def sample(
         timesteps: of the network, ascending; None: all of 0...T-1. See ``space_timesteps``.
         method: ``"ancestral"`` (Ho et al. 2020, alg. 2) or ``"ddim"`` (Song, Meng & Ermon 2021, eq. 12).
         eta: DDIM's share of noise, in [0, 1]; 0: deterministic.
+        clip: clip pred_x0 to [-1, 1] at each step, as guided-diffusion does. False: do not, as score_sde for its
+            variance-exploding networks.
         labels: int64 (B,) for conditional networks, or None.
         guide: shifts each step's prediction, see ``Guide``. Ancestral steps read its mean and log-variance, DDIM its
             pred_x0.
@@ -95,7 +98,7 @@ def sample(
     eta = as_number("eta", eta, at_least=0, at_most=1)
     check_callable("guide", guide, "a function of x_t, timesteps and predict")
     check_generator(generator)
-    check_flags(progress=progress)
+    check_flags(clip=clip, progress=progress)
     steps = as_timesteps(timesteps) or range(network.num_timesteps)
     schedule = network.schedule.respaced(steps)
     check_instance("noise", noise, (Iterable, type(None)))
@@ -111,7 +114,7 @@ def sample(
 
         def predict(x: Tensor, t: Tensor = t, index: Tensor = index) -> ReverseStep:
             answer = network.predict(x, t, labels)
-            return reverse_step(*answer, x, index, schedule, network.prediction_type, network.variance_type)
+            return reverse_step(*answer, x, index, schedule, network.prediction_type, network.variance_type, clip)
 
         with torch.no_grad():
             step = predict(x_t) if guide is None else guide(x_t, t, predict)

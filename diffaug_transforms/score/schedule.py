@@ -11,6 +11,7 @@ Everything is computed in float64 and kept in float32.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -339,7 +340,8 @@ def space_timesteps(num_timesteps: int, num_steps: int, timestep_spacing: str = 
     num_steps = as_integer("num_steps", num_steps, min(2, num_timesteps), num_timesteps)
     if timestep_spacing == "linspace":
         stride = (num_timesteps - 1) / max(num_steps - 1, 1)
-        return tuple(round(i * stride) for i in range(num_steps))
+        # Added up as respace.py does: rounded, i * stride gives another step for 278 of the counts up to T = 1000.
+        return tuple(round(step) for step in itertools.accumulate([0.0] + [stride] * (num_steps - 1)))
     steps = range(0, num_timesteps, -(-num_timesteps // num_steps))
     if len(steps) != num_steps:
         raise ValueError(f"num_steps must be a number of steps of equal stride over {num_timesteps}. Got {num_steps}")

@@ -23,10 +23,11 @@ Operation = Callable[[Tensor, float, int], Tensor]
 
 
 def warp(image: Tensor, matrix: Sequence[float]) -> Tensor:
-    """Move an image's pixels, with bilinear interpolation. What comes from outside of the image is 0.
+    """Move an image's pixels, with bilinear interpolation, as Pillow does.
 
     The matrix is (a, b, c, d, e, f). The pixel at (x, y), counted from the centre, becomes the one that was at
-    (a x + b y + c, d x + e y + f). torchvision's ``affine`` computes the same, but the host waits for the device there.
+    (a x + b y + c, d x + e y + f). What comes from outside of the image is 0; at the border, inside, nothing is mixed
+    with it. Values are truncated to 8 bits. torchvision's ``affine`` mixes, rounds, and waits for the device.
     """
     height, width = image.shape[-2:]
     x, y = (torch.linspace((1 - side) / 2, (side - 1) / 2, side, device=image.device) for side in (width, height))
@@ -34,7 +35,9 @@ def warp(image: Tensor, matrix: Sequence[float]) -> Tensor:
     places = torch.stack([columns, rows, torch.ones_like(rows)], dim=-1).reshape(1, -1, 3)
     scaled = torch.tensor(matrix).reshape(1, 2, 3) / torch.tensor([[width / 2], [height / 2]])
     grid = (places @ send(scaled, image.device).mT).reshape(1, height, width, 2)
-    return grid_sample(image[None].float(), grid, align_corners=False)[0].round().to(image.dtype)
+    moved = grid_sample(image[None].float(), grid, padding_mode="border", align_corners=False)[0]
+    # The positions' rounding errors must not take a whole grey level away.
+    return (moved * (grid.abs() < 1).all(-1) + 0.01).floor().to(image.dtype)
 
 
 def rotate(image: Tensor, level: float, sign: int) -> Tensor:
@@ -78,9 +81,9 @@ class AugMix(v2.Transform):
     """Mix each image with chains of random operations on it (Hendrycks et al., ICLR 2020, algorithm 1).
 
     mixed = (1 - m) image + m sum_i w_i chain_i(image), w ~ Dirichlet(1, ..., 1), m ~ Beta(1, 1). Each sample of a batch
-    has its own draw. The operations are torchvision's, with the magnitudes of google-research/augmix. (torchvision's
-    own ``v2.AugMix`` shares one draw over a batch, and its geometric operations do nothing at severity 1.) Operations
-    run one sample at a time, so this transform belongs in DataLoader workers.
+    has its own draw. The operations and magnitudes are those of google-research/augmix, within one of 256 grey levels.
+    (torchvision's own ``v2.AugMix`` shares one draw over a batch, and its geometric operations do nothing at severity
+    1.) Operations run one sample at a time, so this transform belongs in DataLoader workers.
 
     It takes what ``DiffAug`` takes, images of 1 or 3 channels, and returns the same type. Chains work on 8-bit pixels.
 

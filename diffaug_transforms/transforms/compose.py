@@ -26,7 +26,7 @@ from ..deprecated import renamed_attribute
 from ..images import batch_shape, to_pixels
 from ..score import Denoiser, ScoreNetwork
 from .augmix import AugMix
-from .deepaugment import DeepAugment
+from .deepaugment import DeepAugment, DeepAugmentUnion, as_deepaugments
 from .diffaug import DiffAug
 
 Transform = Callable[[Any], Any]
@@ -305,22 +305,24 @@ def recipe(
     name: str,
     *,
     diffaug: DiffAugLike = None,
-    deepaugment: DeepAugment | None = None,
+    deepaugment: DeepAugment | Sequence[DeepAugment] | None = None,
     clean: Transform | None = None,
     original: Transform | None = None,
 ) -> tuple[Views, ViewsLoss]:
     """The views and the loss of one of the paper's recipes (Sastry et al., NeurIPS 2024, section 4.1).
 
     - augmix: two AugMix views (width 3, depth 1 to 3, severity 1), compared with the clean view in the JSD term.
-    - deepaugment: a view with a cross-entropy of its own.
-    - deepaugment+augmix: the clean view is DeepAugment's for half of the images, as if images came from the union of
-      both sets, and AugMix starts from it.
+    - deepaugment: a view with a cross-entropy of its own, for each network.
+    - deepaugment+augmix: each image of the clean view is drawn from the union of the originals and DeepAugment's
+      images, and AugMix starts from it. One network distorts half of the images, two networks a third each.
     - diffaug: a view of the original, with a cross-entropy of its own.
 
     Args:
         name: one of ``RECIPES``; its parts may stand in any order.
-        diffaug, deepaugment: the transforms that a recipe with these names uses. None: ``DiffAug("cifar10")`` and
-            ``DeepAugment("noise2net")``. ``diffaug`` may be a network too, as for ``compose_with``.
+        diffaug: the transform of a recipe with that name, or a network as for ``compose_with``. None:
+            ``DiffAug("cifar10")``.
+        deepaugment: one transform or several, for recipes with that name. None: ``DeepAugment("noise2net")``. The
+            paper's are ``[DeepAugment("edsr"), DeepAugment("cae", weights=PATH)]``.
         clean, original: as for ``compose_with``.
 
     Raises:
@@ -334,18 +336,17 @@ def recipe(
     parts = sorted(name.split("+")) if isinstance(name, str) else []
     if parts not in [sorted(known.split("+")) for known in RECIPES]:
         raise ValueError(f"recipe must be one of {', '.join(RECIPES)}. Got {shown(name)}")
-    check_instance("deepaugment", deepaugment, (DeepAugment, type(None)))
+    deepaugments = as_deepaugments(deepaugment)
     diffaug = as_diffaug(diffaug)
     for word, value in (("clean", clean), ("original", original)):
         check_callable(word, value, "a transform")
     augmentations: list[v2.Transform] = [AugMix(), AugMix()] if "augmix" in parts else []
     if "deepaugment" in parts:
-        deepaugment = deepaugment or DeepAugment()
         if "augmix" in parts:
-            union = v2.RandomApply([deepaugment], p=0.5)
+            union = DeepAugmentUnion(deepaugments)
             clean = union if clean is None else v2.Compose([clean, union])
         else:
-            augmentations.append(deepaugment)
+            augmentations += deepaugments
     if "diffaug" not in parts:
         diffaug = None
     elif diffaug is None:

@@ -68,6 +68,7 @@ CALLS: dict[str, st.SearchStrategy[Call]] = {
             "num_steps": a.integer("2 | 5 | np.int64(9)", "0 | 1 | -1 | 100000"),
             "guidance_scale": a.number("0 | 6 | 6.0 | np.float32(2)", "inf", "-1 | 1e30"),
             "downscale": a.integer("1 | 2 | 4 | np.int64(2)", "0 | -1", "1000"),
+            "border": pick("'normalized'", "'x' | None | 7"),
             "checkpointing": a.off,
             "progress": pick("False", "None | 'x' | 7"),
             **ENGINE,

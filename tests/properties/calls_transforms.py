@@ -51,7 +51,7 @@ recipes = pick(
     "'nonsense' | '' | None | 7 | [] | 'diffaug+' | '+' | 'augmix+augmix' | b'augmix' | object() | {} | nan",
     "'AugMix'",
 )
-deepaugment = pick("None | DeepAugment()", "'noise2net' | AugMix() | 7 | [] | DeepAugment")
+deepaugment = pick("None | DeepAugment() | [DeepAugment()]", "'noise2net' | AugMix() | 7 | [] | DeepAugment")
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,7 @@ def test_checkpointing_changes_nothing(network):
         ({"num_steps": 1}, "num_steps must be at least 2. Got 1"),
         ({"downscale": 0}, "downscale must be at least 1. Got 0"),
         ({"downscale": 4.0}, "downscale must be an integer. Got 4.0"),
+        ({"border": "reflect"}, "border must be one of normalized, zeros. Got 'reflect'"),
         ({"guidance_scale": float("nan")}, "guidance_scale must be at least 0. Got nan"),
         ({"guidance_scale": "6"}, "guidance_scale must be a number. Got '6'"),
         ({"start_timestep": 5.5}, "start_timestep must be an integer. Got 5.5"),
@@ -121,6 +122,17 @@ def test_checkpointing_changes_nothing(network):
 def test_bad_arguments(options, message):
     with pytest.raises((TypeError, ValueError), match=message):
         DDA(**options)
+
+
+def test_zeros_beyond_the_border():
+    """As if the image stood on grey. Its middle is as with the other border."""
+    image = images(32) * 2 - 1
+    zeros, padded = low_pass(image, 4, "zeros"), torch.nn.functional.pad(image, [32] * 4)
+    assert torch.allclose(zeros[..., 16, 16], low_pass(image, 4)[..., 16, 16], atol=1e-5)
+    assert (zeros - low_pass(image, 4)).abs().max() > 0.05
+    assert torch.allclose(low_pass(padded, 4, "zeros"), low_pass(padded, 4), atol=1e-6)
+    with pytest.raises(ValueError, match="multiples of downscale, 4, if border='zeros'. Got 32x30"):
+        low_pass(image[..., :30], 4, "zeros")
 
 
 def test_a_start_beyond_t(network):

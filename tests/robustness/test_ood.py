@@ -384,6 +384,10 @@ def test_metrics_are_those_of_scikit_learn(levels):
     expected = np.repeat([0, 1], [83, 57]), np.concatenate([id_scores, ood_scores])
     assert auroc(id_scores, ood_scores) == pytest.approx(metrics.roc_auc_score(*expected))
     assert aupr(id_scores, ood_scores) == pytest.approx(metrics.average_precision_score(*expected))
+    # OpenOOD's: straight lines between the points.
+    precision, recall, _ = metrics.precision_recall_curve(*expected)
+    gain = metrics.auc(recall, precision) - aupr(id_scores, ood_scores)
+    assert (gain > 0.01) if levels == 3 else (-0.01 < gain < 0 or levels == 10)
     false, true, _ = metrics.roc_curve(*expected, drop_intermediate=False)
     assert fpr95(id_scores, ood_scores) == pytest.approx(false[true >= 0.95][0])
 

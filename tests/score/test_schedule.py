@@ -129,6 +129,7 @@ def test_spacing_linspace():
     assert (steps[0], steps[1], steps[50], steps[-1]) == (0, 10, 505, 999)
     assert space_timesteps(1000, 1000) == tuple(range(1000))
     assert space_timesteps(4000, 3) == (0, 2000, 3999)  # 1999.5 rounds to even, as the official code's round does
+    assert space_timesteps(1000, 21)[10] == 499  # the official code adds strides up, and 499.4999... rounds down
     assert space_timesteps(10, np.int64(2)) == (0, 9)
     assert space_timesteps(1, 1) == (0,)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from functools import partial
 
+import PIL.Image
 import pytest
 import torch
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from diffaug_transforms import AugMix
@@ -37,12 +37,14 @@ def params(operation: str, level: float, sign: int = 1, strength: float = 1.0) -
     }
 
 
+BILINEAR = PIL.Image.Resampling.BILINEAR
+
 # Magnitudes by hand from google-research/augmix, for a level of 10. int() rounds towards zero.
 CASES = {
     "autocontrast": (5.0, F.autocontrast),
     "equalize": (5.0, F.equalize),
     "posterize": (5.0, lambda image: F.posterize(image, 2)),  # 4 - int(4 * 0.5)
-    "rotate": (9.9, lambda image: F.rotate(image, -29, v2.InterpolationMode.BILINEAR)),  # int(29.7)
+    "rotate": (9.9, lambda image: F.pil_to_tensor(F.to_pil_image(image[0]).rotate(-29, BILINEAR))),  # int(29.7)
     "solarize": (5.0, lambda image: F.solarize(image, 128)),  # 256 - int(256 * 0.5)
     "translate_x": (10.0, lambda image: F.pad(image[..., 5:], [0, 0, 5, 0])),  # int(16 / 3) to the left
     "translate_y": (10.0, lambda image: F.pad(image[..., 5:, :], [0, 0, 0, 5])),
@@ -68,21 +70,26 @@ def test_shear_moves_rows_in_proportion_to_their_distance_from_the_corner(name, 
 
 
 @pytest.mark.parametrize("height", [1, 16, 33])
-def test_geometry_is_exactly_torchvisions(height):
-    """AugMix does not call torchvision's own functions, because they wait for a device."""
+def test_geometry_is_pillows(height):
     image = F.resize(contracts.images(SIZE, 1, torch.uint8)[0], [height, 20])
+    pillow = F.to_pil_image(image)
     for level, sign in ((0.1, 1), (2.7, -1), (6.0, 1), (10.0, -1)):
-        shear = math.degrees(math.atan(sign * level * 0.03))
-        shifts = [sign * int(level * side / 30) for side in (20, height)]
-        expected = {
-            "rotate": F.rotate(image, sign * int(level * 3), v2.InterpolationMode.BILINEAR),
-            "shear_x": F.affine(image, 0, [0, 0], 1, [shear, 0], v2.InterpolationMode.BILINEAR, center=[0, 0]),
-            "shear_y": F.affine(image, 0, [0, 0], 1, [0, shear], v2.InterpolationMode.BILINEAR, center=[0, 0]),
-            "translate_x": F.affine(image, 0, [shifts[0], 0], 1, [0, 0], v2.InterpolationMode.BILINEAR),
-            "translate_y": F.affine(image, 0, [0, shifts[1]], 1, [0, 0], v2.InterpolationMode.BILINEAR),
+        factor, shifts = sign * level * 0.03, [sign * int(level * side / 30) for side in (20, height)]
+        matrices = {
+            "shear_x": (1, factor, 0, 0, 1, 0),
+            "shear_y": (1, 0, 0, factor, 1, 0),
+            "translate_x": (1, 0, -shifts[0], 0, 1, 0),
+            "translate_y": (1, 0, 0, 0, 1, -shifts[1]),
         }
+        expected = {
+            name: pillow.transform(pillow.size, PIL.Image.Transform.AFFINE, matrix, BILINEAR)
+            for name, matrix in matrices.items()
+        }
+        expected["rotate"] = pillow.rotate(sign * int(level * 3), BILINEAR)
         for name, moved in expected.items():
-            assert torch.equal(OPERATIONS[name](image, level, sign), moved), name
+            change = (OPERATIONS[name](image, level, sign).int() - F.pil_to_tensor(moved).int()).abs()
+            assert change.max() <= 1, name
+            assert (change > 0).float().mean() < 0.2, name
 
 
 def test_a_mix_is_the_weighted_sum_of_its_chains():

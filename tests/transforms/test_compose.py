@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 from diffaug_transforms import AugMix, DeepAugment, DiffAug, compose_with
 from diffaug_transforms.transforms import RECIPES, ViewsLoss, recipe
+from diffaug_transforms.transforms.deepaugment import DeepAugmentUnion
 from tests import contracts
 
 SIZE = 16
@@ -217,10 +218,56 @@ def test_recipes(name, network):
     assert loss(logits, torch.arange(4)) > 0
 
 
-def test_augmix_starts_from_the_union_with_deepaugment(network):
-    views, _ = recipe("deepaugment+augmix+diffaug", diffaug=DiffAug(network, p=0.0))
-    image = contracts.images(SIZE, batch=1)
-    batches = [contracts.seeded(views, image, seed=seed) for seed in range(12)]
-    changed = [not torch.equal(batch["clean"], image) for batch in batches]
-    assert 0 < sum(changed) < 12
-    assert all(torch.equal(batch["diffaug"], image) for batch in batches)
+class Inverted(DeepAugment):
+    """Its distorted images are known: 1 - image, or all of one value."""
+
+    def __init__(self, value: float | None = None):
+        super().__init__()
+        self.value = value
+
+    def transform(self, inpt, params):
+        assert len(params["network_seed"]) == len(inpt)
+        return 1 - inpt if self.value is None else torch.full_like(inpt, self.value)
+
+
+@pytest.mark.parametrize("networks", [(Inverted(),), (Inverted(), Inverted(0.5))], ids=["one", "two"])
+def test_each_image_of_a_batch_is_drawn_from_the_union(network, networks):
+    """AugMix starts from the union, DiffAug from the original. All shares are equal."""
+    deepaugment = networks[0] if len(networks) == 1 else networks
+    views, _ = recipe("deepaugment+augmix+diffaug", diffaug=DiffAug(network, p=0.0), deepaugment=deepaugment)
+    image = contracts.images(SIZE, batch=1200)
+    batch = contracts.seeded(views.per_sample, image)
+    clean = batch["clean"].as_subclass(torch.Tensor)
+    distorted = [1 - image, torch.full_like(image, 0.5)][: len(networks)]
+    shares = [(clean == kind).flatten(1).all(1).sum().item() for kind in (image, *distorted)]
+    assert sum(shares) == 1200
+    # Standard deviation of a share: at most 18 images.
+    assert all(abs(share - 1200 / len(shares)) < 72 for share in shares)
+    assert torch.equal(batch["original"].as_subclass(torch.Tensor), image)
+
+
+@pytest.mark.parametrize("check", contracts.CHECKS)
+def test_contracts_of_the_union(check):
+    check(lambda: DeepAugmentUnion([DeepAugment(), DeepAugment()]), SIZE)
+
+
+def test_the_union_keeps_the_exact_values_of_other_images():
+    union = DeepAugmentUnion([DeepAugment(), DeepAugment()])
+    for dtype in (torch.uint8, torch.float64):
+        batch = contracts.images(SIZE, 12, dtype)
+        params = union.make_params([batch])
+        output = union.transform(batch, params)
+        assert (output.dtype, output.shape) == (dtype, batch.shape)
+        kept = params["choice"] == 0
+        assert torch.equal(output[kept], batch[kept])
+        assert all((output[i] != batch[i]).any() for i in (~kept).nonzero().flatten())
+        assert torch.equal(union.transform(batch, params), output)
+    assert torch.equal(pickle.loads(pickle.dumps(union)).transform(batch, params), output)
+
+
+def test_several_deepaugments_are_views_of_their_own(network):
+    views, _ = recipe("deepaugment", deepaugment=[DeepAugment(), DeepAugment()])
+    assert list(views(contracts.images(SIZE))) == ["clean", "deepaugment1", "deepaugment2"]
+    for wrong in ("edsr", [DeepAugment(), "cae"], []):
+        with pytest.raises(TypeError, match="deepaugment must be a DeepAugment, several in a list, or None"):
+            recipe("deepaugment", deepaugment=wrong)

@@ -36,8 +36,8 @@ def corrupt(
 
     The formulas, their order, the constants and the truncation to uint8 are those of hendrycks/robustness,
     ``ImageNet-C/create_c/make_cifar_c.py`` and ``make_imagenet_c.py``. The official scripts set no seed, so nobody can
-    draw the published images again. They call ImageMagick for motion blur; this function follows ImageMagick's formula.
-    They also save ImageNet-C's images as JPEG of quality 85; ``Corrupted`` does so, this function does not.
+    draw the published images again. They call ImageMagick for motion blur; this function computes what its version 6.9
+    does. They also save ImageNet-C's images as JPEG of quality 85; ``Corrupted`` does so, this function does not.
 
     The draws for image i depend only on ``seed`` and ``first`` + i. So a test set can be corrupted in batches of any
     size: pass the index of a batch's first image as ``first``.

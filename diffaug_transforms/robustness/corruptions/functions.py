@@ -172,9 +172,10 @@ def disk_kernel(radius: float, smoothing: float) -> Array:
 
 
 def directional_blur(image: Array, radius: int, sigma: float, angle: float) -> Array:
-    """ImageMagick's MotionBlurImage: half a Gaussian along a line of whole pixels, borders repeated, rounded.
+    """ImageMagick 6.9's MotionBlurImage: half a Gaussian along a line of whole pixels, borders repeated.
 
-    Pixel i of the 2 radius + 1 lies at ceil(i cos(angle) - 1/2) columns and ceil(i sin(angle) - 1/2) rows.
+    Pixel i of the 2 radius + 1 lies at ceil(i cos(angle) - 1/2) columns and ceil(i sin(angle) - 1/2) rows. As in
+    ImageMagick, the result is rounded to 16 bits, and these are truncated to 8 bits.
     """
     steps = np.arange(2 * radius + 1)
     weights = np.exp(-(steps**2) / (2 * sigma**2))
@@ -182,7 +183,8 @@ def directional_blur(image: Array, radius: int, sigma: float, angle: float) -> A
     rows, columns = np.ceil(direction[:, None] * steps - 0.5).astype(int) + 2 * radius
     kernel = np.zeros((4 * radius + 1, 4 * radius + 1))
     np.add.at(kernel, (rows, columns), weights / weights.sum())
-    return np.rint(np.clip(cv2.filter2D(image.astype(float), -1, kernel, borderType=cv2.BORDER_REPLICATE), 0, 255))
+    blurred = cv2.filter2D(image.astype(float), -1, kernel, borderType=cv2.BORDER_REPLICATE)
+    return np.clip(np.floor(257 * blurred + 0.5), 0, 65535) // 257
 
 
 def clipped_zoom(pixels: Array, factor: float) -> Array:

@@ -1,5 +1,6 @@
 """DeepAugment: an image-to-image network with random or randomly corrupted weights augments the image."""
 
 from .transform import REDRAW_PROBABILITY, DeepAugment
+from .union import DeepAugmentUnion, as_deepaugments
 
-__all__ = ["REDRAW_PROBABILITY", "DeepAugment"]
+__all__ = ["REDRAW_PROBABILITY", "DeepAugment", "DeepAugmentUnion", "as_deepaugments"]

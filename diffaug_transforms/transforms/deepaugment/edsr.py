@@ -114,12 +114,15 @@ def corrupt_edsr_weights(weights: Weights, generator: Generator) -> Weights:
     return weights
 
 
-def swap_channels(x: Tensor, generator: Generator) -> Tensor:
-    """Swap two channels, five times."""
+def copy_channels(x: Tensor, generator: Generator) -> Tensor:
+    """Replace a channel by another one, five times.
+
+    The original means to swap the two. It assigns views of one tensor to each other, so the second keeps its values.
+    """
     order = list(range(x.shape[1]))
     for _ in range(5):
         first, second = pick_several(len(order), 2, generator)
-        order[first], order[second] = order[second], order[first]
+        order[first] = order[second]
     return x[:, send(torch.tensor(order), x.device)]
 
 
@@ -159,15 +162,19 @@ def flipped_body(parts: Sequence[Part], x: Tensor, generator: Generator) -> Tens
     return run(parts[MIDDLE:], run(parts[:MIDDLE], x).flip(axes))
 
 
-def shortened_body(parts: Sequence[Part], x: Tensor, generator: Generator) -> Tensor:
-    """Skip the parts that three draws from 2...16 name."""
+def last_part(parts: Sequence[Part], x: Tensor, generator: Generator) -> Tensor:
+    """Apply only the last part that none of three draws from 2...16 names.
+
+    The original means to skip the three and to apply all others. It gives each part the input of the first one, so only
+    the last result stays.
+    """
     skipped = [2 + index for index in pick_several(len(parts) - 2, 3, generator)]
-    return run([part for i, part in enumerate(parts) if i not in skipped], x)
+    return parts[max(i for i in range(len(parts)) if i not in skipped)](x)
 
 
 #: All equally likely. One of each is drawn per image.
-HEAD_DISTORTIONS = (swap_channels, drop_features, negate_features, keep)
-BODY_DISTORTIONS = (negated_body, rectified_body, flipped_body, shortened_body, plain_body)
+HEAD_DISTORTIONS = (copy_channels, drop_features, negate_features, keep)
+BODY_DISTORTIONS = (negated_body, rectified_body, flipped_body, last_part, plain_body)
 
 
 def convolve(x: Tensor, weights: Weights, name: str) -> Tensor:

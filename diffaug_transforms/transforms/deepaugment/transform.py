@@ -58,8 +58,17 @@ class DeepAugment(v2.Transform):
     - "cae": a compressive autoencoder. It works as "edsr" does, at 512 pixels. No Hub has its weights: pass a path.
 
     The corrupted weights of "edsr" and "cae" stay for the next images, across calls. With probability 0.05 an image
-    gets newly corrupted ones. The features are corrupted anew for each image. Networks, constants and probabilities
-    are those of github.com/hendrycks/imagenet-r, folder DeepAugment.
+    gets newly corrupted ones. The features are corrupted anew for each image. Networks, corruptions, constants and
+    probabilities are those that github.com/hendrycks/imagenet-r, folder DeepAugment, computes. Three corruptions of its
+    scripts do not compute what they mean to. They are kept as they are, and their functions say so.
+
+    The data flow differs from the original's:
+
+    - The original runs EDSR and the CAE once over the data set and saves each whole image as a file. Training crops
+      the distorted image anew. This transform distorts the image that it gets. So in ``compose_with`` the views of
+      DeepAugment share the clean view's crop and flip.
+    - The original applies Noise2Net to half of each training batch, with one epsilon for all. This transform applies it
+      to every image, each with an epsilon of its own. It clips the result to [0, 1]; the original does not.
 
     Args:
         network: "noise2net", "edsr" or "cae".
