@@ -58,4 +58,5 @@ def pair(work: Work, folder: Path, delay: float, killed_after: float | None) -> 
             return f"a run ended with code {code}: {last_line(log)}"
     if killed_after is None and 0 not in codes:
         return f"no run did its work: {last_line(logs[0])}; {last_line(logs[1])}"
-    return judge(work, folder, min(codes, key=abs), logs[0])
+    # The unfinished file of a run that was killed beside another one is removed by the next run.
+    return judge(work, folder, 0 if killed_after is None else codes[0], logs[0])
