@@ -131,6 +131,7 @@ def augment_folder(
         bar.set_postfix_str(f"{done} were there already" if done else "")
         claim = partial(write_record, target, options)
         skipped |= make_copies(augment, jobs, states, batch_size, prepare, device, bar, claim)
+    remove_parts(target)  # again, for another run into the same folder may have died meanwhile
     return sorted(skipped)
 
 

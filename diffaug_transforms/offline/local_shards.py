@@ -93,8 +93,11 @@ def augment_shards(
     with threads() as pool:
         work = partial(augment_pictures, augment, prepare=prepare, batch_size=batch_size, device=device, pool=pool)
         if kind == "table":
-            return sorted(augment_tables(tables, there, work, copies, seed, batch_size))
-        return sorted(augment_tars(tars, work, copies, seed, batch_size, member))
+            skipped = augment_tables(tables, there, work, copies, seed, batch_size)
+        else:
+            skipped = augment_tars(tars, work, copies, seed, batch_size, member)
+    remove_parts(target)  # again, for another run into the same folder may have died meanwhile
+    return sorted(skipped)
 
 
 def augment_tars(
