@@ -113,8 +113,9 @@ def run(args: argparse.Namespace, accelerator: Any) -> list[Record]:
 
         def make(images: Images = images, folder: Path = folder, common: Record = common) -> list[Record]:
             if accelerator.is_main_process:
-                for old in folder.glob("views-*.pt"):  # perhaps of more processes
-                    old.unlink()
+                # Without records a part is not finished, and nobody reads its views.
+                for old in (folder / "records.pt", *folder.glob("views-*.pt")):  # perhaps of more processes
+                    old.unlink(missing_ok=True)
             accelerator.wait_for_everyone()
             mine = evaluate(images, methods, classifiers, accelerator, args, folder)
             sums: Sums = {}

@@ -23,7 +23,7 @@ from diffaug_transforms.transforms.anytime import decided
 
 from .harness.classifiers import entropy, open_classifier
 from .harness.options import script_parser
-from .harness.records import RESULTS, Record, write_results
+from .harness.records import RESULTS, Record, read_kept, write_results
 
 #: (confidence, min_views) of the anytime ensembles; None: the exact bound alone.
 ANYTIME = ((None, 2), (0.95, 2), (0.9, 2), (0.8, 2), (0.7, 2), (0.6, 2), (0.8, 1))
@@ -49,7 +49,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     steps = {"network": load_score_network(args.network).ensemble_timesteps, "paper": tuple(ENSEMBLE_TIMESTEPS)}
-    folders = sorted({path.parent for path in (args.work / args.dataset).glob("*/views-*.pt")})
+    folders = finished_parts(args.work / args.dataset)
     parts = {"clean": [f for f in folders if f.name == "clean"], "all": [f for f in folders if f.name != "clean"]}
     common = {"benchmark": "ensemble_rules", "dataset": args.dataset, "network": args.network, "mode": "de"}
     records: list[Record] = []
@@ -59,6 +59,20 @@ def main() -> None:
             here = {**common, "corruption": corruption, **fields, "timesteps": timesteps, "n": len(labels)}
             records += [{**here, **record} for record in judge(log_p, labels, steps[timesteps])]
     write_results("ensemble_rules", records, args.output)
+
+
+def finished_parts(work: Path) -> list[Path]:
+    """The folders of the parts that covariate_shift has finished. ValueError if they are not of one run's options."""
+    parts = {path.parent: read_kept(path) for path in sorted(work.glob("*/records.pt"))}
+    finished = {folder: found["settings"] for folder, found in parts.items() if "result" in found}
+    options: dict[str, str] = {}
+    for folder, settings in finished.items():
+        same_for_all = {**settings, "settings": {**settings["settings"], "images": ""}}
+        options.setdefault(repr(same_for_all), folder.name)
+    if len(options) > 1:
+        names = " and ".join(list(options.values())[:2])
+        raise ValueError(f"{work} must hold parts of one run of covariate_shift. Got other options for {names}")
+    return list(finished)
 
 
 def kept_views(folders: Sequence[Path]) -> Kept:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-from benchmarks import certify, covariate_shift, train_cifar10
+from benchmarks import certify, covariate_shift, ensemble_rules, train_cifar10
 from benchmarks.harness import records
 from benchmarks.harness.data import HubImages, center_crop, check_classes, open_set
 from benchmarks.harness.digests import digest, digest_of_classifier, digest_of_data, digest_of_network
@@ -290,3 +290,15 @@ def test_train_cifar10_uses_no_other_images_and_classifiers(tmp_path, monkeypatc
     with pytest.raises(ValueError, match=r"start-0 was trained with {'steps': 5}. Got {'steps': 6}: remove it"):
         train_cifar10.train(Namespace(**{**vars(args), "start_steps": 6}), "start", 0)
     assert len(commands) == 1
+
+
+def test_ensemble_rules_read_finished_parts_of_one_run(tmp_path):
+    """A part that was stopped has views and no records. A part of another seed is not mixed in."""
+    for name, seed in (("clean", 0), ("fog-5", 0), ("snow-5", 1)):
+        kept(tmp_path / name / "records.pt", {"seed": seed, "images": name}, list)
+    (tmp_path / "blur-5").mkdir()
+    (tmp_path / "blur-5" / "views-0.pt").write_bytes(b"half")
+    with pytest.raises(ValueError, match="must hold parts of one run .* Got other options for clean and snow-5"):
+        ensemble_rules.finished_parts(tmp_path)
+    (tmp_path / "snow-5" / "records.pt").write_bytes(b"half")
+    assert [part.name for part in ensemble_rules.finished_parts(tmp_path)] == ["clean", "fog-5"]
