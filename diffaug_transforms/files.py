@@ -60,8 +60,7 @@ def writing(folder: Path) -> Iterator[Path]:
     from safetensors import SafetensorError
 
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(".diffaug-*.part"):
-        remove_part(left)
+    sweep_parts(folder)
     new = folder / _part_name()
     new.mkdir()
     try:
@@ -144,6 +143,12 @@ def remove_part(path: Path) -> bool:
         if _is_dead(match["place"], int(match["pid"])) or path.stat().st_mtime < time.time() - PART_SECONDS:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     return True
+
+
+def sweep_parts(folder: Path) -> None:
+    """``remove_part`` for all that lies in a folder itself."""
+    for path in folder.glob(".diffaug-*.part"):
+        remove_part(path)
 
 
 def _is_dead(place: str, pid: int) -> bool:

@@ -72,6 +72,14 @@ def run_to_end(run: Callable[[], int | None], log: Path) -> int:
     return end(start(run, log))
 
 
+def time_undisturbed(run: Callable[[], int | None], log: Path) -> float:
+    """Seconds of a run that nothing disturbs. RuntimeError if it fails."""
+    began = time.monotonic()
+    if run_to_end(run, log):
+        raise RuntimeError(f"an undisturbed run failed: {last_line(log)}")
+    return time.monotonic() - began
+
+
 def last_line(log: Path) -> str:
     """The last line of a log, which names an error."""
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []

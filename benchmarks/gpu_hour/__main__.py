@@ -108,11 +108,9 @@ def measure_part(args: argparse.Namespace) -> None:
 
 
 def write(records: list[Record], path: Path) -> None:
-    """As a whole, so that a run stopped while it writes leaves the file before."""
-    part = path.with_suffix(".part")
+    """In silence, because it is done after each record."""
     with contextlib.redirect_stdout(io.StringIO()):
-        write_results("gpu_hour", records, part)
-    part.replace(path)
+        write_results("gpu_hour", records, path)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffaug_transforms.files import remove_part, writing_file
+from diffaug_transforms.files import sweep_parts, writing_file
 
 RESULTS = Path(__file__).parent.parent / "results"
 PACKAGES = ("diffaug-transforms", "torch", "torchvision", "diffusers", "numpy")
@@ -114,7 +114,6 @@ def read_kept(path: Path) -> dict[str, Any]:
 def whole_file(path: Path) -> Iterator[Path]:
     """A new path beside ``path``, of this process alone. At the end, what was written there becomes ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(".diffaug-*.part"):
-        remove_part(left)
+    sweep_parts(path.parent)
     with writing_file(path) as temporary:
         yield temporary
