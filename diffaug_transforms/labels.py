@@ -38,8 +38,10 @@ def find_labels(sample: Any) -> Any:
     """
     if isinstance(sample, (tuple, list)):
         sample = sample[1] if len(sample) > 1 else None
-    if not isinstance(sample, Mapping):
-        return sample
+        if not isinstance(sample, Mapping):
+            return sample
+    elif not isinstance(sample, Mapping):  # images alone
+        return None
     names = [key for key in sample if isinstance(key, str)]
     exact = [key for key in names if key.lower() == "labels"]
     return next((sample[key] for key in exact + [key for key in names if "label" in key.lower()]), None)

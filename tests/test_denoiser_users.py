@@ -279,6 +279,11 @@ def test_bad_labels(conditional, labels, message):
         DiffAug(conditional, conditional=True)(GOOD, labels)
 
 
+def test_images_alone_have_no_labels(conditional):
+    with pytest.raises(ValueError, match="conditional=True needs labels, and labels_getter found none"):
+        DiffAug(conditional, conditional=True)(GOOD)
+
+
 @pytest.mark.parametrize("p", [1.5, -0.1, float("nan")])
 def test_bad_p(p):
     with pytest.raises(ValueError, match=rf"p must be in \[0, 1\]. Got {p}"):
