@@ -144,7 +144,7 @@ class Denoiser(nn.Module):
         """Nothing is loaded yet: the state of a new denoiser, and of one that comes out of a pickle."""
         self._loaded: dict[str, Any] = {}
         self._ready: dict[str, ScoreNetwork] = {}
-        self._matched: dict[tuple[str, int], tuple[int, ...]] = {}
+        self._matched: dict[tuple[str, str], tuple[int, ...]] = {}
         self._process = os.getpid()
         self._lock = threading.RLock()
         self._warned: set[str] = set()
@@ -186,13 +186,14 @@ class Denoiser(nn.Module):
         loaded = self._loaded or self.load()
         if loaded["network"].image_size is not None or min(shape[-2:]) >= PAPER_SIZE:
             return loaded[use]
-        return self._match(use, min(shape[-2:]))
+        # The side goes as a string, because torch.compile could not make a constant of a number.
+        return self._match(use, f"{min(shape[-2:])}")
 
     # Kept by size. While torch.compile traces, it is called as it is.
     @torch.compiler.assume_constant_result
-    def _match(self, use: str, side: int) -> tuple[int, ...]:
+    def _match(self, use: str, side: str) -> tuple[int, ...]:
         if (use, side) not in self._matched:
-            self._matched[use, side] = MATCHED[use](self._loaded["network"].schedule, side)
+            self._matched[use, side] = MATCHED[use](self._loaded["network"].schedule, int(side))
         return self._matched[use, side]
 
     def forward(self, images: Tensor, timesteps: Tensor, noise: Tensor, labels: Any = None) -> Tensor:
