@@ -67,7 +67,8 @@ UNET_RULES: dict[str, Rule] = BLOCK_RULES | {
     "num_heads": optional(WIDTH),
     "num_heads_upsample": optional(WIDTH),
     "timestep_scale": number(1e-6, 1e6),
-    **dict.fromkeys(("center_input_sample", "flip_sin_to_cos", "add_attention"), boolean()),
+    "timestep_offset": number(-1e6, 1e6),
+    **dict.fromkeys(("center_input_sample", "flip_sin_to_cos", "add_attention", "skip_rescale"), boolean()),
 }
 #: ``score_network.json``: ``ScoreNetwork``'s arguments that diffusers has no names for.
 EXTRAS_RULES: dict[str, Rule] = {

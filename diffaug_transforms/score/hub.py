@@ -18,6 +18,7 @@ from .ffdnet import find_in_wheel, load_ffdnet
 from .network import ScoreNetwork
 from .openai import load_openai_checkpoint
 from .schedule import NoiseSchedule
+from .score_sde import convert_score_sde, read_score_sde
 from .storage import check_sha256, download_file
 from .timesteps import augment_timesteps, ensemble_timesteps
 
@@ -110,7 +111,8 @@ def load_score_network(
     Args:
         name_or_repo_or_path: a card's name ("cifar10", see ``list_score_networks``), a Hub repository
             ("google/ddpm-cifar10-32"; "google/ncsnpp-church-256", which is variance-exploding), a local folder in
-            diffusers' layout, or a file with OpenAI's names of tensors (.pt, .pth, .ckpt, .safetensors).
+            diffusers' layout, a file with OpenAI's names of tensors (.pt, .pth, .ckpt, .safetensors), or a checkpoint
+            of score_sde's DDPM++ for CIFAR-10 (.pth; DiffPure's ``checkpoint_8.pth``).
         openai_flags: for such a file that is not named as OpenAI released it: its flags, as a dict or as the command
             line its README prints ("python scripts/image_sample.py --attention_resolutions 32,16,8 ..."). The numbers
             of classes and of channels are read from the weights.
@@ -155,6 +157,8 @@ def _load(
         return _load_card(_cards()[name], hub)
     if path.is_dir():
         return ScoreNetwork.from_pretrained(path, **layout)
+    if path.suffix == ".pth" and path.is_file() and (state := read_score_sde(path)) is not None:
+        return convert_score_sde(state, path)
     if path.suffix in CHECKPOINTS:
         return load_openai_checkpoint(path, openai_flags)
     if path.is_file():

@@ -1,5 +1,5 @@
 """Extends diffusers' UNet2DModel with what OpenAI's checkpoints need: a fixed number of heads, a different first width,
-rescaled timesteps.
+rescaled timesteps. And with what score_sde's DDPM++ needs: rescaled skips.
 
 It imports diffusers, so the package imports this module only when a network is built.
 """
@@ -7,6 +7,7 @@ It imports diffusers, so the package imports this module only when a network is 
 from __future__ import annotations
 
 import inspect
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,17 @@ import torch
 from diffusers import ModelMixin, UNet2DModel
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
-from torch import Tensor
+from diffusers.models.resnet import ResnetBlock2D
+from torch import Tensor, nn
 
 from .configs import check_unet_config
 
 __all__ = ["ModelMixin", "OpenAIUNet2DModel", "UNet2DModel", "build_unet", "set_heads"]
 
-OWN_KEYS = {"model_channels", "num_heads", "num_heads_upsample", "timestep_scale"}
+OWN_KEYS = {
+    *("model_channels", "num_heads", "num_heads_upsample", "timestep_scale"),
+    *("timestep_offset", "skip_rescale"),
+}
 
 
 def build_unet(config: dict[str, Any], source: Path | str) -> UNet2DModel:
@@ -47,7 +52,7 @@ def build_unet(config: dict[str, Any], source: Path | str) -> UNet2DModel:
 
 
 class OpenAIUNet2DModel(UNet2DModel):
-    """``UNet2DModel`` with four more configuration keys; everything else is diffusers'.
+    """``UNet2DModel`` with six more configuration keys; everything else is diffusers'.
 
     Args:
         model_channels: width of the time embedding's input (ADM-512, whose first block is half as wide); None: the
@@ -55,6 +60,9 @@ class OpenAIUNet2DModel(UNet2DModel):
         num_heads: attention heads, whatever the width (ADM-128, Improved-DDPM); None: width / attention_head_dim.
         num_heads_upsample: the same for the decoder; None: num_heads.
         timestep_scale: factor on the timesteps (Improved-DDPM's rescale_timesteps: 1000 / T).
+        timestep_offset: added to the timesteps before that (score_sde: 1).
+        skip_rescale: as score_sde's DDPM++ (Song et al. 2021, appendix H): sums of a block and its skip are divided by
+            sqrt(2), resampling blocks have a convolution on their skip, and a level of the decoder has one attention.
         unet_config: all that ``UNet2DModel`` takes.
     """
 
@@ -64,6 +72,8 @@ class OpenAIUNet2DModel(UNet2DModel):
         num_heads: int | None = None,
         num_heads_upsample: int | None = None,
         timestep_scale: float = 1.0,
+        timestep_offset: float = 0.0,
+        skip_rescale: bool = False,
         **unet_config: Any,
     ) -> None:
         if model_channels is not None:
@@ -74,6 +84,8 @@ class OpenAIUNet2DModel(UNet2DModel):
             num_heads=num_heads,
             num_heads_upsample=num_heads_upsample,
             timestep_scale=timestep_scale,
+            timestep_offset=timestep_offset,
+            skip_rescale=skip_rescale,
         )
         if model_channels is not None:
             self.time_proj = Timesteps(model_channels, self.config["flip_sin_to_cos"], self.config["freq_shift"])
@@ -83,6 +95,8 @@ class OpenAIUNet2DModel(UNet2DModel):
                 if isinstance(module, Attention):
                     in_decoder = name.startswith("up_blocks")
                     set_heads(module, (num_heads_upsample or num_heads) if in_decoder else num_heads)
+        if skip_rescale:
+            rescale_skips(self)
 
     @staticmethod
     def _get_init_keys(input_class: type) -> set[str]:
@@ -91,7 +105,25 @@ class OpenAIUNet2DModel(UNet2DModel):
         return (own | parent) - {"unet_config"}
 
     def forward(self, sample: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return super().forward(sample, timestep * self.config["timestep_scale"], *args, **kwargs)
+        timestep = (timestep + self.config["timestep_offset"]) * self.config["timestep_scale"]
+        return super().forward(sample, timestep, *args, **kwargs)
+
+
+def rescale_skips(unet: nn.Module) -> None:
+    """Make a U-Net's blocks those of score_sde's ``layerspp.py``, in place."""
+    for module in list(unet.modules()):
+        if isinstance(module, nn.GroupNorm):
+            module.num_groups = min(module.num_channels // 4, 32)
+        if isinstance(module, Attention):
+            module.rescale_output_factor = math.sqrt(2)
+        if isinstance(module, ResnetBlock2D):
+            module.output_scale_factor = math.sqrt(2)
+            if module.conv_shortcut is None and (module.up or module.down):
+                module.conv_shortcut = nn.Conv2d(module.in_channels, module.out_channels, 1)
+    for block in unet.up_blocks:  # type: ignore[union-attr]
+        attentions: Any = getattr(block, "attentions", ())
+        for index in range(len(attentions) - 1):
+            attentions[index] = nn.Identity()
 
 
 def set_heads(attention: Attention, heads: int) -> None:

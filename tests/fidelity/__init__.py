@@ -5,6 +5,6 @@ Each module names its source. Its ``comparisons`` yield (case, ours, the source'
 ``python -m tests.fidelity`` prints the largest differences.
 """
 
-from . import augmix, corruptions, dda, deepaugment, evaluator, guided_diffusion, openood, score_sde
+from . import augmix, corruptions, dda, ddpmpp, deepaugment, evaluator, guided_diffusion, openood, score_sde
 
-MODULES = (augmix, corruptions, dda, deepaugment, evaluator, guided_diffusion, openood, score_sde)
+MODULES = (augmix, corruptions, dda, ddpmpp, deepaugment, evaluator, guided_diffusion, openood, score_sde)
