@@ -149,6 +149,7 @@ class PretendedDevices:
             "current_device": lambda: 0,
             "get_device_capability": lambda device=None: (8, 0),
             "_is_in_bad_fork": lambda: False,
+            "is_current_stream_capturing": lambda: False,
             "synchronize": lambda device=None: self.wait("synchronize"),
         }
         for name, answer in answers.items():

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import CMStochasticIterativeScheduler
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torchvision import tv_tensors
@@ -51,6 +52,8 @@ SYNCS = {
     "DiffAug, float, labels on the device": 0,
     "DiffAug, float, labels in a list": 0,
     "Denoiser": 0,
+    "DiffAug, a denoiser of any size": 0,
+    "Denoiser, consistency model": 0,
     "DiffAugEnsemble, S given": 0,
     "DiffAugEnsemble, S given, normalize": 0,
     "DiffAugEnsemble, default S": 0,
@@ -159,6 +162,30 @@ def seeded_diffaug(place: Place) -> Any:
 
 def denoiser(place: Place) -> Any:
     engine, batch, noise, steps = Denoiser(network(place), **F32), floats(place), floats(place, 1), timesteps(place)
+    return lambda: engine(batch, steps, noise)
+
+
+def diffaug_of_denoiser(place: Place) -> Any:
+    convolution = nn.Conv2d(3, 3, 3, padding=1).requires_grad_(False).to(place)
+    wrapped = WithSigma(convolution)
+    net = ScoreNetwork.from_denoiser(wrapped, image_size=None, sigma_range=(0, 1))
+    augment, batch = DiffAug(net, **F32), floats(place)
+    return lambda: augment(batch)
+
+
+class WithSigma(nn.Module):
+    def __init__(self, convolution: nn.Module) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return x + sigma.reshape(-1, 1, 1, 1) * self.convolution(x)
+
+
+def consistency(place: Place) -> Any:
+    net = ScoreNetwork.from_diffusers(tiny_unet(), CMStochasticIterativeScheduler()).to(place)
+    engine, batch, noise = Denoiser(net, **F32), floats(place), floats(place, 1)
+    steps = torch.tensor([5, 300, 700, 900]).to(place)
     return lambda: engine(batch, steps, noise)
 
 
@@ -321,6 +348,8 @@ CALLS: dict[str, Callable[[Place], Callable[[], Any]]] = {
     "DiffAug, float, labels on the device": conditional_diffaug(as_list=False),
     "DiffAug, float, labels in a list": conditional_diffaug(as_list=True),
     "Denoiser": denoiser,
+    "DiffAug, a denoiser of any size": diffaug_of_denoiser,
+    "Denoiser, consistency model": consistency,
     "DiffAugEnsemble, S given": ensemble(timesteps=STEPS),
     "DiffAugEnsemble, S given, normalize": ensemble(timesteps=STEPS, normalize=([0.4, 0.5, 0.6], [0.2, 0.2, 0.2])),
     "DiffAugEnsemble, default S": ensemble(),

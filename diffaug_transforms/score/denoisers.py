@@ -222,6 +222,8 @@ def wrap_denoiser(
 
 def as_sigma_range(sigma_range: Any) -> tuple[float, float]:
     """The smallest and the largest sigma. The largest may be infinite."""
+    if hasattr(sigma_range, "tolist"):  # a tensor or an array
+        sigma_range = sigma_range.tolist()
     if isinstance(sigma_range, (str, bytes)) or not hasattr(sigma_range, "__len__") or len(sigma_range) != 2:
         raise TypeError(f"sigma_range must be (smallest, largest). Got {shown(sigma_range)}")
     low, high = sigma_range

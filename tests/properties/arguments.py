@@ -48,7 +48,7 @@ NO_NETWORKS = (
     " | nn.Identity() | tiny_unet() | plain.unet | linear | ScoreNetwork | b'cifar10'"
 )
 #: A Denoiser is left out: it refuses options beside it.
-networks = pick("plain | plain | exact | null | learned | exploding", NO_NETWORKS)
+networks = pick("plain | plain | exact | null | learned | exploding | denoised", NO_NETWORKS)
 classifier = pick(
     "head | convnet | half_net | bfloat_net | double_net | (lambda x: head(x))",
     "None | 'resnet18' | 7 | nn.Linear | [] | {} | object() | torch.rand(3) | nan",

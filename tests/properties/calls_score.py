@@ -146,6 +146,30 @@ CALLS: dict[str, st.SearchStrategy[Call]] = {
         [unets, schedules],
         network_options,
     ),
+    "ScoreNetwork.from_denoiser": calls(
+        "ScoreNetwork.from_denoiser",
+        ResultCheck(instance_of(ScoreNetwork)),
+        [
+            pick(
+                "shrink | nn.Bilinear(1, 1, 1) | (lambda *x: x[0])",
+                "None | 7 | 'unet' | nn.Identity() | nn.Bilinear | [] | object() | (lambda: 0) | (lambda x: x)"
+                " | (lambda x, y, z: x)",
+            )
+        ],
+        {
+            "image_size": a.integer("16 | 1 | None | np.int64(32)", "0 | -1"),
+            "sigma_range": pick(
+                "(0, 1) | [0.1, 80] | (0, inf) | np.array([0.1, 2.0]) | torch.tensor([0.1, 2.0])",
+                "(1, 0) | (-1, 1) | (nan, 1) | (0, nan) | 0.5 | None | 'ab' | (0, 1, 2) | () | (0, 0.001) | (200, 300)"
+                " | ('0', '1') | (None, 1) | object() | (inf, inf) | (1j, 2)",
+                "{0: 1, 1: 2} | {0.5, 1}",
+            ),
+            "in_channels": a.integer("3 | 1", "0 | -1 | None"),
+            "num_classes": pick("None", f"0 | -1 | {a.NO_INTEGERS} | 5"),
+            "stride": a.integer("1 | 8", "0 | -1 | None"),
+        },
+    ).map(lambda call: call.with_keywords(image_size="16", sigma_range="(0, 1)")),
+    "ScoreNetwork.from_denoiser, methods": calls("denoised.eps", ResultCheck(like_first), [x_t, only(*GOOD_STEPS)]),
     "Denoiser, arguments": calls(
         "Denoiser",
         ResultCheck(like_first),
@@ -245,7 +269,7 @@ CALLS: dict[str, st.SearchStrategy[Call]] = {
                 "7 | {3} | {3: 4}",
             ),
             schedules,
-            a.integer("1 | 16 | 256 | 1024 | np.int64(32)", "0 | -1"),
+            a.integer("1 | 16 | 256 | 1024 | np.int64(32) | None", "0 | -1"),
         ],
         {
             "reference_schedule": pick("None | NoiseSchedule.named('cosine', 1000)", "'linear' | 7 | []"),

@@ -39,6 +39,15 @@ null = score_network(tiny_unet(num_class_embeds=6), null_class=5)
 learned = score_network(tiny_unet(learned_variance=True), variance_type="learned_range")
 #: The exact network of Gaussian images: the fastest.
 exact = score_network(GaussianOracle(linear, size=SIZE))
+
+
+def shrink(x: Tensor, sigma: Tensor) -> Tensor:
+    """The exact denoiser of white noise."""
+    return x / (1 + sigma.reshape(-1, 1, 1, 1) ** 2)
+
+
+#: Any denoiser, for images of any size.
+denoised = ScoreNetwork.from_denoiser(shrink, image_size=None, sigma_range=(0, inf))
 exploding = ScoreNetwork(GaussianOracle(exploding_schedule, size=SIZE), exploding_schedule)
 
 
