@@ -36,7 +36,7 @@ from diffaug_transforms.score.schedule import ENSEMBLE_TIMESTEPS
 from diffaug_transforms.transforms.ensemble import denoised_views, log_mean_probabilities
 
 from .harness.classifiers import entropy, log_probabilities, open_classifiers
-from .harness.data import SETS, Batch, Images, batches, check_classes, draw_noise, holds_corruptions, open_set
+from .harness.data import CROP, SETS, Batch, Images, batches, check_classes, draw_noise, holds_corruptions, open_set
 from .harness.digests import digest, digest_of_classifier, digest_of_data, digest_of_network
 from .harness.options import default_workers, script_parser
 from .harness.pictures import new_figure, save_figure
@@ -61,6 +61,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--dataset", choices=SETS, required=True)
     parser.add_argument("--data", required=True, help="published files, or the clean set (folder or Hub id)")
+    parser.add_argument(
+        "--resize", type=int, help="ImageNet's images to N pixels before the crop of 224; DDA adapts all of N x N"
+    )
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--timesteps", nargs="+", choices=("network", "paper"), default=["network"])
     parser.add_argument("--dda-scale", type=float, default=6.0, help="of DDA with the network's timesteps")
@@ -105,9 +108,9 @@ def run(args: argparse.Namespace, accelerator: Any) -> list[Record]:
     for corruption, severity in tqdm(pairs(args), desc=args.dataset, disable=not accelerator.is_main_process):
         folder = args.work / name / (corruption if corruption == "clean" else f"{corruption}-{severity}")
         common = {"benchmark": "covariate_shift", "dataset": name, "corruption": corruption, "severity": severity}
-        common["network"] = args.network
+        common |= {"network": args.network} | ({"resize": args.resize} if args.resize else {})
 
-        images = open_set(args.dataset, args.data, corruption, severity)
+        images = open_set(args.dataset, args.data, corruption, severity, resize=args.resize)
         images = random_subset(images, args.limit) if args.limit else images
         check_classes(images, classifiers)
 
@@ -173,7 +176,8 @@ def ensemble_method(denoiser: Denoiser, timesteps: str, args: argparse.Namespace
 
     def views(batch: Batch, folder: Path) -> Tensor:
         noise = batch.noise[number].to(batch.images.device, non_blocking=True)
-        return denoised_views(denoiser, batch.images.float() / 255, steps, noise)
+        images, noise = (centre(part, args.resize) for part in (batch.images, noise))
+        return denoised_views(denoiser, images.float() / 255, steps, noise)
 
     return Method("de", timesteps, steps, number, views)
 
@@ -188,10 +192,16 @@ def dda_method(denoiser: Denoiser, timesteps: str, args: argparse.Namespace) -> 
     depends = [digest_of_network(denoiser.network), dda.timesteps, dda.guidance_scale, dda.downscale, args.seed]
 
     def views(batch: Batch, folder: Path) -> Tensor:
-        return adapted_images(dda, batch, folder / name, args.seed, digest(depends, versions()))[None]
+        adapted = adapted_images(dda, batch, folder / name, args.seed, digest(depends, versions()))
+        return centre(adapted, args.resize)[None]
 
     # Its noise takes 50 draws of an image and is needed once, so it is no part of every batch.
     return Method("dda", timesteps, dda.timesteps[-1:], 0, views)
+
+
+def centre(images: Tensor, resize: int | None) -> Tensor:
+    """What the classifier sees, (..., H, W): the centre of images that were resized, or all of the others."""
+    return images if resize is None else F.center_crop(images, [CROP, CROP])
 
 
 def adapted_images(dda: DDA, batch: Batch, folder: Path, seed: int, depends: str) -> Tensor:
@@ -249,7 +259,8 @@ def evaluate(
         targets = batch.targets  # on the host, where their values are checked without waiting for a device
         batch = batch._replace(images=batch.images.to(device, non_blocking=True))
         labels.append(targets)
-        raw = {name: log_probabilities(classifier, batch.images / 255) for name, classifier in classifiers.items()}
+        seen = centre(batch.images, args.resize) / 255
+        raw = {name: log_probabilities(classifier, seen) for name, classifier in classifiers.items()}
         for name, log_p in raw.items():
             add(name, "default", "", 0, log_p, targets)
         for method in methods:
