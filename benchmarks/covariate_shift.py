@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from diffaug_transforms.images import load_image
 from diffaug_transforms.robustness import CORRUPTIONS, DDA
-from diffaug_transforms.robustness.adaptation import START_TIMESTEP
+from diffaug_transforms.robustness.adaptation import BORDERS, START_TIMESTEP
 from diffaug_transforms.robustness.datasets import candidate_classes, random_subset
 from diffaug_transforms.robustness.evaluate import correct
 from diffaug_transforms.score import Denoiser
@@ -68,6 +68,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--timesteps", nargs="+", choices=("network", "paper"), default=["network"])
     parser.add_argument("--dda-scale", type=float, default=6.0, help="of DDA with the network's timesteps")
     parser.add_argument("--dda-downscale", type=int, default=4, help="likewise")
+    parser.add_argument("--dda-border", choices=BORDERS, default="normalized", help="zeros: the reference's")
     parser.add_argument("--corruptions", nargs="+", choices=CORRUPTIONS, default=CORRUPTIONS)
     parser.add_argument("--name", help="of the data set in records; default: --dataset")
     parser.add_argument("--mce-baseline", default="alexnet", help="alexnet or a recipe's Default; needs 5 severities")
@@ -187,9 +188,16 @@ def dda_method(denoiser: Denoiser, timesteps: str, args: argparse.Namespace) -> 
     reference: dict[str, Any] = {"start_timestep": START_TIMESTEP}
     own: dict[str, Any] = {"guidance_scale": args.dda_scale, "downscale": args.dda_downscale}
     chosen = reference if timesteps == "paper" else own
-    dda = DDA(denoiser.network, checkpointing=args.checkpointing, **chosen)
+    dda = DDA(denoiser.network, border=args.dda_border, checkpointing=args.checkpointing, **chosen)
     name = f"{Path(args.network).stem}-dda-{dda.timesteps[-1]}-{dda.guidance_scale:g}-{dda.downscale}"
-    depends = [digest_of_network(denoiser.network), dda.timesteps, dda.guidance_scale, dda.downscale, args.seed]
+    depends = [
+        digest_of_network(denoiser.network),
+        dda.timesteps,
+        dda.guidance_scale,
+        dda.downscale,
+        dda.border,
+        args.seed,
+    ]
 
     def views(batch: Batch, folder: Path) -> Tensor:
         adapted = adapted_images(dda, batch, folder / name, args.seed, digest(depends, versions()))
