@@ -111,7 +111,8 @@ class ScoreNetwork(nn.Module):
         self.image_size: int = max(size) if isinstance(size, (tuple, list)) else size
         self.in_channels: int = config.in_channels
         self.num_classes: int | None = num_labels - has_null if num_labels else None
-        self.stride: int = 2 ** (len(getattr(config, "block_out_channels", (1,))) - 1)
+        patch_size: int = getattr(config, "patch_size", 1)
+        self.stride: int = patch_size * 2 ** (len(getattr(config, "block_out_channels", (1,))) - 1)
 
     @classmethod
     def from_diffusers(cls, unet: nn.Module, scheduler: Any, **extras: Any) -> ScoreNetwork:
