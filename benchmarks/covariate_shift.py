@@ -14,6 +14,7 @@ the table.
 from __future__ import annotations
 
 import argparse
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Subset
 from torchvision.transforms.v2 import functional as F
 from tqdm.auto import tqdm
 
@@ -65,7 +67,9 @@ def parse_arguments() -> argparse.Namespace:
         "--resize", type=int, help="ImageNet's images to N pixels before the crop of 224; DDA adapts all of N x N"
     )
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
-    parser.add_argument("--timesteps", nargs="+", choices=("network", "paper"), default=["network"])
+    parser.add_argument(
+        "--timesteps", nargs="+", type=timesteps_name, default=["network"], help="network, paper, or a set as 0,25,50"
+    )
     parser.add_argument("--dda-scale", type=float, default=6.0, help="of DDA with the network's timesteps")
     parser.add_argument("--dda-downscale", type=int, default=4, help="likewise")
     parser.add_argument("--dda-border", choices=BORDERS, default="normalized", help="zeros: the reference's")
@@ -73,11 +77,19 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--name", help="of the data set in records; default: --dataset")
     parser.add_argument("--mce-baseline", default="alexnet", help="alexnet or a recipe's Default; needs 5 severities")
     parser.add_argument("--severities", nargs="+", type=int, choices=range(1, 6), default=[5])
+    parser.add_argument("--every", type=int, default=1, help="only every Nth image, from the first on")
     parser.add_argument("--limit", type=int, help="only the first N images of a random order")
     parser.add_argument("--checkpointing", action="store_true", help="DDA in less memory and more time")
     parser.add_argument("--keep-probabilities", action="store_true", help="DE's, for benchmarks.ensemble_rules")
     parser.add_argument("--output", type=Path, help="default: covariate_shift_NAME.json in results/")
     return parser.parse_args()
+
+
+def timesteps_name(text: str) -> str:
+    """What ``--timesteps`` takes: "network", "paper", or integers with commas between them."""
+    if text not in ("network", "paper") and not re.fullmatch(r"\d+(,\d+)*", text):
+        raise argparse.ArgumentTypeError(f"it must be network, paper or integers such as 0,25,50. Got {text}")
+    return text
 
 
 def main() -> None:
@@ -112,6 +124,7 @@ def run(args: argparse.Namespace, accelerator: Any) -> list[Record]:
         common |= {"network": args.network} | ({"resize": args.resize} if args.resize else {})
 
         images = open_set(args.dataset, args.data, corruption, severity, resize=args.resize)
+        images = every_nth(images, args.every) if args.every > 1 else images
         images = random_subset(images, args.limit) if args.limit else images
         check_classes(images, classifiers)
 
@@ -133,6 +146,11 @@ def run(args: argparse.Namespace, accelerator: Any) -> list[Record]:
     return records
 
 
+def every_nth(images: Images, n: int) -> Images:
+    """Every nth image, from the first on: those that a network was not trained on."""
+    return Subset(images, range(0, len(images), n))  # type: ignore[arg-type]
+
+
 def digest_of_weights(network: str, classifiers: dict[str, nn.Module], fields: dict[str, dict[str, Any]]) -> str:
     digests = [digest_of_classifier(classifier, fields[spec]) for spec, classifier in classifiers.items()]
     return digest(digest_of_network(Denoiser(network).network), *digests)
@@ -150,7 +168,7 @@ class Method:
 
     Args:
         mode: "de" or "dda".
-        timesteps: names a row of the table: the network's own, or the paper's.
+        timesteps: names a row of the table: the network's own, the paper's, or a given set.
         steps: the views' timesteps.
         noise: how many draws of noise an image needs from the loader of the images.
         views: from (batch with its images on the device, the folder of its part) to views (V, B, C, H, W) in [0, 1].
@@ -164,15 +182,20 @@ class Method:
 
 
 def make_methods(args: argparse.Namespace) -> list[Method]:
-    """DE and DDA, as far as ``args.modes`` needs them, each for every one of ``args.timesteps``."""
+    """As ``args.modes`` needs them: DE for each of ``args.timesteps``, DDA for the network's and the paper's."""
     denoiser = Denoiser(args.network, max_batch=args.batch_size)
-    makers = {"de": ensemble_method, "dda": dda_method}
-    wanted = [mode for mode in makers if {mode, f"{mode}-se"} & set(args.modes)]
-    return [makers[mode](denoiser, timesteps, args) for timesteps in args.timesteps for mode in wanted]
+    methods = []
+    for timesteps in args.timesteps:
+        if {"de", "de-se"} & set(args.modes):
+            methods.append(ensemble_method(denoiser, timesteps, args))
+        if {"dda", "dda-se"} & set(args.modes) and timesteps in ("network", "paper"):
+            methods.append(dda_method(denoiser, timesteps, args))
+    return methods
 
 
 def ensemble_method(denoiser: Denoiser, timesteps: str, args: argparse.Namespace) -> Method:
-    steps = tuple(ENSEMBLE_TIMESTEPS) if timesteps == "paper" else denoiser.ensemble_timesteps
+    known = {"paper": tuple(ENSEMBLE_TIMESTEPS), "network": denoiser.ensemble_timesteps}
+    steps = known[timesteps] if timesteps in known else tuple(map(int, timesteps.split(",")))
     number = sum(t > 0 for t in steps)
 
     def views(batch: Batch, folder: Path) -> Tensor:

@@ -148,6 +148,20 @@ def test_covariate_shift_resumes_and_two_processes_say_what_one_says(
     }
 
 
+def test_covariate_shift_with_given_timesteps_on_every_second_image(
+    tmp_path, run, cifar10, classifiers, network_folder
+):
+    arguments: list[object] = ["--dataset", "cifar10", "--data", cifar10, "--work", tmp_path / "work", "--every", 2]
+    arguments += ["--network", network_folder, "--modes", "default", "de", "dda", "--timesteps", "0,30,30"]
+    records = run(covariate_shift, *arguments, "--classifier", classifiers[0])
+    assert {r["mode"] for r in records} == {"default", "de", "view"}  # DDA has a start of its own
+    assert {r["n"] for r in records} == {4}
+    assert {r["timesteps"] for r in records if r["mode"] == "de"} == {"0,30,30"}
+    assert {r["timestep"] for r in records if r["mode"] == "view"} == {0, 30}
+    with pytest.raises(SystemExit):
+        run(covariate_shift, *arguments, "--timesteps", "0..30", "--classifier", classifiers[0])
+
+
 def test_covariate_shift_with_files_of_imagenet(tmp_path, run, schedule, monkeypatch):
     options: dict[str, Any] = {"norm_num_groups": 4, "layers_per_block": 1, "add_attention": False}
     blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
