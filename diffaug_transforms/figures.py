@@ -19,8 +19,13 @@ from .images import check_channels, to_batch
 CELL, GAP, TOP, LEFT = 96, 4, 28, 84
 
 
-def fit_to_network(image: PIL.Image.Image, image_size: int) -> Tensor:
-    """Resize the shorter side to the network's size and cut out the centre: uint8 (3, image_size, image_size)."""
+def fit_to_network(image: PIL.Image.Image, image_size: int | None) -> Tensor:
+    """Resize the shorter side to the network's size and cut out the centre: uint8 (3, image_size, image_size).
+
+    None is the size of a network for images of any size: the image stays as it is.
+    """
+    if image_size is None:
+        return F.pil_to_tensor(image.convert("RGB"))
     check_instance("image", image, PIL.Image.Image)
     image_size = as_integer("image_size", image_size, 1)
     resized = F.resize(image.convert("RGB"), [image_size], antialias=True)

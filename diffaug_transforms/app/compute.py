@@ -21,6 +21,8 @@ from ..score import Denoiser, list_score_networks, views_over_time
 from ..transforms import DiffAugEnsemble
 from .pictures import fit_picture, read_picture
 
+#: The size of a picture if neither the classifier nor the network has one.
+ANY_SIZE = 224
 #: Score networks that are kept in memory. If one more is loaded, the one that was loaded first goes.
 MAX_NETWORKS = 3
 NO_CORRUPTION = "none"
@@ -69,7 +71,7 @@ class Models:
             if network not in self._denoisers:
                 made = Denoiser(network)
                 # A first image: fails here if the network cannot do without labels.
-                size = made.network.image_size
+                size = made.network.image_size or ANY_SIZE
                 black = torch.zeros(1, made.network.in_channels, size, size, device=self.device)
                 made(black, torch.ones(1, dtype=torch.int64, device=self.device), black)
                 if len(self._denoisers) == MAX_NETWORKS:
@@ -117,7 +119,7 @@ def prepare(
         raise ValueError(f"seed must be an integer in 0...{MAX_SEED}. Got {seed}")
     native = models.denoiser(network).network.image_size
     # The size that the classifier was trained on. If that is not known, the network's.
-    picture = fit_picture(read_picture(path), size or native)
+    picture = fit_picture(read_picture(path), size or native or ANY_SIZE)
     if corruption != NO_CORRUPTION:
         constants = corruption_set(picture.shape[-1])
         picture = corrupt(picture, corruption, severity, corruption_set=constants, seed=seed)
@@ -150,7 +152,8 @@ def classify(models: Models, setting: Setting) -> Answer:
     views = ensemble.views(image)
     probabilities = ensemble.classify(views)[:, 0].float().softmax(dim=-1).cpu()
     default = classifier(image)[0].float().softmax(dim=-1).cpu()
-    return Answer(ensemble.view_timesteps, views[:, 0].cpu(), probabilities, default, probabilities.mean(0))
+    steps = ensemble.view_timesteps_for(image.shape)
+    return Answer(steps, views[:, 0].cpu(), probabilities, default, probabilities.mean(0))
 
 
 def scales(models: Models, setting: Setting, timestep: int) -> tuple[float, float]:
@@ -162,7 +165,7 @@ def scales(models: Models, setting: Setting, timestep: int) -> tuple[float, floa
 def size_warning(models: Models, setting: Setting) -> str | None:
     """A sentence if the picture's size and the network's differ by more than a factor of 2. Otherwise None."""
     size, native = setting.picture.shape[-1], models.denoiser(setting.network).network.image_size
-    if max(size, native) <= 2 * min(size, native):
+    if native is None or max(size, native) <= 2 * min(size, native):
         return None
     sizes = f"{size}x{size} pixels are far from the network's {native}x{native}"
     return f"the picture's {sizes}; choose another score network"

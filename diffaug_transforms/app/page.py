@@ -80,7 +80,8 @@ def add_choices(models: Models) -> list[Any]:
     severity = gr.Slider(1, 5, 3, step=1, label="Severity", elem_id="severity", buttons=[])
     classifier = gr.Dropdown(list(models.classifiers), label="Classifier", elem_id="classifier")
     cards = list_score_networks()
-    names = [(f"{name} ({cards[name].image_size} px)" if name in cards else name, name) for name in models.networks]
+    sizes = {name: f"{card.image_size} px" if card.image_size else "any size" for name, card in cards.items()}
+    names = [(f"{name} ({sizes[name]})" if name in cards else name, name) for name in models.networks]
     network = gr.Dropdown(
         names,
         value=models.networks[0],

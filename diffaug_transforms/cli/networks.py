@@ -16,6 +16,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     print(f"{'name':<23}{'pixels':>6}  {'T':>4}  {'classes':<10}{'licence':<12}{'sha256':<9}source; note")
     for card in list_score_networks().values():
-        facts = f"{card.name:<23}{card.image_size:>6}  {card.num_timesteps:>4}  {card.classes:<10}{card.licence:<12}"
+        size = card.image_size or "any"
+        facts = f"{card.name:<23}{size:>6}  {card.num_timesteps:>4}  {card.classes:<10}{card.licence:<12}"
         print(f"{facts}{'checked' if card.sha256 else 'unknown':<9}{card.repo or 'in the package'}; {card.note}")
     return 0

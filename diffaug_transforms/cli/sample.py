@@ -24,6 +24,7 @@ from torch import Tensor
 from ..figures import save_grid
 from ..guidance import DenoiseAugmentedClassifier, NoisyClassifier, classifier_guide, load_guidance_classifier
 from ..score import Denoiser, ScoreNetwork, list_score_networks, sampling, space_timesteps, to_unit
+from ..score.timesteps import PAPER_SIZE
 from .options import add_shared, find_device, new_command
 
 Classifier = NoisyClassifier | DenoiseAugmentedClassifier
@@ -157,7 +158,8 @@ def make_images(
     seeds: Sequence[int],
 ) -> list[Tensor]:
     """One tensor of images in [0, 1] per class, (seeds, C, H, W). An image depends only on its class and its seed."""
-    steps = space_timesteps(network.num_timesteps, args.steps)
+    taken = network.schedule.timesteps
+    steps = [taken[0] + step for step in space_timesteps(len(taken), args.steps)]
     pairs = [(number, seed) for number in classes for seed in seeds]
     parts = []
     for first in range(0, len(pairs), args.batch_size):
@@ -178,6 +180,7 @@ def make_images(
 def draw_noise(seeds: Sequence[int], network: ScoreNetwork) -> Iterator[Tensor]:
     """Batches of standard normal noise on the network's device, without end. Each image has its own generator."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    shape = (network.in_channels, network.image_size, network.image_size)
+    size = network.image_size or PAPER_SIZE
+    shape = (network.in_channels, size, size)
     while True:
         yield torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(network.device)

@@ -27,7 +27,9 @@ def describe_cost(
     prepare: Prepare,
     device: torch.device,
 ) -> str | None:
-    """How long copies will take, and what to pass. None for DeepAugment, and if the pictures are not far larger.
+    """How long copies will take, and what to pass.
+
+    None for DeepAugment, for a network of any size, and if the pictures are not far larger.
 
     Args:
         pictures: files, or their bytes. The headers of some are read.
@@ -40,6 +42,8 @@ def describe_cost(
     if not sizes:
         return None
     size = augment.network.image_size
+    if size is None:
+        return None
     pixels = sum(sizes) / len(sizes)
     times = pixels / size**2
     if times <= FAR_LARGER:

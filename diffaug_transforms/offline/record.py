@@ -64,11 +64,12 @@ def describe_augment(augment: DiffAug | DeepAugment) -> dict[str, Any]:
         return {"with": kind, "weights": weights, "size": augment.size, "max_epsilon": augment.max_epsilon}
     steps = augment.denoiser.augment_timesteps if augment.timesteps is None else augment.timesteps
     augment.network.schedule.check_timesteps(steps)
+    matched = augment.timesteps is None and augment.network.image_size is None
     dtype = None if augment.denoiser.dtype is None else str(augment.denoiser.dtype).removeprefix("torch.")
     return {
         "with": "diffaug",
         "network": {"name": augment.denoiser.extra_repr(), "sha256": network_sha256(augment)},
-        "timesteps": describe_timesteps(steps),
+        "timesteps": "matched to each picture's size" if matched else describe_timesteps(steps),
         "p": augment.p,
         "dtype": dtype,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ from ..score import Denoiser, ScoreNetwork, diffuse, match_timesteps, space_time
 from ..score.denoiser import as_denoiser
 from ..score.functional import ReverseStep, reflect_pad_to_multiple
 from ..score.sampling import Guide, Predict, draw_like, sample
+from ..score.timesteps import PAPER_SIZE, matching_size
 from ..without_waiting import LateChecks
 
 #: The reference's start, step 50 of 100 respaced ones, as a timestep of the paper's network at 256 pixels.
@@ -53,7 +55,8 @@ class DDA(nn.Module):
     Args:
         network: as DiffAug's, or a Denoiser. Conditional networks need a null class.
         start_timestep: in 1...T-1, rounded to the nearest of the respaced steps. None: the reference's 505 of 1000 at
-            256 pixels, matched to the network's size and schedule (131 for the embedded 32-pixel network).
+            256 pixels, matched to the network's size and schedule (131 for the embedded 32-pixel network). For a
+            network of any size it is matched to the images' shorter side, and is the reference's from 224 pixels on.
         num_steps: respaced steps over all of 0...T-1. Only those below the start are taken.
         guidance_scale: at least 0; 6 in the reference.
         downscale: phi resizes by 1 / downscale and back, bicubic, antialiased; 4 in the reference.
@@ -110,7 +113,7 @@ class DDA(nn.Module):
             options["differentiable"] = True
         self.denoiser = as_denoiser(network, checkpointing=checkpointing, **options)
         if isinstance(network, ScoreNetwork):
-            network.schedule.check_timesteps([self.start_timestep or 0])
+            network.schedule.check_timesteps([self.start_timestep] if self.start_timestep else [])
 
     @property
     def network(self) -> ScoreNetwork:
@@ -119,14 +122,25 @@ class DDA(nn.Module):
 
     @property
     def timesteps(self) -> tuple[int, ...]:
-        """The respaced timesteps that are taken, ascending; the last one is the start, which needs no network call."""
-        schedule, size = self.network.schedule, self.network.image_size
+        """``timesteps_for`` images of the network's own size; 224 pixels or more if it has none."""
+        return self.timesteps_for((PAPER_SIZE, PAPER_SIZE))
+
+    def timesteps_for(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The respaced timesteps that are taken, ascending; the last one is the start, which needs no network call.
+
+        ValueError for timesteps that the network does not take.
+
+        Args:
+            shape: of the images, (..., H, W). It matters only for a network without a size of its own.
+        """
+        schedule, size = self.network.schedule, matching_size(self.network.image_size, shape)
         start = self.start_timestep
         if start is None:
             (start,) = match_timesteps([START_TIMESTEP], schedule, size)
         schedule.check_timesteps([start])
         steps = space_timesteps(schedule.num_timesteps, self.num_steps)
         nearest = min(range(1, len(steps)), key=lambda index: abs(steps[index] - start))
+        schedule.check_timesteps(steps[: nearest + 1])
         return steps[: nearest + 1]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -154,7 +168,7 @@ class DDA(nn.Module):
             network = self.denoiser.ready(images.device)
             check_channels(images, network.in_channels)
             self.denoiser.warn_of_size(images, stacklevel=3)
-            *steps, start = self.timesteps
+            *steps, start = self.timesteps_for(images.shape)
             reference = reflect_pad_to_multiple(to_signed(images.clone()), network.stride)
             wanted = (len(steps), *reference.shape)
             if noise is not None and (noise.shape[1:] != reference.shape or len(noise) < len(steps)):

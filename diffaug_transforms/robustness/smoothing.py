@@ -227,9 +227,12 @@ def _check_one_image(batch: Tensor) -> Tensor:
 
 def find_timestep(schedule: NoiseSchedule, sigma: float) -> int:
     """The schedule's timestep for noise ``sigma`` on [0, 1] pixels. ValueError if its noise never reaches that."""
-    last, sigma = schedule.host_sigmas[-1] / 2, as_number("sigma", sigma, above=0)
+    first, last = (schedule.host_sigmas[t] / 2 for t in (schedule.timesteps[0], schedule.timesteps[-1]))
+    sigma = as_number("sigma", sigma, above=0)
     if sigma > last:
         raise ValueError(f"sigma must be at most {last:.4g}, half of the schedule's last. Got {sigma}")
+    if sigma < first and schedule.timesteps[0]:
+        raise ValueError(f"sigma must be at least {first:.4g}, half of the network's smallest. Got {sigma}")
     return schedule.timestep_for_sigma(2 * sigma)
 
 

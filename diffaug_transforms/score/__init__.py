@@ -1,6 +1,7 @@
 """The diffusion side: schedules, pure functions, networks, where they come from, and the engine that runs them.
 
-schedule.py     betas -> alphas_cumprod -> sigmas; timesteps for other image sizes and for samplers
+schedule.py     betas -> alphas_cumprod -> sigmas
+timesteps.py    the default timesteps, matched to image sizes; those that samplers visit
 functional.py   x_0 -> x_t (noise is added here), what a network predicts -> pred_x0, eps, one reverse step
 network.py      ScoreNetwork: a U-Net and its schedule behind one signature
 adapters.py     networks of other makes, wrapped once (a new type of network goes here)
@@ -16,7 +17,8 @@ from .denoiser import Denoiser, diffuse_and_denoise
 from .functional import diffuse, to_signed, to_unit
 from .hub import NetworkCard, list_score_networks, load_score_network
 from .network import ScoreNetwork
-from .schedule import NoiseSchedule, match_timesteps, space_timesteps
+from .schedule import NoiseSchedule
+from .timesteps import match_timesteps, space_timesteps
 from .views import views_over_time
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What a folder's configuration may say of a U-Net: explicit tables of classes, words and sizes.
+"""What a configuration may say of a U-Net, in a folder or on a module: explicit tables of classes, words and sizes.
 
 They are checked before anything is built. The limits are far above the largest published networks.
 """
@@ -8,6 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from ..arguments import as_integer, as_optional_integer
 from ..files import Rule, boolean, check_entries, integer, number, one_of, optional, several
 from .functional import PREDICTION_TYPES, VARIANCE_TYPES
 
@@ -41,8 +44,8 @@ BLOCK_RULES: dict[str, Rule] = {
 #: All arguments of ``UNet2DModel`` and of its subclasses in unet.py.
 UNET_RULES: dict[str, Rule] = BLOCK_RULES | {
     "sample_size": (
-        lambda value: SIDE[0](value) or (several(SIDE, 2)[0](value) and len(value) == 2),
-        f"the side of the training images in pixels, {SIDE[1]} (the noise is matched to it)",
+        lambda value: value is None or SIDE[0](value) or (several(SIDE, 2)[0](value) and len(value) == 2),
+        f"the side of the training images in pixels, {SIDE[1]} (the noise is matched to it), or null for any size",
     ),
     "out_channels": integer(1, 2 * MAX_CHANNELS),
     "up_block_types": several(one_of(*UP_BLOCKS), 12),
@@ -79,7 +82,7 @@ EXTRAS_RULES: dict[str, Rule] = {
 
 def check_unet_config(config: dict[str, Any], source: Path | str) -> None:
     """ValueError that names ``source``, the key and the value unless the configuration is one that is supported."""
-    check_entries({"sample_size": None} | config, UNET_RULES, source)
+    check_entries(config, UNET_RULES, source)
     levels = len(config.get("block_out_channels", range(4)))
     for key in ("down_block_types", "up_block_types"):
         if len(config.get(key, range(4))) != levels:
@@ -97,3 +100,27 @@ def check_extras(extras: dict[str, Any], source: Path) -> None:
     if unknown:
         raise ValueError(f"{source}: its entries must be some of {sorted(EXTRAS_RULES)}. Got {unknown[:5]}")
     check_entries(extras, EXTRAS_RULES, source)
+
+
+def check_config(unet: nn.Module, variance_type: str) -> Any:
+    """The network's ``config``. ValueError unless it says what is needed and fits ``variance_type``."""
+    config: Any = getattr(unet, "config", None)
+    missing = [name for name in ("in_channels", "sample_size") if not hasattr(config, name)]
+    if missing:
+        raise ValueError(
+            "unet must have a config with in_channels and sample_size (the side of its images in pixels, None for any "
+            "size), such as unet.config = types.SimpleNamespace(in_channels=3, sample_size=32). "
+            f"Got a {type(unet).__name__} without {' and '.join(missing)}"
+        )
+    as_integer("in_channels", config.in_channels, 1)
+    for side in config.sample_size if isinstance(config.sample_size, (tuple, list)) else [config.sample_size]:
+        as_optional_integer("sample_size", side, 1)
+    if getattr(config, "class_embed_type", None) is not None:
+        raise ValueError(f"class_embed_type must be None: labels in 0...K-1. Got {config.class_embed_type!r}")
+    channels = config.in_channels
+    outputs = getattr(config, "out_channels", None)
+    if outputs not in (None, channels, 2 * channels):
+        raise ValueError(f"out_channels must be in_channels, {channels}, or twice that. Got {outputs}")
+    if variance_type == "learned_range" and outputs == channels:
+        raise ValueError(f"variance_type 'learned_range' needs {2 * channels} out_channels. Got {outputs}")
+    return config

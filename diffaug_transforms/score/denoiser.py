@@ -14,6 +14,7 @@ import os
 import pickle
 import threading
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -33,9 +34,12 @@ from .loading import error_of, in_own_thread
 from .memory import fitting_batch
 from .network import ScoreNetwork
 from .preparing import MANY_IMAGES, for_many_images, for_tracing, prepare
+from .timesteps import PAPER_SIZE, augment_timesteps, ensemble_timesteps
 
 #: 64 images of 32x32 pixels: the embedded network takes 4.8 ms an image so, and 7 ms in a batch of 270 (two cores).
 CPU_BATCH_PIXELS = 64 * 32 * 32
+#: The defaults by their use. Each takes a schedule and a size.
+MATCHED = {"augment": augment_timesteps, "ensemble": ensemble_timesteps}
 
 
 def denoise(network: ScoreNetwork, images: Tensor, timesteps: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
@@ -140,6 +144,7 @@ class Denoiser(nn.Module):
         """Nothing is loaded yet: the state of a new denoiser, and of one that comes out of a pickle."""
         self._loaded: dict[str, Any] = {}
         self._ready: dict[str, ScoreNetwork] = {}
+        self._matched: dict[tuple[str, str], tuple[int, ...]] = {}
         self._process = os.getpid()
         self._lock = threading.RLock()
         self._warned: set[str] = set()
@@ -161,13 +166,35 @@ class Denoiser(nn.Module):
 
     @property
     def augment_timesteps(self) -> tuple[int, ...]:
-        """The network's default draw for DiffAug, computed when it loads."""
-        return self.load()["augment_timesteps"]
+        """The network's default draw for DiffAug, computed when it loads. See also ``default_timesteps``."""
+        return self.load()["augment"]
 
     @property
     def ensemble_timesteps(self) -> tuple[int, ...]:
-        """The network's default set for the ensemble, computed when it loads."""
-        return self.load()["ensemble_timesteps"]
+        """The network's default set for the ensemble, computed when it loads. See also ``default_timesteps``."""
+        return self.load()["ensemble"]
+
+    def default_timesteps(self, use: str, shape: Sequence[int]) -> tuple[int, ...]:
+        """The network's default timesteps for images of a shape (..., H, W). Loads the network.
+
+        They depend on the shape only if the network has no size of its own. Then they are matched to the images'
+        shorter side, and are the paper's from 224 pixels on.
+
+        Args:
+            use: ``"augment"`` for DiffAug's draw, ``"ensemble"`` for the ensemble's set.
+        """
+        loaded = self._loaded or self.load()
+        if loaded["network"].image_size is not None or min(shape[-2:]) >= PAPER_SIZE:
+            return loaded[use]
+        # The side goes as a string, because torch.compile could not make a constant of a number.
+        return self._match(use, f"{min(shape[-2:])}")
+
+    # Kept by size. While torch.compile traces, it is called as it is.
+    @torch.compiler.assume_constant_result
+    def _match(self, use: str, side: str) -> tuple[int, ...]:
+        if (use, side) not in self._matched:
+            self._matched[use, side] = MATCHED[use](self._loaded["network"].schedule, int(side))
+        return self._matched[use, side]
 
     def forward(self, images: Tensor, timesteps: Tensor, noise: Tensor, labels: Any = None) -> Tensor:
         """Denoised images, float32 (B, C, H, W) in [0, 1]. The arguments are ``denoise``'s, and are checked.
@@ -249,8 +276,8 @@ class Denoiser(nn.Module):
             if not self._loaded:
                 source = self.source
                 network = source if isinstance(source, ScoreNetwork) else load_score_network(source)
-                names = ("augment_timesteps", "ensemble_timesteps")
-                self._loaded = {"network": network, **{name: getattr(network, name) for name in names}}
+                defaults = {use: match(network.schedule, network.image_size) for use, match in MATCHED.items()}
+                self._loaded = {"network": network, **defaults}
             return self._loaded
 
     def _prepare(self, device: torch.device, kind: str) -> ScoreNetwork:
@@ -287,7 +314,7 @@ class Denoiser(nn.Module):
         height, width = images.shape[-2:]
         native, moved_to = self._loaded["network"].image_size, self._moved_to
         messages = {}
-        if max(height, width, native) > 2 * min(height, width, native):
+        if native is not None and max(height, width, native) > 2 * min(height, width, native):
             messages["size"] = (
                 f"images of {height}x{width} pixels are far from the network's {native}x{native}; "
                 "resize them or choose another network (list_score_networks)"
@@ -321,8 +348,8 @@ class Denoiser(nn.Module):
         self.warn_of_size(images, stacklevel=4)
         if not timesteps.device.type == images.device.type == "cpu":
             return network.schedule.checked(timesteps, images.device, self._late_checks)
-        steps, last = timesteps.tolist(), len(network.schedule.exact_betas) - 1
-        if steps and not (min(steps) >= 0 and max(steps) <= last):
+        steps, taken = timesteps.tolist(), network.schedule.timesteps
+        if steps and not (min(steps) >= taken[0] and max(steps) <= taken[-1]):
             network.schedule.check_timesteps(steps)
         return timesteps
 
@@ -352,7 +379,7 @@ class Denoiser(nn.Module):
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
-        dropped = ("_loaded", "_ready", "_process", "_lock", "_warned", "_moved_to", "_late_checks")
+        dropped = ("_loaded", "_ready", "_matched", "_process", "_lock", "_warned", "_moved_to", "_late_checks")
         return {name: value for name, value in vars(self).items() if name not in dropped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -361,7 +388,9 @@ class Denoiser(nn.Module):
 
     def extra_repr(self) -> str:
         source = self.source
-        return f"<{source.image_size}px ScoreNetwork>" if isinstance(source, ScoreNetwork) else repr(str(source))
+        if not isinstance(source, ScoreNetwork):
+            return repr(str(source))
+        return "<ScoreNetwork of any size>" if source.image_size is None else f"<{source.image_size}px ScoreNetwork>"
 
 
 # A worker process gets a denoiser in one piece. PyTorch would open a file for each weight of a network that was passed

@@ -15,8 +15,9 @@ from ..arguments import check_dtype, check_instance
 from ..images import ASSETS
 from .network import ScoreNetwork
 from .openai import load_openai_checkpoint
-from .schedule import AUGMENT_TIMESTEPS, ENSEMBLE_TIMESTEPS, NoiseSchedule, match_timesteps
+from .schedule import NoiseSchedule
 from .storage import check_sha256, download_file
+from .timesteps import augment_timesteps, ensemble_timesteps
 
 #: Endings of files with OpenAI's names of tensors.
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors")
@@ -30,7 +31,7 @@ class NetworkCard:
         name: what ``load_score_network`` takes.
         repo, file, revision: where on the Hub; repo None: in this package; file None: a folder in diffusers' layout.
         sha256: of the weights; None if it is not known, and then nothing is checked.
-        image_size: side of its images in pixels.
+        image_size: side of its images in pixels; None: any size.
         num_timesteps, schedule: T and the betas' name.
         classes, licence, note: for people.
         class_names: in the order of the labels; empty if they are not known.
@@ -41,7 +42,7 @@ class NetworkCard:
     file: str | None
     revision: str | None
     sha256: str | None
-    image_size: int
+    image_size: int | None
     num_timesteps: int
     schedule: str
     classes: str
@@ -52,12 +53,12 @@ class NetworkCard:
     @property
     def augment_timesteps(self) -> tuple[int, ...]:
         """DiffAug's default draw, the paper's 0...999, matched to the image size."""
-        return match_timesteps(AUGMENT_TIMESTEPS, self._schedule(), self.image_size)
+        return augment_timesteps(self._schedule(), self.image_size)
 
     @property
     def ensemble_timesteps(self) -> tuple[int, ...]:
         """The ensemble's default set, the paper's {0, 50, ..., 450}, matched to the image size."""
-        return match_timesteps(ENSEMBLE_TIMESTEPS, self._schedule(), self.image_size)
+        return ensemble_timesteps(self._schedule(), self.image_size)
 
     def _schedule(self) -> NoiseSchedule:
         return NoiseSchedule.named(self.schedule, self.num_timesteps)

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .network import ScoreNetwork
+from .timesteps import PAPER_SIZE
 
 #: No smaller batch is divided.
 SMALL_BATCH_PIXELS = 256 * 256
@@ -59,7 +60,7 @@ def bytes_of_a_pixel(network: ScoreNetwork) -> float:
 
 
 def _count_bytes(network: ScoreNetwork) -> float:
-    side = -(-network.image_size // network.stride) * network.stride
+    side = -(-(network.image_size or PAPER_SIZE) // network.stride) * network.stride
     guided = network.null_class is not None and network.guidance_scale not in (0, 1)
     held = chain(network.unet.named_parameters(), network.unet.named_buffers())
     weights = {name: torch.empty_like(value, device="meta") for name, value in held}

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from ..arguments import (
     FLOATS,
     INTEGERS,
-    as_integer,
     as_number,
     as_optional_integer,
     check_choice,
@@ -28,7 +27,9 @@ from ..labels import check_labels
 from ..without_waiting import LateChecks, send
 from . import functional, storage
 from .adapters import from_diffusers
-from .schedule import AUGMENT_TIMESTEPS, ENSEMBLE_TIMESTEPS, NoiseSchedule, match_timesteps
+from .configs import check_config
+from .schedule import NoiseSchedule
+from .timesteps import augment_timesteps, ensemble_timesteps
 
 #: Types of devices that have an autocast, which must not reach the U-Net.
 AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
@@ -58,7 +59,8 @@ class ScoreNetwork(nn.Module):
             Above 1: classifier-free guidance (Ho & Salimans 2022).
 
     Attributes:
-        image_size: side of its images in pixels; in_channels; num_classes, None if unconditional; num_timesteps, T.
+        image_size: side of its images in pixels, None for any size; in_channels; num_classes, None if unconditional;
+            num_timesteps, T.
         stride: sides of x_t must be multiples of it. ``Denoiser`` pads and crops.
 
     Raises:
@@ -108,7 +110,7 @@ class ScoreNetwork(nn.Module):
         self.guidance_scale = guidance_scale
         self._late_checks = LateChecks()
         size = config.sample_size
-        self.image_size: int = max(size) if isinstance(size, (tuple, list)) else size
+        self.image_size: int | None = max(size) if isinstance(size, (tuple, list)) else size
         self.in_channels: int = config.in_channels
         self.num_classes: int | None = num_labels - has_null if num_labels else None
         patch_size: int = getattr(config, "patch_size", 1)
@@ -173,13 +175,17 @@ class ScoreNetwork(nn.Module):
 
     @property
     def augment_timesteps(self) -> tuple[int, ...]:
-        """DiffAug's default draw: the paper's 0...999, matched to this network's image size and schedule."""
-        return match_timesteps(AUGMENT_TIMESTEPS, self.schedule, self.image_size)
+        """DiffAug's default draw: the paper's 0...999, matched to this network's image size and schedule.
+
+        For a network without a size of its own, here and in ``ensemble_timesteps``, they are those for images of 224
+        pixels and more. ``DiffAug`` and ``DiffAugEnsemble`` match them to smaller images.
+        """
+        return augment_timesteps(self.schedule, self.image_size)
 
     @property
     def ensemble_timesteps(self) -> tuple[int, ...]:
         """The ensemble's default set: the paper's {0, 50, ..., 450}, matched to this network's size and schedule."""
-        return match_timesteps(ENSEMBLE_TIMESTEPS, self.schedule, self.image_size)
+        return ensemble_timesteps(self.schedule, self.image_size)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -313,27 +319,3 @@ def check_noisy_images(x_t: Any, channels: int, stride: int) -> None:
             f"x_t must be (B, {channels}, H, W), H and W above 0 and divisible by {stride}. Got shape "
             f"{tuple(x_t.shape)}: Denoiser pads images"
         )
-
-
-def check_config(unet: nn.Module, variance_type: str) -> Any:
-    """The network's ``config``. ValueError unless it says what is needed and fits ``variance_type``."""
-    config: Any = getattr(unet, "config", None)
-    missing = [name for name in ("in_channels", "sample_size") if getattr(config, name, None) is None]
-    if missing:
-        raise ValueError(
-            "unet must have a config with in_channels and sample_size (the side of its images in pixels), such as "
-            "unet.config = types.SimpleNamespace(in_channels=3, sample_size=32). "
-            f"Got a {type(unet).__name__} without {' and '.join(missing)}"
-        )
-    as_integer("in_channels", config.in_channels, 1)
-    for side in config.sample_size if isinstance(config.sample_size, (tuple, list)) else [config.sample_size]:
-        as_integer("sample_size", side, 1)
-    if getattr(config, "class_embed_type", None) is not None:
-        raise ValueError(f"class_embed_type must be None: labels in 0...K-1. Got {config.class_embed_type!r}")
-    channels = config.in_channels
-    outputs = getattr(config, "out_channels", None)
-    if outputs not in (None, channels, 2 * channels):
-        raise ValueError(f"out_channels must be in_channels, {channels}, or twice that. Got {outputs}")
-    if variance_type == "learned_range" and outputs == channels:
-        raise ValueError(f"variance_type 'learned_range' needs {2 * channels} out_channels. Got {outputs}")
-    return config

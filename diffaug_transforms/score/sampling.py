@@ -26,7 +26,8 @@ from ..deprecated import warn_renamed
 from ..without_waiting import send
 from .functional import ReverseStep, reverse_step
 from .network import ScoreNetwork, check_noisy_images
-from .schedule import NoiseSchedule, space_timesteps
+from .schedule import NoiseSchedule
+from .timesteps import space_timesteps
 
 Predict = Callable[[Tensor], ReverseStep]
 #: ``guide(x_t, timesteps, predict)`` stands in for ``predict(x_t)`` and returns what the step shall use. It calls
@@ -68,7 +69,7 @@ def sample(
         network: on the device of ``x_t``.
         x_t: (B, C, H, W), as noisy as the last of ``timesteps``. For T-1 that is standard normal noise times
             ``network.schedule.noise_scale[-1]``: 1, or sigma_max if the schedule is variance-exploding.
-        timesteps: of the network, ascending; None: all of 0...T-1. See ``space_timesteps``.
+        timesteps: of the network, ascending; None: all that it takes. See ``space_timesteps``.
         method: ``"ancestral"`` (Ho et al. 2020, alg. 2) or ``"ddim"`` (Song, Meng & Ermon 2021, eq. 12).
         eta: DDIM's share of noise, in [0, 1]; 0: deterministic.
         clip: clip pred_x0 to [-1, 1] at each step, as guided-diffusion does. False: do not, as score_sde for its
@@ -99,7 +100,7 @@ def sample(
     check_callable("guide", guide, "a function of x_t, timesteps and predict")
     check_generator(generator)
     check_flags(clip=clip, progress=progress)
-    steps = as_timesteps(timesteps) or range(network.num_timesteps)
+    steps = as_timesteps(timesteps) or network.schedule.timesteps
     schedule = network.schedule.respaced(steps)
     check_instance("noise", noise, (Iterable, type(None)))
     check_noisy_images(x_t, network.in_channels, network.stride)

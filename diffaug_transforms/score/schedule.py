@@ -11,25 +11,21 @@ Everything is computed in float64 and kept in float32.
 from __future__ import annotations
 
 import copy
-import itertools
 import math
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..arguments import as_integer, as_number, as_timesteps, check_choice, check_flags, check_instance, shown
+from ..arguments import as_integer, as_number, as_timesteps, check_choice, check_flags, shown
 from ..deprecated import renamed_attribute, warn_renamed
 from ..without_waiting import LateChecks, held_within, send
 
-#: The paper's network is made for images of 256 pixels and for the linear schedule of 1000 steps.
-REFERENCE_IMAGE_SIZE = 256
 #: The paper's draw for DiffAug in training, and its set S for the ensemble (Sastry et al., NeurIPS 2024).
 AUGMENT_TIMESTEPS = range(1000)
 ENSEMBLE_TIMESTEPS = range(0, 451, 50)
-TIMESTEP_SPACINGS = ("linspace", "leading")
 
 
 def linear_betas(num_timesteps: int = 1000) -> Tensor:
@@ -71,6 +67,7 @@ class NoiseSchedule:
     Attributes:
         exact_betas: the betas in float64, for files.
         host_sigmas: ``sigmas`` as a list, for questions that must not wait for a device.
+        timesteps: the range of timesteps that the network takes: 0...T-1, or fewer after ``limited``.
         betas, alphas_cumprod, sigmas: float32 (T,). alphas_cumprod is 1 for variance-exploding schedules.
         signal_scale, noise_scale: float32 (T,), the factors of x_0 and of the noise in x_t.
         posterior_log_variance: float32 (T,), log of the variance of x_{t-1} given x_t and x_0 (Ho et al. 2020, eq. 7;
@@ -116,6 +113,7 @@ class NoiseSchedule:
         self.alphas_cumprod = signal.float()
         self.sigmas = (noise / signal).sqrt().float()
         self.host_sigmas: list[float] = self.sigmas.tolist()
+        self.timesteps = range(len(betas))
         self.log_betas = betas.log().float()
         self.posterior_log_variance = posterior_variance.log().float()
         self.fixed_large_log_variance = fixed_large_variance.log().float()
@@ -188,6 +186,18 @@ class NoiseSchedule:
             betas = rescale_to_zero_snr(betas)
         return cls(betas)
 
+    def limited(self, sigma_range: tuple[float, float]) -> NoiseSchedule:
+        """The same schedule for a network that takes only sigmas in this range, both ends included, on x_0's own scale.
+
+        ``check_timesteps`` then refuses all other timesteps. ValueError if no timestep is left.
+        """
+        low, high = sigma_range
+        limited = copy.copy(self)
+        limited.timesteps = range(bisect_left(self.host_sigmas, low), bisect_right(self.host_sigmas, high))
+        if not limited.timesteps:
+            raise ValueError(f"sigma_range must hold a sigma of {self}. Got ({low}, {high})")
+        return limited
+
     def respaced(self, timesteps: Sequence[int]) -> NoiseSchedule:
         """The schedule of these ascending timesteps alone, their noise as it was (Nichol & Dhariwal 2021)."""
         steps = list(as_timesteps(timesteps) or ())
@@ -232,12 +242,15 @@ class NoiseSchedule:
         noise on [0, 1] pixels is half of this sigma. ValueError if the schedule never reaches it.
         """
         reached = bisect_left(self.host_sigmas, as_number("sigma", sigma, at_least=0), lo=1)
-        if reached == self.num_timesteps:
-            raise ValueError(f"sigma must be at most {self.host_sigmas[-1]:.4g}, the schedule's last. Got {sigma}")
+        first, last = self.timesteps[0], self.timesteps[-1]
+        if reached > last:
+            raise ValueError(f"sigma must be at most {self.host_sigmas[last]:.4g}, the schedule's last. Got {sigma}")
+        if sigma < self.host_sigmas[first] and first:
+            raise ValueError(f"sigma must be at least {self.host_sigmas[first]:.4g} for this network. Got {sigma}")
         return reached
 
     def check_timesteps(self, timesteps: Sequence[int]) -> None:
-        """ValueError unless every timestep lies in 0...T-1."""
+        """ValueError unless the network takes every timestep: all of 0...T-1, or those of ``limited``."""
         if error := self._error_of(timesteps):
             raise error
 
@@ -253,17 +266,22 @@ class NoiseSchedule:
         return held_within(timesteps, self.num_timesteps, late_checks, self._error_of)
 
     def _error_of(self, timesteps: Sequence[float]) -> ValueError | None:
-        if not len(timesteps) or (min(timesteps) >= 0 and max(timesteps) < self.num_timesteps):
+        first, last = self.timesteps[0], self.timesteps[-1]
+        if not len(timesteps) or (min(timesteps) >= first and max(timesteps) <= last):
             return None
-        wrong = next(t for t in timesteps if not 0 <= t < self.num_timesteps)
-        return ValueError(f"timesteps must be in 0...{self.num_timesteps - 1} for this network. Got {wrong}")
+        wrong = next(t for t in timesteps if not first <= t <= last)
+        message = f"timesteps must be in {first}...{last} for this network. Got {wrong}"
+        if len(self.timesteps) == self.num_timesteps or not 0 <= wrong < self.num_timesteps:
+            return ValueError(message)
+        low, high, sigma = (self.host_sigmas[int(t)] for t in (first, last, wrong))
+        return ValueError(f"{message}: its sigmas are {low:.4g}...{high:.4g}, and t = {wrong} has {sigma:.4g}")
 
     def __repr__(self) -> str:
         return f"NoiseSchedule(T={self.num_timesteps}, sigmas {self.host_sigmas[0]:.3g}...{self.host_sigmas[-1]:.4g})"
 
     def __eq__(self, other: Any) -> bool:
         same = isinstance(other, NoiseSchedule) and self.variance_preserving == other.variance_preserving
-        return same and self.exact_betas == other.exact_betas
+        return same and self.exact_betas == other.exact_betas and self.timesteps == other.timesteps
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -274,75 +292,3 @@ def squared_scales(betas: Tensor, variance_preserving: bool) -> tuple[Tensor, Te
         return torch.ones_like(betas), torch.cumsum(betas, dim=0)
     alphas_cumprod = torch.cumprod(1 - betas, dim=0)
     return alphas_cumprod, 1 - alphas_cumprod
-
-
-def match_timesteps(
-    timesteps: Iterable[int],
-    schedule: NoiseSchedule,
-    image_size: int,
-    reference_schedule: NoiseSchedule | None = None,
-    reference_size: int = REFERENCE_IMAGE_SIZE,
-) -> tuple[int, ...]:
-    """The timesteps that do to ``image_size`` pixels what ``timesteps`` do to ``reference_size`` pixels.
-
-    Averaged over an area, noise of sigma at side d does what sigma * reference / d does at the reference's side
-    (Hoogeboom et al. 2023, "simple diffusion", sec. 3.1). So each sigma is multiplied by image_size / reference_size,
-    and the nearest timestep of ``schedule`` is taken. Repeats stay: they weigh in a uniform draw.
-
-    Args:
-        timesteps: in 0...T-1 of the reference schedule.
-        schedule: the schedule of the network that will be used.
-        image_size: side of its images in pixels, at least 1.
-        reference_schedule: default: linear with 1000 steps, the paper's.
-        reference_size: default: 256 pixels, the paper's.
-
-    Example:
-        >>> match_timesteps(range(0, 451, 50), NoiseSchedule.named("linear"), 32)
-        (0, 3, 9, 16, 23, 33, 44, 57, 74, 96)
-    """
-    image_size = as_integer("image_size", image_size, 1)
-    reference_size = as_integer("reference_size", reference_size, 1)
-    reference = NoiseSchedule.named("linear", 1000) if reference_schedule is None else reference_schedule
-    check_instance("timesteps", timesteps, Iterable)
-    check_instance("schedule", schedule, NoiseSchedule)
-    check_instance("reference_schedule", reference, NoiseSchedule)
-    if isinstance(timesteps, Sequence) and not len(timesteps):
-        return ()
-    steps = list(as_timesteps(timesteps) or ())
-    reference.check_timesteps(steps)
-    reference_sigmas, sigmas = (torch.tensor(s.host_sigmas, dtype=torch.float64) for s in (reference, schedule))
-    target = reference_sigmas[steps] * (image_size / reference_size)
-    above = torch.searchsorted(sigmas, target).clamp(1, len(sigmas) - 1) if len(sigmas) > 1 else target.long() * 0
-    below = (above - 1).clamp(min=0)
-    nearest = torch.where(target - sigmas[below] < sigmas[above] - target, below, above)
-    return tuple(nearest.tolist())
-
-
-def space_timesteps(num_timesteps: int, num_steps: int, timestep_spacing: str = "linspace") -> tuple[int, ...]:
-    """``num_steps`` of the timesteps 0...T-1, ascending.
-
-    Args:
-        num_timesteps: T.
-        num_steps: in 2...T. One step alone would be t = 0, where images made from noise cannot start. Pass ``(T - 1,)``
-            to ``sample`` for a single step.
-        timestep_spacing: diffusers' names. ``"linspace"``: evenly spaced, first and last included (guided-diffusion's
-            respace.py). ``"leading"``: one integer stride from 0 on, DDIM's choice ("ddimN" in guided-diffusion).
-
-    Raises:
-        ValueError: a number out of range, another spacing, or a number that no integer stride gives.
-
-    Example:
-        >>> space_timesteps(1000, 5), space_timesteps(1000, 5, "leading")
-        ((0, 250, 500, 749, 999), (0, 200, 400, 600, 800))
-    """
-    check_choice("timestep_spacing", timestep_spacing, TIMESTEP_SPACINGS)
-    num_timesteps = as_integer("num_timesteps", num_timesteps, 1)
-    num_steps = as_integer("num_steps", num_steps, min(2, num_timesteps), num_timesteps)
-    if timestep_spacing == "linspace":
-        stride = (num_timesteps - 1) / max(num_steps - 1, 1)
-        # Added up as respace.py does: rounded, i * stride gives another step for 278 of the counts up to T = 1000.
-        return tuple(round(step) for step in itertools.accumulate([0.0] + [stride] * (num_steps - 1)))
-    steps = range(0, num_timesteps, -(-num_timesteps // num_steps))
-    if len(steps) != num_steps:
-        raise ValueError(f"num_steps must be a number of steps of equal stride over {num_timesteps}. Got {num_steps}")
-    return tuple(steps)

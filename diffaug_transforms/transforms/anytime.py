@@ -84,7 +84,8 @@ class AnytimeEnsemble(nn.Module):
 
         ``noise`` is as in ``DiffAugEnsemble.forward``: ``(|S without 0|, B, C, H, W)``. None draws it.
         """
-        batch, timesteps = to_batch(images, self._late_checks), self.ensemble.view_timesteps
+        batch = to_batch(images, self._late_checks)
+        timesteps = self.ensemble.view_timesteps_for(batch.shape)
         check_channels(batch, self.ensemble.denoiser.network.in_channels)
         noise = self.ensemble.draw_noise(batch) if noise is None else noise
         check_noise(noise, number_of_noisy(timesteps), batch)

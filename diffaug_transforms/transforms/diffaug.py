@@ -45,7 +45,8 @@ class DiffAug(v2.Transform):
         network: a card's name, a Hub repository, a local folder, an OpenAI ``.pt`` file, a ScoreNetwork, or a Denoiser.
             It is loaded at the first image, onto the images' device.
         timesteps: drawn from uniformly, per sample: a range, a list (repeats weigh), or one int. None: the network's
-            own ``augment_timesteps``, which are the paper's 0...999 at 256 pixels and their match at other sizes.
+            own ``augment_timesteps``, which are the paper's 0...999 at 256 pixels and their match at other sizes. For
+            a network of any size they are matched to the images' shorter side, and are the paper's from 224 pixels on.
         p: probability of transforming a sample. The others come back as they were and cost nothing.
         conditional: give the network each image's label. False: nothing in a sample is read as a label, and a network
             with classes uses its null class.
@@ -130,7 +131,8 @@ class DiffAug(v2.Transform):
         generator = None if self.generator is None else worker_generator(self)
         source = device if generator is None else generator.device
         options: Any = {"generator": generator, "device": source}
-        choices = self.denoiser.augment_timesteps if self.timesteps is None else self._checked_timesteps()
+        default = self.timesteps is None
+        choices = self.denoiser.default_timesteps("augment", shape) if default else self._checked_timesteps()
         index = torch.randint(len(choices), shape[:1], **options)
         noise = torch.randn(shape, **options)
         table = torch.tensor(choices) if source.type == "cpu" else kept_on(choices, torch.int64, source)

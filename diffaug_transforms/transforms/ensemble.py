@@ -19,6 +19,7 @@ from ..deprecated import renamed_attribute
 from ..images import check_channels, to_batch
 from ..score import Denoiser, ScoreNetwork
 from ..score.denoiser import as_denoiser
+from ..score.timesteps import PAPER_SIZE
 from ..without_waiting import LateChecks, kept_on, send
 
 
@@ -32,7 +33,8 @@ class DiffAugEnsemble(nn.Module):
         classifier: any module from normalised images (B, C, H, W) to logits (B, K).
         network: as DiffAug's, or a Denoiser.
         timesteps: the set S; repeats weigh. None: the network's own ``ensemble_timesteps``, which are the paper's
-            {0, 50, ..., 450} at 256 pixels and their match at other sizes.
+            {0, 50, ..., 450} at 256 pixels and their match at other sizes. For a network of any size they are matched
+            to the images' shorter side, and are the paper's from 224 pixels on.
         normalize: applied to [0, 1] images before the classifier: ``(mean, std)`` per channel, or any callable such
             as ``v2.Normalize(mean, std)``. None: nothing.
         max_batch: largest batch of views that the network and the classifier see at once. None: all ``B * |S|``; on a
@@ -77,7 +79,7 @@ class DiffAugEnsemble(nn.Module):
         self.generator = generator
         self._late_checks = LateChecks()
         if isinstance(network, ScoreNetwork):
-            network.schedule.check_timesteps(self.timesteps or ())
+            network.schedule.check_timesteps([t for t in self.timesteps or () if t])
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """Log-probabilities (B, K), float32.
@@ -104,25 +106,32 @@ class DiffAugEnsemble(nn.Module):
 
     @property
     def view_timesteps(self) -> tuple[int, ...]:
+        """``view_timesteps_for`` images of the network's own size; 224 pixels or more if it has none."""
+        return self.view_timesteps_for((PAPER_SIZE, PAPER_SIZE))
+
+    def view_timesteps_for(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The set S in the order of the views: ``timesteps``, or the network's own. Loads the network.
 
-        ValueError for timesteps beyond the network's T.
+        ValueError for timesteps that the network does not take. t = 0 needs no network.
+
+        Args:
+            shape: of the images, (..., H, W). It matters only for a network without a size of its own.
         """
         timesteps = as_timesteps(self.timesteps)  # they may have been set since
         if timesteps is None:
-            return self.denoiser.ensemble_timesteps
-        self.denoiser.network.schedule.check_timesteps(timesteps)
+            return self.denoiser.default_timesteps("ensemble", shape)
+        self.denoiser.network.schedule.check_timesteps([t for t in timesteps if t])
         return timesteps
 
     def views(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """The views ``(|S|, B, C, H, W)`` in [0, 1], in the order of S. Arguments as in ``forward``, images float32."""
         noise = self.draw_noise(images) if noise is None else noise
-        return denoised_views(self.denoiser, images, self.view_timesteps, noise)
+        return denoised_views(self.denoiser, images, self.view_timesteps_for(images.shape), noise)
 
     def draw_noise(self, images: Tensor) -> Tensor:
         """Noise for all views of images (B, C, H, W): ``(|S without 0|, B, C, H, W)``."""
         source = images.device if self.generator is None else self.generator.device
-        shape = (number_of_noisy(self.view_timesteps), *images.shape)
+        shape = (number_of_noisy(self.view_timesteps_for(images.shape)), *images.shape)
         noise = torch.randn(shape, generator=self.generator, device=source)
         return noise if source == images.device else send(noise, images.device)
 

@@ -196,7 +196,6 @@ def test_another_schedules_timesteps_lie_in_it():
     [
         (None, "must have a config with in_channels and sample_size.*Got a Conv2d without in_channels and sample_size"),
         ({"in_channels": 3}, "Got a Conv2d without sample_size"),
-        ({"in_channels": 3, "sample_size": None}, "Got a Conv2d without sample_size"),
         ({"in_channels": 3, "sample_size": 0}, "sample_size must be at least 1. Got 0"),
         ({"in_channels": "3", "sample_size": 8}, "in_channels must be an integer. Got '3'"),
         ({"in_channels": 3, "sample_size": 8, "out_channels": 1}, "out_channels must be in_channels, 3, or .* Got 1"),

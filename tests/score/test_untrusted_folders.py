@@ -93,7 +93,7 @@ except Exception as error:
         ({"block_out_channels": [32]}, "down_block_types must be as many as block_out_channels, 1"),
         ({"block_out_channels": "3232"}, "block_out_channels must be a list"),
         ({"sample_size": 10**9}, "sample_size must be .* Got 1000000000"),
-        ({"sample_size": None}, "sample_size must be the side of the training images in pixels.* Got None"),
+        ({"sample_size": "any"}, "sample_size must be the side of the training images in pixels.* Got 'any'"),
         ({"sample_size": [16]}, r"sample_size must be .* Got \[16\]"),
         ({"in_channels": 0}, "in_channels must be an integer in 1...64. Got 0"),
         ({"in_channels": True}, "in_channels must be .* Got True"),
