@@ -39,6 +39,7 @@ from diffaug_transforms.score.preparing import fast_dtype
 from diffaug_transforms.transforms.ensemble import denoised_views
 
 from .harness.ceiling import HEAVIEST, SIDES, Work, convolutions, count_convolutions, dtype_name, products
+from .harness.data import side_of
 from .harness.options import default_device, script_parser
 from .harness.records import RESULTS, Record, write_results
 from .harness.timing import cudnn_benchmark, ratio, time_interleaved
@@ -101,7 +102,7 @@ RATIOS = (
 def transform_records(args: argparse.Namespace) -> list[Record]:
     device: torch.device = args.device
     network = build_network(args.network).to(device)
-    size, batch_size = args.size or network.image_size, args.batch_size or 64
+    size, batch_size = args.size or side_of(network), args.batch_size or 64
     images = torch.rand(batch_size, 3, size, size, device=device)
     methods = transform_methods(network, images, args.ensemble_images, args.compile)
     dtype = methods[DIFFAUG].dtype

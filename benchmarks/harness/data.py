@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.images import load_image
 from diffaug_transforms.robustness import CORRUPTIONS, IMAGENET_SETS
 from diffaug_transforms.robustness.datasets import Corrupted, load_cifar10_c, load_imagenet_set
@@ -29,6 +30,11 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 TEST_SPLITS = ("test", "validation", "valid")
 #: The side that ImageNet's classifiers see and that ImageNet-C is made and published at, in pixels.
 CROP = 224
+
+
+def side_of(network: ScoreNetwork) -> int:
+    """The side of the images that a network is measured on: its own, or 224 pixels for a network of any size."""
+    return network.image_size or CROP
 
 
 class HubImages(Images):
