@@ -42,7 +42,7 @@ from .harness.ceiling import HEAVIEST, SIDES, Work, convolutions, count_convolut
 from .harness.data import side_of
 from .harness.options import default_device, script_parser
 from .harness.records import RESULTS, Record, write_results
-from .harness.timing import cudnn_benchmark, ratio, time_interleaved
+from .harness.timing import cudnn_benchmark, peak_bytes, ratio, time_interleaved
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "train_classifier.py"
 
@@ -57,6 +57,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, help="default: 64, and 128 in a training step")
     parser.add_argument("--ensemble-images", type=int, default=8, help="images of the ensemble's batch")
     parser.add_argument("--compile", action="store_true", help="time DiffAug(compile=True) too")
+    parser.add_argument("--max-batch", type=int, help="measure the memory of 1, 2 and 4 times N images in parts of N")
     parser.add_argument("--model", default="cifar_resnet-32", help="that a training step trains")
     parser.add_argument("--steps", type=int, default=10, help="of one training run, of which each round has one")
     parser.add_argument("--output", type=Path, help="default: throughput.json or training_step.json in results/")
@@ -135,8 +136,20 @@ def transform_records(args: argparse.Namespace) -> list[Record]:
     for name, count in counts.items():
         add(name, "matmul_share", works[name].speed(taken[name]) / ceiling, share_of_operations=count / flops)
     add("U-Net, one image", "unet_gflops", flops / 1e9)
+    for number, used in memory_in_parts(network, images, args.max_batch).items():
+        add(f"DiffAug(max_batch={args.max_batch})", "peak_bytes", used, batch_size=number)
     add("default", "import_seconds_over_torchvision", import_seconds(args.rounds))
     return records
+
+
+def memory_in_parts(network: ScoreNetwork, images: Tensor, max_batch: int | None) -> dict[int, int]:
+    """Bytes of the tensors that DiffAug makes, by the number of images, which go through the network in parts."""
+    if max_batch is None:
+        return {}
+    augment = DiffAug(Denoiser(network, max_batch=max_batch))
+    batches = {max_batch * n: images[:1].expand(max_batch * n, -1, -1, -1).contiguous() for n in (1, 2, 4)}
+    augment(batches[max_batch])  # loads
+    return {number: peak_bytes(lambda: augment(batch), images.device) for number, batch in batches.items()}  # noqa: B023
 
 
 def transform_methods(network: ScoreNetwork, images: Tensor, few: int, compiled: bool) -> dict[str, Method]:
