@@ -18,5 +18,5 @@ def run(args: argparse.Namespace) -> int:
     for card in list_score_networks().values():
         size = card.image_size or "any"
         facts = f"{card.name:<23}{size:>6}  {card.num_timesteps:>4}  {card.classes:<10}{card.licence:<12}"
-        print(f"{facts}{'checked' if card.sha256 else 'unknown':<9}{card.repo or 'in the package'}; {card.note}")
+        print(f"{facts}{'checked' if card.sha256 else 'unknown':<9}{card.source}; {card.note}")
     return 0

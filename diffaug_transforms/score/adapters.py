@@ -1,8 +1,8 @@
 """Foreign networks, each wrapped once so that everything else sees one signature: unet(x_t, timesteps, labels).
 
 ``ScoreNetwork`` gives its network x_t on the scale of [-1, 1] images and timesteps. A network that wants something else
-gets an adapter here, and nothing outside this file knows of it. A new type of network goes here: an adapter, and its
-line in ``from_diffusers`` and ``to_diffusers``.
+gets an adapter, here or in ``denoisers.py``, and nothing outside of these two files knows of it. A new type of network
+goes here: an adapter, and its line in ``from_diffusers`` and ``to_diffusers``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .denoisers import PRECONDITIONINGS, Preconditioned, SigmaDenoiser, precondition
 from .functional import to_unit
 from .schedule import NoiseSchedule, cosine_betas
 
@@ -78,6 +79,8 @@ def from_diffusers(
         scheduler: the one that it was trained with.
         plain: never wrap: the U-Net takes x_t and timesteps as they are, also with a variance-exploding schedule.
     """
+    if type(scheduler).__name__ in PRECONDITIONINGS:
+        return *precondition(unet, scheduler), {"prediction_type": "sample"}
     config: Any = unet.config
     schedule = NoiseSchedule.from_scheduler(scheduler)
     doubled = config.out_channels == 2 * config.in_channels
@@ -98,8 +101,12 @@ def to_diffusers(
     """The inverse of ``from_diffusers``: diffusers' U-Net and scheduler, and what the scheduler cannot say.
 
     Raises:
-        ValueError: a variance-exploding schedule that is not geometric, which diffusers cannot say.
+        ValueError: a variance-exploding schedule that is not geometric, which diffusers cannot say; a user's denoiser.
     """
+    if isinstance(unet, SigmaDenoiser):
+        raise ValueError("a network from a denoiser cannot be saved in diffusers' layout. Save the denoiser itself")
+    if isinstance(unet, Preconditioned):
+        return unet.unet, unet.scheduler, {}
     if schedule.variance_preserving:
         return unet, preserving_scheduler(schedule, prediction_type, variance_type), {}
     scheduler = exploding_scheduler(schedule)

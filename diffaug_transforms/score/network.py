@@ -6,6 +6,7 @@ x_t, timesteps, labels --predict--> prediction --functional.py--> pred_x0, eps, 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from ..without_waiting import LateChecks, send
 from . import functional, storage
 from .adapters import from_diffusers
 from .configs import check_config
+from .denoisers import wrap_denoiser
 from .schedule import NoiseSchedule
 from .timesteps import augment_timesteps, ensemble_timesteps
 
@@ -113,14 +115,56 @@ class ScoreNetwork(nn.Module):
         self.image_size: int | None = max(size) if isinstance(size, (tuple, list)) else size
         self.in_channels: int = config.in_channels
         self.num_classes: int | None = num_labels - has_null if num_labels else None
-        patch_size: int = getattr(config, "patch_size", 1)
-        self.stride: int = patch_size * 2 ** (len(getattr(config, "block_out_channels", (1,))) - 1)
+        levels, patch_size = len(getattr(config, "block_out_channels", (1,))), getattr(config, "patch_size", 1)
+        self.stride: int = getattr(config, "stride", patch_size * 2 ** (levels - 1))
+        self.takes_float32: bool = getattr(unet, "takes_float32", False)
 
     @classmethod
     def from_diffusers(cls, unet: nn.Module, scheduler: Any, **extras: Any) -> ScoreNetwork:
         """From a diffusers U-Net and the scheduler it was trained with; ``extras`` are this class's own arguments."""
         module, schedule, arguments = from_diffusers(unet, scheduler, extras.pop("plain", False))
         return cls(module, schedule, **{**arguments, **extras})
+
+    @classmethod
+    def from_denoiser(
+        cls,
+        denoise: Callable[..., Tensor],
+        *,
+        image_size: int | None,
+        sigma_range: tuple[float, float],
+        in_channels: int = 3,
+        num_classes: int | None = None,
+        stride: int = 1,
+    ) -> ScoreNetwork:
+        """From any denoiser of x = x_0 + sigma noise, with x_0 in [-1, 1].
+
+        The schedule is the paper's: linear, 1000 timesteps. x_t is divided by its signal_scale to get x. ``predict`` is
+        then one call of ``denoise``, and all that this class gives follows from the denoised image.
+
+        Args:
+            denoise: ``denoise(x, sigma)``, or ``denoise(x, sigma, labels)`` if ``num_classes`` is given, to the
+                denoised image (B, C, H, W). x is (B, C, H, W), sigma float32 (B,), labels int64 (B,). A module is held
+                as it is: it moves with ``.to``. Its weights keep their dtype; with a Denoiser in bfloat16 or float16 it
+                runs under autocast.
+            image_size: side of the images that it was trained on; None: it is for any size.
+            sigma_range: the smallest and the largest sigma that it takes, on the [-1, 1] scale: twice those of [0, 1]
+                images. Timesteps outside are refused, and default timesteps are cut to it.
+            stride: sides of x must be multiples of it. ``Denoiser`` pads and crops.
+
+        Raises:
+            TypeError, ValueError: an argument of another kind or out of range, here; a ``denoise`` that returns another
+                shape or no finite values, when it is called.
+
+        Example:
+            >>> shrink = lambda x, sigma: x / (1 + sigma.reshape(-1, 1, 1, 1) ** 2)  # exact for white noise as images
+            >>> network = ScoreNetwork.from_denoiser(shrink, image_size=None, sigma_range=(0, 1))
+            >>> network.schedule.timesteps
+            range(0, 259)
+            >>> DiffAug(network)(torch.rand(2, 3, 48, 64)).shape
+            torch.Size([2, 3, 48, 64])
+        """
+        module, schedule = wrap_denoiser(denoise, image_size, sigma_range, in_channels, num_classes, stride)
+        return cls(module, schedule, prediction_type="sample")
 
     @classmethod
     def from_pretrained(
@@ -295,7 +339,8 @@ class ScoreNetwork(nn.Module):
         device_type = x_t.device.type if x_t.device.type in AUTOCAST_DEVICES else "cpu"
         autocast = torch.is_autocast_enabled(device_type)
         with torch.autocast(device_type, enabled=False) if autocast else nullcontext():
-            output = self.unet(x_t.to(self.dtype, memory_format=layout), timesteps, labels)
+            dtype = x_t.dtype if self.takes_float32 else self.dtype
+            output = self.unet(x_t.to(dtype, memory_format=layout), timesteps, labels)
         output = (output if isinstance(output, Tensor) else output.sample).float()
         if guided:
             unconditional, conditional = output.chunk(2)

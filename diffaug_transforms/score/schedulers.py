@@ -1,7 +1,8 @@
 """Noise schedules from diffusers' ``scheduler_config.json``, as data: a file chooses numbers, never a class that runs.
 
 diffusers' schedulers are samplers. Of a network's training they say the betas and what the network predicts, and all
-say it in the same words. So each file is read as the numbers of a DDPMScheduler, or of a ScoreSdeVeScheduler.
+say it in the same words. So each file is read as the numbers of a DDPMScheduler, of a ScoreSdeVeScheduler, or of one of
+the schedulers that stand for a preconditioning.
 """
 
 from __future__ import annotations
@@ -61,10 +62,25 @@ EXPLODING_RULES: dict[str, Rule] = {
     "sigma_min": number(1e-12, 1e12),
     "sigma_max": number(1e-12, 1e12),
 }
+DATA_RULES: dict[str, Rule] = EXPLODING_RULES | {"sigma_data": number(1e-6, 1e6), "rho": number(1e-6, 1e6)}
+EDM_RULES: dict[str, Rule] = DATA_RULES | {"prediction_type": one_of("epsilon", "v_prediction")}
+FLOW_RULES: dict[str, Rule] = {
+    "num_train_timesteps": integer(1, MAX_TIMESTEPS),
+    "shift": number(1e-6, 1e6),
+    "invert_sigmas": one_of(False),
+}
+#: By the file's class: the class that is made of its numbers, and their rules.
+PRECONDITIONINGS: dict[str, tuple[str, dict[str, Rule]]] = {
+    "EDMEulerScheduler": ("EDMEulerScheduler", EDM_RULES),
+    "EDMDPMSolverMultistepScheduler": ("EDMEulerScheduler", EDM_RULES),
+    "CMStochasticIterativeScheduler": ("CMStochasticIterativeScheduler", DATA_RULES),
+    "FlowMatchEulerDiscreteScheduler": ("FlowMatchEulerDiscreteScheduler", FLOW_RULES),
+    "FlowMatchHeunDiscreteScheduler": ("FlowMatchEulerDiscreteScheduler", FLOW_RULES),
+}
 
 
 def read_scheduler(folders: Sequence[Path], supported: str) -> Any:
-    """diffusers' scheduler with the betas of the first ``scheduler_config.json`` in the folders.
+    """diffusers' scheduler with the numbers of the first ``scheduler_config.json`` in the folders.
 
     Args:
         supported: the end of error messages.
@@ -79,10 +95,13 @@ def read_scheduler(folders: Sequence[Path], supported: str) -> Any:
     config = read_json(path)
     name = config.get("_class_name", "DDPMScheduler")
     if name == EXPLODING:
-        return exploding(config, path)
+        return rescaled(EXPLODING, EXPLODING_RULES, config, path)
+    if isinstance(name, str) and name in PRECONDITIONINGS:
+        return rescaled(*PRECONDITIONINGS[name], config, path)
     if not isinstance(name, str) or name not in SCHEDULERS:
+        others = ", ".join((EXPLODING, *PRECONDITIONINGS))
         raise ValueError(
-            f"{path}: _class_name must be a scheduler with betas or {EXPLODING}. Got {name!r}. {supported}"
+            f"{path}: _class_name must be a scheduler with betas or one of {others}. Got {name!r}. {supported}"
         )
     return preserving(config, SCHEDULERS[name], path)
 
@@ -100,12 +119,13 @@ def preserving(config: dict[str, Any], betas: tuple[float, float, str], path: Pa
     return DDPMScheduler(**arguments)
 
 
-def exploding(config: dict[str, Any], path: Path) -> Any:
-    from diffusers import ScoreSdeVeScheduler
+def rescaled(name: str, rules: dict[str, Rule], config: dict[str, Any], path: Path) -> Any:
+    """diffusers' scheduler of this name, which is one of the tables', with the numbers of the file that have a rule."""
+    import diffusers
 
-    check_entries(config, EXPLODING_RULES, path)
-    scheduler = ScoreSdeVeScheduler(**{key: config[key] for key in EXPLODING_RULES if key in config})
-    low, high = scheduler.config["sigma_min"], scheduler.config["sigma_max"]
+    check_entries(config, rules, path)
+    scheduler = getattr(diffusers, name)(**{key: config[key] for key in rules if key in config})
+    low, high = scheduler.config.get("sigma_min", 0), scheduler.config.get("sigma_max", 1)
     if low >= high:
         raise ValueError(f"{path}: sigma_min must be below sigma_max, {high}. Got {low}")
     return scheduler

@@ -31,11 +31,18 @@ METADATA_PATTERNS = ["*.json", "unet/*.json", "scheduler/*.json"]
 #: Parts of an attention block under the names that diffusers gave them before version 0.15.
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 #: The pipelines that sample with the schedulers that are written here.
-PIPELINES = {"DDPMScheduler": "DDPMPipeline", "ScoreSdeVeScheduler": "ScoreSdeVePipeline"}
+PIPELINES = {
+    "DDPMScheduler": "DDPMPipeline",
+    "ScoreSdeVeScheduler": "ScoreSdeVePipeline",
+    "EDMEulerScheduler": "ConsistencyModelPipeline",  # its loop is EDM's too
+    "CMStochasticIterativeScheduler": "ConsistencyModelPipeline",
+    "FlowMatchEulerDiscreteScheduler": "DDPMPipeline",
+}
 #: Parts of a pipeline that show that it works on latents or on text.
 FOREIGN_PARTS = {"vae", "vqvae", "text_encoder", "tokenizer", "transformer", "bert", "prior", "movq"}
 SUPPORTED = (
-    "A pixel-space UNet2DModel with a DDPM, DDIM or ScoreSdeVe scheduler is needed, such as google/ddpm-cifar10-32."
+    "A pixel-space UNet2DModel with a DDPM, DDIM, ScoreSdeVe, EDM, consistency or flow matching scheduler is needed, "
+    "such as google/ddpm-cifar10-32."
 )
 ADVICE = (
     "Check the name and the connection, or give a local path, or prepare the cache on a machine that reaches the Hub "
