@@ -1,11 +1,15 @@
-"""Train a classifier with one of the paper's recipes: several views of every image, and one loss over them.
+r"""Train a classifier with one of the paper's recipes: several views of every image, and one loss over them.
 
     python examples/train_classifier.py --recipe augmix+diffaug --output runs/a        # CIFAR-10 from the Hub
     python examples/train_classifier.py --recipe augmix+diffaug --output runs/a        # again: resumes
-    accelerate launch examples/train_classifier.py --data imagenet/ --output runs/rn50 # several GPUs, the paper's RN50:
-        --model resnet50 --size 224 --network imagenet256 --recipe diffaug --steps 450000 --batch-size 32 (x 8 GPUs)
-        --lr 0.1 --weight-decay 1e-4 --schedule step --workers 12 --compile
-    accelerate launch examples/train_classifier.py ... --recipe augmix+diffaug --init augmix.pth --steps 50000 --lr 1e-4
+    accelerate launch examples/train_classifier.py --data imagenet/ --model resnet50 --size 224 --output runs/rn50 \
+        --network imagenet256 --recipe diffaug --steps 450000 --batch-size 32 --schedule step --lr 0.1 \
+        --weight-decay 1e-4 --workers 12 --compile                                     # the paper's RN50, 8 GPUs
+    accelerate launch examples/train_classifier.py --data imagenet/ --model resnet50 --size 224 --output runs/augmix \
+        --network imagenet256 --recipe augmix+diffaug --steps 50000 --batch-size 32 --schedule constant \
+        --init augmix.pth --init-optimizer --workers 12 --compile                      # from AugMix's checkpoint
+
+docs/recipes.md has the commands of all the paper's runs, ViT-B/16 among them.
 
 If DiffAug is too slow inside the training loop, prepare its views once: `diffaug augment data/train data_diffaug
 --copies 2`, then train with `--diffaug-data data_diffaug`. The draws then repeat after as many epochs as there are
