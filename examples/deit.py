@@ -79,7 +79,9 @@ def three_augment() -> v2.Transform:
 class RandAugment(v2.Transform):
     """timm's RandAugment of PIL images, whose draws follow torch's.
 
-    timm draws from ``random`` and NumPy. Here one draw of torch seeds both, so an image's seed fixes all its draws.
+    timm draws from ``random`` and NumPy. Here one draw of torch seeds both, so an image's seed fixes all its draws. At
+    magnitude 10 timm posterizes to 0 bits. Older versions of Pillow make that black, newer ones raise an error. So the
+    largest magnitude is 9.99.
 
     Args:
         name: as timm's, such as "rand-m9-mstd0.5-inc1".
@@ -92,7 +94,8 @@ class RandAugment(v2.Transform):
 
         grey = tuple(round(255 * mean) for mean in IMAGENET_DEFAULT_MEAN)
         bicubic = PIL.Image.Resampling.BICUBIC
-        options = {"translate_const": int(size * 0.45), "img_mean": grey, "interpolation": bicubic}
+        options: dict[str, Any] = {"translate_const": int(size * 0.45), "img_mean": grey, "interpolation": bicubic}
+        options["magnitude_max"] = 9.99
         self.augment = rand_augment_transform(name, options)
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:

@@ -65,6 +65,11 @@ def test_randaugment_follows_torchs_seed_alone():
     assert len(set(first)) > 4
 
 
+def test_randaugment_at_its_largest_magnitude():
+    """Posterizing never asks Pillow for 0 bits."""
+    assert len(draws(RandAugment("rand-m10-n6-p1-inc1", 48), 40)) == 40
+
+
 @pytest.mark.parametrize("augment", [None, "three", "rand-m9-mstd0.5-inc1"])
 @pytest.mark.parametrize("size", [32, 96])
 def test_the_clean_view_has_its_size(augment, size):
