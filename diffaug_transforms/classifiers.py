@@ -281,10 +281,10 @@ def load_classifier(folder: str | Path) -> NormalizedClassifier:
     check_entries({"size": size}, {"size": optional(integer(1, 8192))}, path)
     try:
         model = build_model(config["name"], len(config["classes"]))
+        if size is not None:
+            fit_input_size(model, size)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    if size is not None:
-        fit_input_size(model, size)
     load_weights(model, weights)
     return NormalizedClassifier(model, config["mean"], config["std"], config["classes"], size).eval()
 

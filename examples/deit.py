@@ -50,7 +50,7 @@ def check_deit_arguments(args: argparse.Namespace) -> None:
 
 
 def build_with_drop_path(name: str, num_classes: int, pretrained: bool, drop_path: float) -> nn.Module:
-    """A timm model with stochastic depth, which has no weights of its own. ValueError if it takes no such rate."""
+    """A timm model with stochastic depth. Its weights have the same names. ValueError if it takes no such rate."""
     import timm
 
     bare = name.removeprefix("timm/")

@@ -33,7 +33,7 @@ KEPT = {
 def add_optimizer_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("optimiser")
     group.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd", help="sgd has momentum 0.9")
-    nesterov = "Nesterov's momentum for sgd (default: with onecycle only; the paper's step and constant have plain)"
+    nesterov = "Nesterov's momentum for sgd (default: with onecycle only), unless --init-optimizer says"
     group.add_argument("--nesterov", action=argparse.BooleanOptionalAction, help=nesterov)
     group.add_argument("--lr", type=float, help=f"default: {LR}, or that of --init-optimizer")
     group.add_argument("--weight-decay", type=float, help=f"default: {WEIGHT_DECAY}, or that of --init-optimizer")

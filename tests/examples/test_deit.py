@@ -180,6 +180,10 @@ def test_a_second_stage_at_another_size(monkeypatch, tmp_path):
     assert torch.equal(second.model.head.weight, first.model.head.weight)
     with pytest.raises(ValueError, match="size must be at most 1024 for this model. Got 4096"):
         build_classifier(options(monkeypatch, *names, "--size", "4096"), ["a", "b"])
+    config = (tmp_path / "classifier.json").read_text()
+    (tmp_path / "classifier.json").write_text(config.replace('"size": 32', '"size": 5000'))
+    with pytest.raises(ValueError, match=r"classifier.json: size must be at most 1024 .* Got 5000"):
+        load_classifier(tmp_path)
 
 
 def test_drop_path_reaches_the_model():
