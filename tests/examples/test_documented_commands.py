@@ -1,6 +1,6 @@
 """Every documented command of train_classifier.py, and the learning rate, momentum and weight decay that it uses.
 
-The commands are those of docs/recipes.md and of the script's own help. The optimiser and the schedule are built from a
+The commands are those of docs/recipes.md, docs/imagenet.md and the script's own help. The optimiser and the schedule are built from a
 command's own arguments for a tiny model, and stepped from the first step to the last. Long runs are shortened, all
 their numbers of steps alike. The values are the paper's official scripts' and DeiT III's published commands.
 """
@@ -29,7 +29,8 @@ SHORTER = 100
 
 def commands() -> dict[str, list[str]]:
     """The arguments of every documented command by the name of its output folder and its place."""
-    texts = {"docs/recipes.md": (ROOT / "docs" / "recipes.md").read_text(), "help": train_classifier.__doc__}
+    pages = ("docs/recipes.md", "docs/imagenet.md")
+    texts = {**{page: (ROOT / page).read_text() for page in pages}, "help": train_classifier.__doc__}
     found: dict[str, list[str]] = {}
     for place, text in texts.items():
         variables = dict(re.findall(r'^(\w+)="(.*)"$', text, re.M))
@@ -74,6 +75,8 @@ def second_stage(share: float) -> float:
 #: By output folder: images a step, steps, the rate by the share of the steps done, the optimiser's other options.
 PAPER: dict[str, tuple[int, int, Callable[[float], float], dict[str, object]]] = {
     "rn50": (256, 450_000, thirds, SGD),
+    "rn50_prepared": (256, 450_000, thirds, SGD),
+    "rn50_student": (256, 450_000, thirds, SGD),
     "augmix": (256, 50_000, lambda share: 1e-3, SGD),
     "rn50_augmix": (256, 50_000, lambda share: 1e-3, SGD),
     "rn50_augmix_weights": (256, 50_000, lambda share: 1e-3, SGD),
