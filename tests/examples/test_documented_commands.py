@@ -1,8 +1,9 @@
 """Every documented command of train_classifier.py, and the learning rate, momentum and weight decay that it uses.
 
-The commands are those of docs/recipes.md, docs/imagenet.md and the script's own help. The optimiser and the schedule are built from a
-command's own arguments for a tiny model, and stepped from the first step to the last. Long runs are shortened, all
-their numbers of steps alike. The values are the paper's official scripts' and DeiT III's published commands.
+The commands are those of docs/recipes.md, docs/imagenet.md and the script's own help. The optimiser and the schedule
+are built from a command's own arguments for a tiny model, and stepped from the first step to the last. Long runs are
+shortened, all their numbers of steps alike. The values are the paper's official scripts' and DeiT III's published
+commands.
 """
 
 from __future__ import annotations
