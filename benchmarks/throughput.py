@@ -2,6 +2,7 @@
 
     python -m benchmarks.throughput                                   # the embedded network
     python -m benchmarks.throughput --network adm256 --size 256 --batch-size 16 --compile       # on a GPU
+    python -m benchmarks.throughput --network photos --batch-size 8 --max-batch 4 --compile     # 224 pixels
     python -m benchmarks.throughput training-step                     # examples/train_classifier.py
     python -m benchmarks.throughput training-step --model resnet50 --size 224 --network imagenet256 --batch-size 64
 
@@ -96,6 +97,7 @@ RATIOS = (
     (PLAIN, DIFFAUG),
     (AUTHORS, COMPILED),
     (PLAIN, COMPILED),
+    (COMPILED, DIFFAUG),
     (ALL_VIEWS, ONE_VIEW),
 )
 
@@ -214,11 +216,13 @@ def plain_recipe(network: ScoreNetwork, images: Tensor) -> Callable[[], Tensor]:
     @torch.no_grad()
     def run() -> Tensor:
         x_0 = images * 2 - 1
-        t = torch.randint(1000, (len(images),), device=images.device)
+        t = random_timesteps(network, images)
         x_t = scheduler.add_noise(x_0, torch.randn_like(x_0), t)
-        eps = unet(x_t, t, labels).sample[:, : x_t.shape[1]]
+        output = tensor_of(unet(x_t, t, labels))[:, : x_t.shape[1]]
+        if network.prediction_type == "sample":
+            return (output.clamp(-1, 1) + 1) / 2
         alpha = alphas_cumprod[t].reshape(-1, 1, 1, 1)
-        return (((x_t - (1 - alpha).sqrt() * eps) / alpha.sqrt()).clamp(-1, 1) + 1) / 2
+        return (((x_t - (1 - alpha).sqrt() * output) / alpha.sqrt()).clamp(-1, 1) + 1) / 2
 
     return run
 
@@ -236,10 +240,10 @@ def authors_way(network: ScoreNetwork, images: Tensor, half: torch.dtype) -> Cal
 
     @torch.no_grad()
     def run() -> Tensor:
-        timesteps = torch.randint(own.num_timesteps, (len(images),), device=images.device)
+        timesteps = random_timesteps(own, images)
         x_t = diffuse(to_signed(images), timesteps, torch.randn_like(images), own.schedule)
         with cudnn_benchmark(), torch.autocast(images.device.type, half, enabled=half != torch.float32):
-            output = unet(x_t, timesteps, labels).sample.float()
+            output = tensor_of(unet(x_t, timesteps, labels)).float()
         x_0 = prediction_to_x0(output[:, : own.in_channels], x_t, timesteps, own.schedule, own.prediction_type)
         return to_unit(x_0.clamp(-1, 1))
 
@@ -265,15 +269,27 @@ def in_the_inputs_dtype(norm: nn.Module, inputs: tuple[Tensor, ...], output: Ten
 
 def bare_unet(network: ScoreNetwork, images: Tensor) -> Callable[[], Tensor]:
     """The network call alone, as DiffAug makes it."""
-    x_t = (images * 2 - 1).to(network.dtype, memory_format=torch.channels_last)
-    timesteps = torch.randint(network.num_timesteps, (len(images),), device=images.device)
+    dtype = torch.float32 if network.takes_float32 else network.dtype
+    x_t = (images * 2 - 1).to(dtype, memory_format=torch.channels_last)
+    timesteps = random_timesteps(network, images)
     labels = null_labels(network, len(images), images.device)
 
     @torch.no_grad()
     def run() -> Tensor:
-        return network.unet(x_t, timesteps, labels).sample
+        return tensor_of(network.unet(x_t, timesteps, labels))
 
     return run
+
+
+def random_timesteps(network: ScoreNetwork, images: Tensor) -> Tensor:
+    """One for each image, of those that the network takes."""
+    taken = network.schedule.timesteps
+    return torch.randint(taken[0], taken[-1] + 1, (len(images),), device=images.device)
+
+
+def tensor_of(output: Any) -> Tensor:
+    """A U-Net's output, which diffusers wraps."""
+    return output if isinstance(output, Tensor) else output.sample
 
 
 def views_of(denoiser: Denoiser, images: Tensor, steps: list[int]) -> Tensor:
