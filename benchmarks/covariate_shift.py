@@ -14,6 +14,7 @@ the table.
 from __future__ import annotations
 
 import argparse
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,12 +24,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Subset
 from torchvision.transforms.v2 import functional as F
 from tqdm.auto import tqdm
 
 from diffaug_transforms.images import load_image
 from diffaug_transforms.robustness import CORRUPTIONS, DDA
-from diffaug_transforms.robustness.adaptation import START_TIMESTEP
+from diffaug_transforms.robustness.adaptation import BORDERS, START_TIMESTEP
 from diffaug_transforms.robustness.datasets import candidate_classes, random_subset
 from diffaug_transforms.robustness.evaluate import correct
 from diffaug_transforms.score import Denoiser
@@ -36,7 +38,7 @@ from diffaug_transforms.score.schedule import ENSEMBLE_TIMESTEPS
 from diffaug_transforms.transforms.ensemble import denoised_views, log_mean_probabilities
 
 from .harness.classifiers import entropy, log_probabilities, open_classifiers
-from .harness.data import SETS, Batch, Images, batches, check_classes, draw_noise, holds_corruptions, open_set
+from .harness.data import CROP, SETS, Batch, Images, batches, check_classes, draw_noise, holds_corruptions, open_set
 from .harness.digests import digest, digest_of_classifier, digest_of_data, digest_of_network
 from .harness.options import default_workers, script_parser
 from .harness.pictures import new_figure, save_figure
@@ -61,19 +63,33 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--dataset", choices=SETS, required=True)
     parser.add_argument("--data", required=True, help="published files, or the clean set (folder or Hub id)")
+    parser.add_argument(
+        "--resize", type=int, help="ImageNet's images to N pixels before the crop of 224; DDA adapts all of N x N"
+    )
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
-    parser.add_argument("--timesteps", nargs="+", choices=("network", "paper"), default=["network"])
+    parser.add_argument(
+        "--timesteps", nargs="+", type=timesteps_name, default=["network"], help="network, paper, or a set as 0,25,50"
+    )
     parser.add_argument("--dda-scale", type=float, default=6.0, help="of DDA with the network's timesteps")
     parser.add_argument("--dda-downscale", type=int, default=4, help="likewise")
+    parser.add_argument("--dda-border", choices=BORDERS, default="normalized", help="zeros: the reference's")
     parser.add_argument("--corruptions", nargs="+", choices=CORRUPTIONS, default=CORRUPTIONS)
     parser.add_argument("--name", help="of the data set in records; default: --dataset")
     parser.add_argument("--mce-baseline", default="alexnet", help="alexnet or a recipe's Default; needs 5 severities")
     parser.add_argument("--severities", nargs="+", type=int, choices=range(1, 6), default=[5])
+    parser.add_argument("--every", type=int, default=1, help="only every Nth image, from the first on")
     parser.add_argument("--limit", type=int, help="only the first N images of a random order")
     parser.add_argument("--checkpointing", action="store_true", help="DDA in less memory and more time")
     parser.add_argument("--keep-probabilities", action="store_true", help="DE's, for benchmarks.ensemble_rules")
     parser.add_argument("--output", type=Path, help="default: covariate_shift_NAME.json in results/")
     return parser.parse_args()
+
+
+def timesteps_name(text: str) -> str:
+    """What ``--timesteps`` takes: "network", "paper", or integers with commas between them."""
+    if text not in ("network", "paper") and not re.fullmatch(r"\d+(,\d+)*", text):
+        raise argparse.ArgumentTypeError(f"it must be network, paper or integers such as 0,25,50. Got {text}")
+    return text
 
 
 def main() -> None:
@@ -105,9 +121,10 @@ def run(args: argparse.Namespace, accelerator: Any) -> list[Record]:
     for corruption, severity in tqdm(pairs(args), desc=args.dataset, disable=not accelerator.is_main_process):
         folder = args.work / name / (corruption if corruption == "clean" else f"{corruption}-{severity}")
         common = {"benchmark": "covariate_shift", "dataset": name, "corruption": corruption, "severity": severity}
-        common["network"] = args.network
+        common |= {"network": args.network} | ({"resize": args.resize} if args.resize else {})
 
-        images = open_set(args.dataset, args.data, corruption, severity)
+        images = open_set(args.dataset, args.data, corruption, severity, resize=args.resize)
+        images = every_nth(images, args.every) if args.every > 1 else images
         images = random_subset(images, args.limit) if args.limit else images
         check_classes(images, classifiers)
 
@@ -129,6 +146,11 @@ def run(args: argparse.Namespace, accelerator: Any) -> list[Record]:
     return records
 
 
+def every_nth(images: Images, n: int) -> Images:
+    """Every nth image, from the first on: those that a network was not trained on."""
+    return Subset(images, range(0, len(images), n))  # type: ignore[arg-type]
+
+
 def digest_of_weights(network: str, classifiers: dict[str, nn.Module], fields: dict[str, dict[str, Any]]) -> str:
     digests = [digest_of_classifier(classifier, fields[spec]) for spec, classifier in classifiers.items()]
     return digest(digest_of_network(Denoiser(network).network), *digests)
@@ -146,7 +168,7 @@ class Method:
 
     Args:
         mode: "de" or "dda".
-        timesteps: names a row of the table: the network's own, or the paper's.
+        timesteps: names a row of the table: the network's own, the paper's, or a given set.
         steps: the views' timesteps.
         noise: how many draws of noise an image needs from the loader of the images.
         views: from (batch with its images on the device, the folder of its part) to views (V, B, C, H, W) in [0, 1].
@@ -160,20 +182,26 @@ class Method:
 
 
 def make_methods(args: argparse.Namespace) -> list[Method]:
-    """DE and DDA, as far as ``args.modes`` needs them, each for every one of ``args.timesteps``."""
+    """As ``args.modes`` needs them: DE for each of ``args.timesteps``, DDA for the network's and the paper's."""
     denoiser = Denoiser(args.network, max_batch=args.batch_size)
-    makers = {"de": ensemble_method, "dda": dda_method}
-    wanted = [mode for mode in makers if {mode, f"{mode}-se"} & set(args.modes)]
-    return [makers[mode](denoiser, timesteps, args) for timesteps in args.timesteps for mode in wanted]
+    methods = []
+    for timesteps in args.timesteps:
+        if {"de", "de-se"} & set(args.modes):
+            methods.append(ensemble_method(denoiser, timesteps, args))
+        if {"dda", "dda-se"} & set(args.modes) and timesteps in ("network", "paper"):
+            methods.append(dda_method(denoiser, timesteps, args))
+    return methods
 
 
 def ensemble_method(denoiser: Denoiser, timesteps: str, args: argparse.Namespace) -> Method:
-    steps = tuple(ENSEMBLE_TIMESTEPS) if timesteps == "paper" else denoiser.ensemble_timesteps
+    known = {"paper": tuple(ENSEMBLE_TIMESTEPS), "network": denoiser.ensemble_timesteps}
+    steps = known[timesteps] if timesteps in known else tuple(map(int, timesteps.split(",")))
     number = sum(t > 0 for t in steps)
 
     def views(batch: Batch, folder: Path) -> Tensor:
         noise = batch.noise[number].to(batch.images.device, non_blocking=True)
-        return denoised_views(denoiser, batch.images.float() / 255, steps, noise)
+        images, noise = (centre(part, args.resize) for part in (batch.images, noise))
+        return denoised_views(denoiser, images.float() / 255, steps, noise)
 
     return Method("de", timesteps, steps, number, views)
 
@@ -183,15 +211,28 @@ def dda_method(denoiser: Denoiser, timesteps: str, args: argparse.Namespace) -> 
     reference: dict[str, Any] = {"start_timestep": START_TIMESTEP}
     own: dict[str, Any] = {"guidance_scale": args.dda_scale, "downscale": args.dda_downscale}
     chosen = reference if timesteps == "paper" else own
-    dda = DDA(denoiser.network, checkpointing=args.checkpointing, **chosen)
+    dda = DDA(denoiser.network, border=args.dda_border, checkpointing=args.checkpointing, **chosen)
     name = f"{Path(args.network).stem}-dda-{dda.timesteps[-1]}-{dda.guidance_scale:g}-{dda.downscale}"
-    depends = [digest_of_network(denoiser.network), dda.timesteps, dda.guidance_scale, dda.downscale, args.seed]
+    depends = [
+        digest_of_network(denoiser.network),
+        dda.timesteps,
+        dda.guidance_scale,
+        dda.downscale,
+        dda.border,
+        args.seed,
+    ]
 
     def views(batch: Batch, folder: Path) -> Tensor:
-        return adapted_images(dda, batch, folder / name, args.seed, digest(depends, versions()))[None]
+        adapted = adapted_images(dda, batch, folder / name, args.seed, digest(depends, versions()))
+        return centre(adapted, args.resize)[None]
 
     # Its noise takes 50 draws of an image and is needed once, so it is no part of every batch.
     return Method("dda", timesteps, dda.timesteps[-1:], 0, views)
+
+
+def centre(images: Tensor, resize: int | None) -> Tensor:
+    """What the classifier sees, (..., H, W): the centre of images that were resized, or all of the others."""
+    return images if resize is None else F.center_crop(images, [CROP, CROP])
 
 
 def adapted_images(dda: DDA, batch: Batch, folder: Path, seed: int, depends: str) -> Tensor:
@@ -249,7 +290,8 @@ def evaluate(
         targets = batch.targets  # on the host, where their values are checked without waiting for a device
         batch = batch._replace(images=batch.images.to(device, non_blocking=True))
         labels.append(targets)
-        raw = {name: log_probabilities(classifier, batch.images / 255) for name, classifier in classifiers.items()}
+        seen = centre(batch.images, args.resize) / 255
+        raw = {name: log_probabilities(classifier, seen) for name, classifier in classifiers.items()}
         for name, log_p in raw.items():
             add(name, "default", "", 0, log_p, targets)
         for method in methods:

@@ -1,15 +1,22 @@
-"""How well a CIFAR-10 score network denoises: eps-MSE uniform over t, and PSNR of pred_x0 over t, on the test images.
+"""How well score networks denoise: eps-MSE uniform over t, and PSNR of pred_x0 over t, on the same images and noise.
 
-python -m benchmarks.denoising                      # the embedded network, CIFAR-10 from the Hub
-python -m benchmarks.denoising --data FOLDER --network runs/cifar10/network --output runs/denoising.json
+    python -m benchmarks.denoising                      # the embedded network, CIFAR-10 from the Hub
+    python -m benchmarks.denoising --network cifar10 cifar10-small --output runs/denoising.json
+    python -m benchmarks.denoising --network photos ffdnet --data data/bsds500 --size 224 --batch-size 4 --limit 100 \\
+        --psnr-timesteps 25 50 100 145 --output benchmarks/results/denoising_photos.json
+
+A network that takes only some timesteps has no eps-MSE, and no PSNR at the others.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
+from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
 from diffaug_transforms import ScoreNetwork, load_score_network
@@ -19,33 +26,42 @@ from .harness.data import HubImages, read_images
 from .harness.options import default_device, script_parser
 from .harness.records import RESULTS, Record, summary, write_results
 
-PSNR_TIMESTEPS = range(50, 901, 50)
+PSNR_TIMESTEPS = list(range(50, 901, 50))
 
 
 def parse_arguments() -> argparse.Namespace:
     output = RESULTS / "denoising.json"
-    parser = script_parser(__doc__, network="cifar10", data="uoft-cs/cifar10", batch_size=250, seed=0, output=output)
+    parser = script_parser(__doc__, data="uoft-cs/cifar10", batch_size=250, seed=0, output=output)
+    parser.add_argument("--network", nargs="+", default=["cifar10"], help="each as DiffAug's network")
+    parser.add_argument("--size", type=int, help="side of the centre crops; default: images as they are")
     parser.add_argument("--limit", type=int, default=10_000, help="test images for eps-MSE")
     parser.add_argument("--psnr-images", type=int, default=1000, help="of them, for PSNR")
+    parser.add_argument("--psnr-timesteps", type=int, nargs="+", default=PSNR_TIMESTEPS)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_arguments()
-    torch.manual_seed(args.seed)
-    network = load_score_network(args.network).to(default_device())
-    data = HubImages(args.data)
+    data = HubImages(args.data, transform=v2.CenterCrop(args.size) if args.size else None)
     images, labels = read_images(data, range(min(args.limit, len(data))))
-    x_0 = to_signed(images)
-    common = {"benchmark": "denoising", "dataset": "cifar10", "network": args.network, "seed": args.seed}
-    records: list[Record] = []
-    for branch, given in (("unconditional", None), ("conditional", labels)):
-        errors = eps_errors(network, x_0, given, args.batch_size)
-        records.append({**common, "mode": branch, "metric": "eps_mse", "timestep": "uniform", **summary(errors, 8)})
-    for t in tqdm(PSNR_TIMESTEPS, desc="PSNR"):
-        for mode, values in psnr_at(network, x_0[: args.psnr_images], t, args.batch_size).items():
-            records.append({**common, "mode": mode, "metric": "psnr", "timestep": t, **summary(values)})
+    records = [record for name in args.network for record in records_of(name, to_signed(images), labels, args)]
     write_results("denoising", records, args.output)
+
+
+def records_of(name: str, x_0: Tensor, labels: Tensor, args: argparse.Namespace) -> Iterator[Record]:
+    """Of one network. Every network gets the same timesteps and noise."""
+    network = load_score_network(name).to(default_device())
+    taken = network.schedule.timesteps
+    common = {"benchmark": "denoising", "dataset": Path(args.data).name, "network": name, "seed": args.seed}
+    branches = {"unconditional": None} | ({"conditional": labels} if network.num_classes else {})
+    for branch, given in branches.items() if len(taken) == network.num_timesteps else ():
+        torch.manual_seed(args.seed)
+        errors = eps_errors(network, x_0, given, args.batch_size)
+        yield {**common, "mode": branch, "metric": "eps_mse", "timestep": "uniform", **summary(errors, 8)}
+    for t in tqdm([t for t in args.psnr_timesteps if t in taken], desc=f"PSNR of {name}"):
+        torch.manual_seed(args.seed + t)
+        for mode, values in psnr_at(network, x_0[: args.psnr_images], t, args.batch_size).items():
+            yield {**common, "mode": mode, "metric": "psnr", "timestep": t, **summary(values)}
 
 
 @torch.inference_mode()

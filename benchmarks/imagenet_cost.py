@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet50
 
+from diffaug_transforms.files import read_json
+from diffaug_transforms.images import ASSETS
 from diffaug_transforms.score.memory import LiveBytes
 from diffaug_transforms.score.openai import parse_flags, released_flags, unet_config
 
@@ -39,6 +41,10 @@ SHIFTED, DRAWS = 15 * TEST_IMAGES, 3 * 1000 * 10_100
 
 UNET, UNET_256, UNET_GRADIENT = "U-Net, 224 pixels", "U-Net, 256 pixels", "U-Net with its gradient, 224 pixels"
 CLASSIFIER, TRAINING = "ResNet-50, 224 pixels", "ResNet-50 training, 224 pixels"
+PHOTOS, STUDENT, STUDENT_TRAINING = "photos, 224 pixels", "student, 224 pixels", "student training, 256 pixels"
+#: The student of docs/imagenet.md: examples/train_score_network.py with these widths, two blocks, without attention.
+STUDENT_WIDTHS = (128, 256, 384, 512)
+STUDENT_IMAGES = 10_240_000  # 40,000 steps of 256
 #: Parts whose rate may be measured, and the methods of gpu_hour that measure them.
 PARTS = {"unet": UNET, "classifier": CLASSIFIER, "training": TRAINING}
 MEASURED = {"unet": "DiffAug, bfloat16", "classifier": "ResNet-50, inference", "training": "ResNet-50, training"}
@@ -46,6 +52,9 @@ MEASURED = {"unet": "DiffAug, bfloat16", "classifier": "ResNet-50, inference", "
 WORK: dict[str, dict[str, int]] = {
     "RN50 from scratch, no DiffAug": {TRAINING: SCRATCH},
     "RN50 from scratch, DiffAug in the loop": {UNET: SCRATCH, TRAINING: 2 * SCRATCH},
+    "RN50 from scratch, DiffAug in the loop with the student": {STUDENT: SCRATCH, TRAINING: 2 * SCRATCH},
+    "RN50 from scratch, DiffAug in the loop with photos": {PHOTOS: SCRATCH, TRAINING: 2 * SCRATCH},
+    "training the student": {UNET_256: STUDENT_IMAGES, STUDENT_TRAINING: STUDENT_IMAGES},
     "RN50 from scratch, DiffAug prepared": {TRAINING: 2 * SCRATCH},
     "50,000 steps, clean and DiffAug": {UNET: LATER, TRAINING: 2 * LATER},
     "50,000 steps, clean, DeepAugment and DiffAug": {UNET: LATER, TRAINING: 3 * LATER},
@@ -85,7 +94,7 @@ def records(args: argparse.Namespace) -> list[Record]:
     made = [{**common, "method": name, "metric": "flop_per_image", "value": n} for name, n in operations.items()]
     for name, work in WORK.items():
         spent = hours(work, operations, speeds)
-        calls = sum(images for part, images in work.items() if part.startswith("U-Net"))
+        calls = sum(images for part, images in work.items() if part not in (CLASSIFIER, TRAINING, STUDENT_TRAINING))
         here = {**common, **rates, "method": name, "network_calls": calls}
         made += [{**here, "gpus": n, "metric": "hours", "value": spent / n} for n in (1, 8)]
     held = memory(unet, classifier)
@@ -118,12 +127,12 @@ def assumed_rates(args: argparse.Namespace) -> Record:
 
 
 def operations_per_second(rates: Record, operations: dict[str, float]) -> dict[str, float]:
-    """By part. The U-Net has one rate, at both sizes and with its gradient."""
+    """By part. All U-Nets have one rate, at both sizes and with gradients."""
     if rates["rates"] == "measured":
         at = {part: rates[f"{name}_images_per_second"] * operations[part] for name, part in PARTS.items()}
-        return dict.fromkeys((UNET, UNET_256, UNET_GRADIENT), at[UNET]) | at
+        return dict.fromkeys(operations, at[UNET]) | at
     unet, classifier = (rates["peak_tflops"] * 1e12 * rates[key] for key in ("utilisation", "classifier_utilisation"))
-    return {part: unet if part.startswith("U-Net") else classifier for part in operations}
+    return {part: classifier if part in (CLASSIFIER, TRAINING) else unet for part in operations}
 
 
 def hours(work: dict[str, int], operations: dict[str, float], speeds: dict[str, float]) -> float:
@@ -140,6 +149,13 @@ def build_unet() -> nn.Module:
     return nn.Module.to(unet, dtype=torch.bfloat16).requires_grad_(False).eval()
 
 
+def build_unet_like(config: dict[str, Any], name: str) -> nn.Module:
+    """A U-Net of a folder's configuration, in bfloat16, without values."""
+    from diffaug_transforms.score.unet import build_unet
+
+    return nn.Module.to(build_unet(config, name), dtype=torch.bfloat16)
+
+
 def build_classifier() -> nn.Module:
     with torch.device("meta"):
         return resnet50().to(torch.bfloat16)
@@ -148,11 +164,25 @@ def build_classifier() -> nn.Module:
 def operations_per_image(unet: nn.Module, classifier: nn.Module) -> dict[str, float]:
     """By part. The classifier's batch norms want two images in training."""
     return {
+        **operations_of_small_networks(),
         UNET: count_operations(lambda: denoise(unet, 1)),
         UNET_256: count_operations(lambda: denoise(unet, 1, PREPARED_SIZE)),
         UNET_GRADIENT: count_operations(lambda: denoise(unet, 1, gradient=True)),
         CLASSIFIER: count_operations(lambda: classify(classifier, 2)) / 2,
         TRAINING: count_operations(lambda: train_step(classifier, 2)) / 2,
+    }
+
+
+def operations_of_small_networks() -> dict[str, float]:
+    """Of the embedded network for photos, and of the student; its training is about three forward passes."""
+    photos = build_unet_like(read_json(ASSETS / "networks" / "photos" / "unet" / "config.json"), "photos")
+    blocks = {"down_block_types": ["DownBlock2D"] * 4, "up_block_types": ["UpBlock2D"] * 4, "add_attention": False}
+    config = {"sample_size": 256, "patch_size": 2, "block_out_channels": STUDENT_WIDTHS, **blocks}
+    student = build_unet_like({**config, "resnet_time_scale_shift": "scale_shift"}, "the student")
+    return {
+        PHOTOS: count_operations(lambda: denoise(photos, 1)),
+        STUDENT: count_operations(lambda: denoise(student, 1)),
+        STUDENT_TRAINING: count_operations(lambda: train_denoiser(student, PREPARED_SIZE)),
     }
 
 
@@ -179,6 +209,10 @@ def denoise(unet: nn.Module, number: int, size: int = SIZE, gradient: bool = Fal
         output = unet(meta_images(number, size, requires_grad=gradient), timesteps).sample
         if gradient:
             output.sum().backward()
+
+
+def train_denoiser(unet: nn.Module, size: int) -> None:
+    unet(meta_images(1, size), torch.zeros(1, dtype=torch.int64, device="meta")).sample.sum().backward()
 
 
 def train_step(classifier: nn.Module, number: int) -> None:

@@ -2,6 +2,7 @@
 
     python -m benchmarks.throughput                                   # the embedded network
     python -m benchmarks.throughput --network adm256 --size 256 --batch-size 16 --compile       # on a GPU
+    python -m benchmarks.throughput --network photos --batch-size 8 --max-batch 4 --compile     # 224 pixels
     python -m benchmarks.throughput training-step                     # examples/train_classifier.py
     python -m benchmarks.throughput training-step --model resnet50 --size 224 --network imagenet256 --batch-size 64
 
@@ -39,9 +40,10 @@ from diffaug_transforms.score.preparing import fast_dtype
 from diffaug_transforms.transforms.ensemble import denoised_views
 
 from .harness.ceiling import HEAVIEST, SIDES, Work, convolutions, count_convolutions, dtype_name, products
+from .harness.data import side_of
 from .harness.options import default_device, script_parser
 from .harness.records import RESULTS, Record, write_results
-from .harness.timing import cudnn_benchmark, ratio, time_interleaved
+from .harness.timing import cudnn_benchmark, peak_bytes, ratio, time_interleaved
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "train_classifier.py"
 
@@ -56,6 +58,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, help="default: 64, and 128 in a training step")
     parser.add_argument("--ensemble-images", type=int, default=8, help="images of the ensemble's batch")
     parser.add_argument("--compile", action="store_true", help="time DiffAug(compile=True) too")
+    parser.add_argument("--max-batch", type=int, help="measure the memory of 1, 2 and 4 times N images in parts of N")
     parser.add_argument("--model", default="cifar_resnet-32", help="that a training step trains")
     parser.add_argument("--steps", type=int, default=10, help="of one training run, of which each round has one")
     parser.add_argument("--output", type=Path, help="default: throughput.json or training_step.json in results/")
@@ -94,6 +97,7 @@ RATIOS = (
     (PLAIN, DIFFAUG),
     (AUTHORS, COMPILED),
     (PLAIN, COMPILED),
+    (COMPILED, DIFFAUG),
     (ALL_VIEWS, ONE_VIEW),
 )
 
@@ -101,7 +105,7 @@ RATIOS = (
 def transform_records(args: argparse.Namespace) -> list[Record]:
     device: torch.device = args.device
     network = build_network(args.network).to(device)
-    size, batch_size = args.size or network.image_size, args.batch_size or 64
+    size, batch_size = args.size or side_of(network), args.batch_size or 64
     images = torch.rand(batch_size, 3, size, size, device=device)
     methods = transform_methods(network, images, args.ensemble_images, args.compile)
     dtype = methods[DIFFAUG].dtype
@@ -134,8 +138,20 @@ def transform_records(args: argparse.Namespace) -> list[Record]:
     for name, count in counts.items():
         add(name, "matmul_share", works[name].speed(taken[name]) / ceiling, share_of_operations=count / flops)
     add("U-Net, one image", "unet_gflops", flops / 1e9)
+    for number, used in memory_in_parts(network, images, args.max_batch).items():
+        add(f"DiffAug(max_batch={args.max_batch})", "peak_bytes", used, batch_size=number)
     add("default", "import_seconds_over_torchvision", import_seconds(args.rounds))
     return records
+
+
+def memory_in_parts(network: ScoreNetwork, images: Tensor, max_batch: int | None) -> dict[int, int]:
+    """Bytes of the tensors that DiffAug makes, by the number of images, which go through the network in parts."""
+    if max_batch is None:
+        return {}
+    augment = DiffAug(Denoiser(network, max_batch=max_batch))
+    batches = {max_batch * n: images[:1].expand(max_batch * n, -1, -1, -1).contiguous() for n in (1, 2, 4)}
+    augment(batches[max_batch])  # loads
+    return {number: peak_bytes(lambda: augment(batch), images.device) for number, batch in batches.items()}  # noqa: B023
 
 
 def transform_methods(network: ScoreNetwork, images: Tensor, few: int, compiled: bool) -> dict[str, Method]:
@@ -200,11 +216,13 @@ def plain_recipe(network: ScoreNetwork, images: Tensor) -> Callable[[], Tensor]:
     @torch.no_grad()
     def run() -> Tensor:
         x_0 = images * 2 - 1
-        t = torch.randint(1000, (len(images),), device=images.device)
+        t = random_timesteps(network, images)
         x_t = scheduler.add_noise(x_0, torch.randn_like(x_0), t)
-        eps = unet(x_t, t, labels).sample[:, : x_t.shape[1]]
+        output = tensor_of(unet(x_t, t, labels))[:, : x_t.shape[1]]
+        if network.prediction_type == "sample":
+            return (output.clamp(-1, 1) + 1) / 2
         alpha = alphas_cumprod[t].reshape(-1, 1, 1, 1)
-        return (((x_t - (1 - alpha).sqrt() * eps) / alpha.sqrt()).clamp(-1, 1) + 1) / 2
+        return (((x_t - (1 - alpha).sqrt() * output) / alpha.sqrt()).clamp(-1, 1) + 1) / 2
 
     return run
 
@@ -222,10 +240,10 @@ def authors_way(network: ScoreNetwork, images: Tensor, half: torch.dtype) -> Cal
 
     @torch.no_grad()
     def run() -> Tensor:
-        timesteps = torch.randint(own.num_timesteps, (len(images),), device=images.device)
+        timesteps = random_timesteps(own, images)
         x_t = diffuse(to_signed(images), timesteps, torch.randn_like(images), own.schedule)
         with cudnn_benchmark(), torch.autocast(images.device.type, half, enabled=half != torch.float32):
-            output = unet(x_t, timesteps, labels).sample.float()
+            output = tensor_of(unet(x_t, timesteps, labels)).float()
         x_0 = prediction_to_x0(output[:, : own.in_channels], x_t, timesteps, own.schedule, own.prediction_type)
         return to_unit(x_0.clamp(-1, 1))
 
@@ -251,15 +269,27 @@ def in_the_inputs_dtype(norm: nn.Module, inputs: tuple[Tensor, ...], output: Ten
 
 def bare_unet(network: ScoreNetwork, images: Tensor) -> Callable[[], Tensor]:
     """The network call alone, as DiffAug makes it."""
-    x_t = (images * 2 - 1).to(network.dtype, memory_format=torch.channels_last)
-    timesteps = torch.randint(network.num_timesteps, (len(images),), device=images.device)
+    dtype = torch.float32 if network.takes_float32 else network.dtype
+    x_t = (images * 2 - 1).to(dtype, memory_format=torch.channels_last)
+    timesteps = random_timesteps(network, images)
     labels = null_labels(network, len(images), images.device)
 
     @torch.no_grad()
     def run() -> Tensor:
-        return network.unet(x_t, timesteps, labels).sample
+        return tensor_of(network.unet(x_t, timesteps, labels))
 
     return run
+
+
+def random_timesteps(network: ScoreNetwork, images: Tensor) -> Tensor:
+    """One for each image, of those that the network takes."""
+    taken = network.schedule.timesteps
+    return torch.randint(taken[0], taken[-1] + 1, (len(images),), device=images.device)
+
+
+def tensor_of(output: Any) -> Tensor:
+    """A U-Net's output, which diffusers wraps."""
+    return output if isinstance(output, Tensor) else output.sample
 
 
 def views_of(denoiser: Denoiser, images: Tensor, steps: list[int]) -> Tensor:

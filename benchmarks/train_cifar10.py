@@ -40,7 +40,7 @@ from diffaug_transforms.transforms import RECIPES
 from diffaug_transforms.transforms.ensemble import denoised_views, log_mean_probabilities
 
 from .harness.classifiers import log_probabilities
-from .harness.data import CIFAR10_CLASSES, HubImages
+from .harness.data import CIFAR10_CLASSES, HubImages, side_of
 from .harness.digests import digest, digest_of_data, digest_of_network
 from .harness.options import default_device, script_parser
 from .harness.records import RESULTS, Record, kept, whole_file, write_results
@@ -156,7 +156,7 @@ def write_synthetic(folder: Path, per_class: int, classes: Sequence[str] = CIFAR
 @torch.inference_mode()
 def synthesize(network: ScoreNetwork, labels: Tensor, steps: int, generator: torch.Generator) -> Tensor:
     """Class-conditional samples, uint8 (B, 3, H, W): deterministic DDIM (Song et al. 2021), evenly spaced steps."""
-    size = (len(labels), network.in_channels, network.image_size, network.image_size)
+    size = (len(labels), network.in_channels, side_of(network), side_of(network))
     x_t = torch.randn(size, generator=generator).to(network.device)
     stride = network.num_timesteps // steps
     timesteps = range(stride - 1, network.num_timesteps, stride)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ RULES: dict[str, Rule] = {
     "std": several(number(1e-6, 1e3), 64),
     "classes": several(text(), 1_000_000),
 }
+#: The largest images, by their side in pixels, of models that have position embeddings.
+MAX_INPUT_SIZE = 1024
 #: The widest ``cifar_resnet`` that a file may name.
 MAX_FILE_WIDTH = 512
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -166,6 +168,22 @@ def build_model(name: str, num_classes: int, pretrained: bool = False, *, new_he
     return model
 
 
+def fit_input_size(model: nn.Module, size: int) -> None:
+    """Make a model for images of this side. timm's transformers have one size; their position embeddings are resampled.
+
+    Models that take images of any size stay as they are. ValueError if the size is out of range or does not fit.
+    """
+    resize: Callable[..., None] | None = getattr(model, "set_input_size", None)
+    if resize is None:
+        return
+    if size > MAX_INPUT_SIZE:
+        raise ValueError(f"size must be at most {MAX_INPUT_SIZE} for this model. Got {size}")
+    try:
+        resize(img_size=(size, size))
+    except (AssertionError, RuntimeError, ZeroDivisionError) as error:
+        raise ValueError(f"size must fit the model's patches. Got {size}: {error}") from error
+
+
 def check_head(name: str, pretrained: int, num_classes: int) -> None:
     """ValueError if pretrained weights are for another number of classes, because the last layer would be random."""
     if pretrained != num_classes:
@@ -263,6 +281,8 @@ def load_classifier(folder: str | Path) -> NormalizedClassifier:
     check_entries({"size": size}, {"size": optional(integer(1, 8192))}, path)
     try:
         model = build_model(config["name"], len(config["classes"]))
+        if size is not None:
+            fit_input_size(model, size)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     load_weights(model, weights)

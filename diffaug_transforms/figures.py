@@ -32,13 +32,16 @@ def fit_to_network(image: PIL.Image.Image, image_size: int | None) -> Tensor:
     return F.pil_to_tensor(F.center_crop(resized, [image_size, image_size]))
 
 
-def draw_grid(rows: Sequence[Tensor], columns: Sequence[str], labels: Sequence[str]) -> PIL.Image.Image:
+def draw_grid(
+    rows: Sequence[Tensor], columns: Sequence[str], labels: Sequence[str], *, cell: int = CELL
+) -> PIL.Image.Image:
     """Draw a grid of images with a heading over each column and a label beside each row.
 
     Args:
         rows: one tensor (columns, C, H, W) per row, uint8 or in [0, 1].
         columns: the headings.
         labels: one per row. The margin grows with the longest one.
+        cell: the height of every image in the picture, in pixels. All get the width that the first one has then.
 
     Raises:
         ValueError, TypeError: another number of labels than of rows, or of images in a row than of columns.
@@ -60,26 +63,46 @@ def draw_grid(rows: Sequence[Tensor], columns: Sequence[str], labels: Sequence[s
         for image in row:
             check_instance("images", image, Tensor, " (C, H, W)")
             check_channels(to_batch(image), 1, 3)
+    cell = as_integer("cell", cell, 1)
+    first = next((image for row in rows for image in row), None)
+    across = cell if first is None else max(1, round(cell * first.shape[-1] / first.shape[-2]))
     font = PIL.ImageFont.load_default(size=14)
     left = max([LEFT, *(math.ceil(font.getlength(label)) + 11 for label in labels)])
-    width, height = left + len(columns) * (CELL + GAP), TOP + len(rows) * (CELL + GAP)
+    width, height = left + len(columns) * (across + GAP), TOP + len(rows) * (cell + GAP)
     canvas = PIL.Image.new("RGB", (width, height), "white")
     draw = PIL.ImageDraw.Draw(canvas)
     for j, heading in enumerate(columns):
-        draw.text((left + j * (CELL + GAP) + CELL // 2, TOP // 2), heading, fill="black", font=font, anchor="mm")
+        draw.text((left + j * (across + GAP) + across // 2, TOP // 2), heading, fill="black", font=font, anchor="mm")
     for i, (row, label) in enumerate(zip(rows, labels)):
-        y = TOP + i * (CELL + GAP)
-        draw.text((left - 8, y + CELL // 2), label, fill="black", font=font, anchor="rm")
+        y = TOP + i * (cell + GAP)
+        draw.text((left - 8, y + cell // 2), label, fill="black", font=font, anchor="rm")
         for j, image in enumerate(row):
             # Nearest keeps the pixels of small images visible. Large images are made smaller smoothly.
-            smaller = image.shape[-1] > CELL
+            smaller = image.shape[-1] > across
             method = PIL.Image.Resampling.LANCZOS if smaller else PIL.Image.Resampling.NEAREST
-            canvas.paste(F.to_pil_image(image).resize((CELL, CELL), method), (left + j * (CELL + GAP), y))
+            canvas.paste(F.to_pil_image(image).resize((across, cell), method), (left + j * (across + GAP), y))
     return canvas
 
 
-def save_grid(rows: Sequence[Tensor], columns: Sequence[str], labels: Sequence[str], path: str | Path) -> None:
+def stack_pictures(pictures: Sequence[PIL.Image.Image]) -> PIL.Image.Image:
+    """One picture below the other, on white.
+
+    Example:
+        >>> stack_pictures([PIL.Image.new("RGB", (4, 3)), PIL.Image.new("RGB", (2, 3))]).size
+        (4, 6)
+    """
+    canvas = PIL.Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
+    top = 0
+    for picture in pictures:
+        canvas.paste(picture, (0, top))
+        top += picture.height
+    return canvas
+
+
+def save_grid(
+    rows: Sequence[Tensor], columns: Sequence[str], labels: Sequence[str], path: str | Path, *, cell: int = CELL
+) -> None:
     """Write ``draw_grid``'s picture to a file. Its folder is made if it is missing."""
     path = as_path("path", path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draw_grid(rows, columns, labels).save(path)
+    draw_grid(rows, columns, labels, cell=cell).save(path)

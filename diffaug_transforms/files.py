@@ -97,8 +97,11 @@ def writing_file(path: Path, new: bool = False) -> Iterator[Path]:
         new: FileExistsError at the end if ``path`` exists by then: the first one wins.
     """
     part = path.with_name(_part_name())
+    part.touch()
+    mode = part.stat().st_mode  # what the user's umask leaves; safetensors makes files that only their owner may read
     try:
         yield part
+        part.chmod(mode)
         if new:
             _link(part, path)
         else:

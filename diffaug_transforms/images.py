@@ -303,3 +303,8 @@ def transform_list(transform: Any, images: list[Any], labels: Any) -> list[Any]:
 def sample_images() -> dict[str, PIL.Image.Image]:
     """The eight CIFAR-10 test images that the package ships, by class name."""
     return {path.stem: load_image(path) for path in sorted((ASSETS / "samples").glob("*.png"))}
+
+
+def sample_photo() -> PIL.Image.Image:
+    """The photo of a cat that the package ships, 451x300 pixels: Chelsea, by Stéfan van der Walt (CC0)."""
+    return load_image(ASSETS / "samples" / "photo.jpg")

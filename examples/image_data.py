@@ -76,8 +76,11 @@ class LabelledImages(Dataset):
         return replace(self, labels=[places[self.classes[k]] for k in self.labels], classes=list(classes))
 
     def join(self, other: LabelledImages) -> LabelledImages:
-        """The images of both. ValueError if the other ones have classes that these lack."""
-        other = other.with_classes(self.classes, "extra data")
+        """The images of both. ValueError if the others have classes that these lack, or if only one has labels."""
+        if bool(self.classes) != bool(other.classes):
+            raise ValueError("all data must have labels, or none. Got both kinds")
+        if self.classes:
+            other = other.with_classes(self.classes, "extra data")
         paths = None if self.paths is None or other.paths is None else self.paths + other.paths
         images: Any = ConcatDataset([self.images, other.images])
         return LabelledImages(images, self.labels + other.labels, self.classes, paths)

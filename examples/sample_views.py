@@ -188,36 +188,55 @@ class Batches:
     """The keys of each step's batch, for one process out of several. Epochs are shuffled. Any step can be the first.
 
     The global batch of a step is cut into equal parts: process r takes part r.
+
+    With ``repeats`` (repeated augmentation, Hoffer et al., CVPR 2020) every image comes so many times in a batch, each
+    time with other draws. The repeats stand far apart in the batch, so that MixUp mixes an image with another one.
+    Several processes have different repeats, as with DeiT's sampler.
     """
 
     def __init__(
-        self, length: int, batch_size: int, steps: int, seed: int, rank: int = 0, world: int = 1, start: int = 0
+        self,
+        length: int,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        start: int = 0,
+        repeats: int = 1,
     ) -> None:
         self.length, self.batch_size, self.steps, self.seed = length, batch_size, steps, seed
-        self.rank, self.world, self.start = rank, world, start
+        self.rank, self.world, self.start, self.repeats = rank, world, start, repeats
 
     def __len__(self) -> int:
         return max(0, self.steps - self.start)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         orders: dict[int, Tensor] = {}
+        whole, part = (
+            self.world * self.batch_size,
+            slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size),
+        )
+        places = [place for repeat in range(self.repeats) for place in range(repeat, whole, self.repeats)][part]
         for step in range(self.start, self.steps):
-            first = (step * self.world + self.rank) * self.batch_size
             keys = []
-            for position in range(first, first + self.batch_size):
-                epoch, offset = divmod(position, self.length)
+            for place in places:
+                drawn, repeat = divmod(step * whole + place, self.repeats)
+                epoch, offset = divmod(drawn, self.length)
                 if epoch not in orders:
                     generator = torch.Generator().manual_seed(hash((self.seed, epoch)) % 2**63)
                     orders = {k: v for k, v in orders.items() if k == epoch - 1}
                     orders[epoch] = torch.randperm(self.length, generator=generator)
-                keys.append((epoch, int(orders[epoch][offset])))
+                keys.append((epoch * self.repeats + repeat, int(orders[epoch][offset])))
             yield keys
 
 
-def load_batches(dataset: ViewsDataset, args: argparse.Namespace, accelerator: Accelerator, start: int) -> DataLoader:
+def load_batches(
+    dataset: ViewsDataset, args: argparse.Namespace, accelerator: Accelerator, start: int, repeats: int = 1
+) -> DataLoader:
     """This process's part of every batch from step ``start`` on: views and labels."""
     rank, world = accelerator.process_index, accelerator.num_processes
-    batches = Batches(len(dataset), args.batch_size, args.steps, args.seed, rank, world, start)
+    batches = Batches(len(dataset), args.batch_size, args.steps, args.seed, rank, world, start, repeats)
     return DataLoader(dataset, batch_sampler=batches, num_workers=args.workers, pin_memory=torch.cuda.is_available())
 
 
@@ -227,14 +246,18 @@ def load_test_batches(dataset: EvaluationImages, batch_size: int, workers: int) 
     return DataLoader(dataset, batch_size, num_workers=workers, pin_memory=torch.cuda.is_available())
 
 
-def geometry(size: int) -> tuple[v2.Transform, v2.Transform]:
+def geometry(
+    size: int, interpolation: v2.InterpolationMode = v2.InterpolationMode.BILINEAR
+) -> tuple[v2.Transform, v2.Transform]:
     """The random crop and flip of the clean view, and the central crop for evaluation and as DiffAug's start.
 
     Up to 64 pixels they are those usual on CIFAR-10: shifts by up to an eighth. Above, they are the paper's:
-    RandomResizedCrop and a flip; resize to 8/7 and a central crop (256 and 224).
+    RandomResizedCrop and a flip; resize to 8/7 and a central crop (256 and 224). ``interpolation`` is that of
+    RandomResizedCrop.
     """
     if size <= 64:
         whole: v2.Transform = v2.Resize((size, size), antialias=True)
         return v2.Compose([whole, v2.RandomCrop(size, padding=size // 8), v2.RandomHorizontalFlip()]), whole
-    crop = v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()])
+    resized = v2.RandomResizedCrop(size, interpolation=interpolation, antialias=True)
+    crop = v2.Compose([resized, v2.RandomHorizontalFlip()])
     return crop, v2.Compose([v2.Resize(size * 8 // 7, antialias=True), v2.CenterCrop(size)])

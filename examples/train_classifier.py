@@ -1,11 +1,15 @@
-"""Train a classifier with one of the paper's recipes: several views of every image, and one loss over them.
+r"""Train a classifier with one of the paper's recipes: several views of every image, and one loss over them.
 
     python examples/train_classifier.py --recipe augmix+diffaug --output runs/a        # CIFAR-10 from the Hub
     python examples/train_classifier.py --recipe augmix+diffaug --output runs/a        # again: resumes
-    accelerate launch examples/train_classifier.py --data imagenet/ --output runs/rn50 # several GPUs, the paper's RN50:
-        --model resnet50 --size 224 --network imagenet256 --recipe diffaug --steps 450000 --batch-size 32 (x 8 GPUs)
-        --lr 0.1 --weight-decay 1e-4 --schedule step --workers 12 --compile
-    accelerate launch examples/train_classifier.py ... --recipe augmix+diffaug --init augmix.pth --steps 50000 --lr 1e-4
+    accelerate launch examples/train_classifier.py --data imagenet/ --model resnet50 --size 224 --output runs/rn50 \
+        --network imagenet256 --recipe diffaug --steps 450000 --batch-size 32 --schedule step --lr 0.1 \
+        --weight-decay 1e-4 --workers 12 --compile                                     # the paper's RN50, 8 GPUs
+    accelerate launch examples/train_classifier.py --data imagenet/ --model resnet50 --size 224 --output runs/augmix \
+        --network imagenet256 --recipe augmix+diffaug --steps 50000 --batch-size 32 --schedule constant \
+        --init augmix.pth --init-optimizer --workers 12 --compile                      # from AugMix's checkpoint
+
+docs/recipes.md has the commands of all the paper's runs, ViT-B/16 among them.
 
 If DiffAug is too slow inside the training loop, prepare its views once: `diffaug augment data/train data_diffaug
 --copies 2`, then train with `--diffaug-data data_diffaug`. The draws then repeat after as many epochs as there are
@@ -19,14 +23,24 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from deit import (
+    RecipeLoss,
+    add_deit_arguments,
+    build_with_drop_path,
+    check_deit_arguments,
+    clean_transform,
+    mix_clean,
+    mixing,
+)
 from image_data import LabelledImages, listed, load_test_images
+from optimization import add_optimizer_arguments, build_optimizer, set_optimizer_defaults, synchronise_batch_norm
 from progress import Progress, start_accelerator
 from sample_views import (
     SKIPPED,
@@ -39,8 +53,6 @@ from sample_views import (
     read_skipped,
 )
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torchvision.transforms.v2 import functional as F
 
 from diffaug_transforms import DeepAugment, DiffAug
@@ -49,10 +61,14 @@ from diffaug_transforms.classifiers import (
     IMAGENET_STD,
     NormalizedClassifier,
     build_model,
+    fit_input_size,
     load_weights,
     save_classifier,
 )
 from diffaug_transforms.transforms import RECIPES, Views, ViewsLoss, recipe
+
+#: The networks of DeepAugment.
+NETWORKS = ("noise2net", "edsr", "cae")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -75,14 +91,12 @@ def parse_arguments() -> argparse.Namespace:
         nargs="+",
         help="from `diffaug augment`: for data, for extra data",
     )
-    parser.add_argument("--deepaugment", default="noise2net", choices=["noise2net", "edsr", "cae"])
-    parser.add_argument("--deepaugment-weights", help="path of the weights of edsr or cae; cae needs it")
+    deepaugment = "one network or several, such as edsr cae"
+    parser.add_argument("--deepaugment", nargs="+", default=["noise2net"], choices=NETWORKS, help=deepaugment)
+    weights = "files of weights, such as cae=cae.pt; cae needs one, edsr has the Hub's without one"
+    parser.add_argument("--deepaugment-weights", nargs="+", default=[], metavar="NETWORK=FILE", help=weights)
     parser.add_argument("--steps", type=int, default=3900, help="optimiser steps; keep them when a run resumes")
     parser.add_argument("--batch-size", type=int, default=128, help="images per step and process")
-    parser.add_argument("--optimizer", choices=["sgd", "adamw"], default="sgd")
-    parser.add_argument("--lr", type=float, default=0.2)
-    parser.add_argument("--weight-decay", type=float, default=5e-4)
-    parser.add_argument("--schedule", choices=["onecycle", "step"], default="onecycle", help="step: x 0.1 each third")
     parser.add_argument("--mixed-precision", choices=["no", "bf16", "fp16"], default="bf16")
     parser.add_argument("--compile", action="store_true", help="compile the classifier and the score network")
     parser.add_argument("--workers", type=int, default=0, help="DataLoader workers per process")
@@ -90,53 +104,71 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="use only N images of each split, always the same, to try the script")
     parser.add_argument("--skip-unreadable", action="store_true", help="leave out and count images that are damaged")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    add_optimizer_arguments(parser)
+    add_deit_arguments(parser)
+    args = parser.parse_args()
+    try:
+        set_optimizer_defaults(args)
+        check_deit_arguments(args)
+        args.deepaugment_weights = weights_by_network(args.deepaugment, args.deepaugment_weights)
+    except ValueError as error:
+        parser.error(str(error))
+    return args
+
+
+def weights_by_network(networks: Sequence[str], items: Sequence[str]) -> dict[str, str]:
+    """The file of each network's weights. For a single network its file alone is enough, without NETWORK=."""
+    found: dict[str, str] = {}
+    for item in items:
+        name, _, file = item.partition("=")
+        if name not in NETWORKS and len(networks) == 1:
+            name, file = networks[0], item
+        if name not in networks or name in found or not file:
+            wanted = ", ".join(f"{network}=FILE" for network in networks)
+            raise ValueError(f"deepaugment-weights must be {wanted}, once for each network. Got {item!r}")
+        found[name] = file
+    return found
 
 
 def build_views(args: argparse.Namespace, prepared: bool) -> tuple[Views, ViewsLoss]:
     """The recipe's views and loss. Prepared DiffAug views come with the samples, so the recipe leaves DiffAug out."""
-    clean, original = geometry(args.size)
     dtype = torch.float32 if args.mixed_precision == "no" else None
     options = {"conditional": args.conditional, "max_batch": args.max_batch, "compile": args.compile}
     name = args.recipe.removesuffix("diffaug").rstrip("+") or "baseline" if prepared else args.recipe
     return recipe(
         name,
         diffaug=DiffAug(args.network, p=args.p, dtype=dtype, **options),
-        deepaugment=DeepAugment(args.deepaugment, weights=args.deepaugment_weights),
-        clean=clean,
-        original=original,
+        deepaugment=[DeepAugment(name, weights=args.deepaugment_weights.get(name)) for name in args.deepaugment],
+        clean=clean_transform(args.size, args.augment),
+        original=geometry(args.size)[1],
     )
 
 
 def build_classifier(args: argparse.Namespace, classes: list[str]) -> NormalizedClassifier:
-    model = build_model(args.model, len(classes), args.pretrained, new_head=True)
+    if args.drop_path:
+        model = build_with_drop_path(args.model, len(classes), args.pretrained, args.drop_path)
+    else:
+        model = build_model(args.model, len(classes), args.pretrained, new_head=True)
     if args.init:
-        check_start(args.init, classes)
+        fit_input_size(model, check_start(args.init, classes) or args.size)
         load_weights(model, args.init)
+    fit_input_size(model, args.size)
     timm_config = getattr(model, "pretrained_cfg", {})
     mean, std = timm_config.get("mean", IMAGENET_MEAN), timm_config.get("std", IMAGENET_STD)
     return NormalizedClassifier(model, mean, std).to(memory_format=torch.channels_last)
 
 
-def check_start(init: Path, classes: list[str]) -> None:
-    """ValueError if the start is a folder of this script whose classifier numbers the classes otherwise."""
+def check_start(init: Path, classes: list[str]) -> int | None:
+    """The size of the images of the start, if it is a folder of this script, which says so.
+
+    ValueError if its classifier numbers the classes otherwise.
+    """
     config = init / "classifier.json"
-    known = json.loads(config.read_text()).get("classes", classes) if config.is_file() else classes
+    found: dict[str, Any] = json.loads(config.read_text()) if config.is_file() else {}
+    known = found.get("classes", classes)
     if known != classes:
         raise ValueError(f"init must have the data's classes, {listed(classes)}. Got {listed(known)}")
-
-
-def build_optimizer(args: argparse.Namespace, classifier: nn.Module) -> tuple[Optimizer, LRScheduler]:
-    """SGD with momentum 0.9 or AdamW. The rate rises and falls to zero once, or is divided by 10 after each third."""
-    if args.optimizer == "sgd":
-        options = {"momentum": 0.9, "nesterov": True, "weight_decay": args.weight_decay}
-        optimizer: Optimizer = torch.optim.SGD(classifier.parameters(), lr=args.lr, **options)
-    else:
-        optimizer = torch.optim.AdamW(classifier.parameters(), lr=args.lr, weight_decay=args.weight_decay)
-    if args.schedule == "step":
-        thirds = [args.steps // 3, args.steps * 2 // 3]
-        return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, thirds, gamma=0.1)
-    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, args.steps, pct_start=0.25)
+    return found.get("arguments", {}).get("size")
 
 
 def make_batch_views(
@@ -185,8 +217,10 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> tuple[Normalize
     sources = [data for data in (args.data, args.extra_data) if data]
     images, copies = load_training_images(sources, prepared, args.limit)
     test = load_test_images(args.data, args.limit, images.classes)
-    views, loss_of = build_views(args, copies is not None)
+    views, views_loss = build_views(args, copies is not None)
+    loss_of, mix = RecipeLoss(views_loss, args.bce, args.label_smoothing), mixing(args, len(images.classes))
     raw = build_classifier(args, images.classes)
+    raw.model = synchronise_batch_norm(raw.model, accelerator.num_processes, accelerator.device)
     optimizer, schedule = build_optimizer(args, raw)
     classifier, optimizer = accelerator.prepare(raw, optimizer)
     accelerator.register_for_checkpointing(schedule)
@@ -196,18 +230,19 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> tuple[Normalize
     if copies is not None:
         accelerator.print(f"DiffAug is prepared: its draws repeat after {len(copies[0])} epochs")
     dataset = ViewsDataset(images, views.per_sample, args.seed, copies, geometry(args.size)[1], skipped_file(args))
-    for sample_views, labels in progress.over(load_batches(dataset, args, accelerator, progress.step)):
+    batches = load_batches(dataset, args, accelerator, progress.step, args.repeats)
+    for sample_views, labels in progress.over(batches):
         labels = labels.to(accelerator.device, non_blocking=True)
         seeds = (args.seed, progress.step, accelerator.process_index)
-        batch_views = make_batch_views(views, sample_views, labels, seeds)
+        batch_views, targets = mix_clean(mix, make_batch_views(views, sample_views, labels, seeds), labels)
         with accelerator.autocast():
             logits = classify_views(forward, batch_views)
-        loss = loss_of(logits, labels)
+        loss = loss_of(logits, labels, targets)
         accelerator.backward(loss)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        right = (logits["clean"].argmax(dim=1) == labels).float().mean()
+        right = (logits["clean"].argmax(dim=1) == (labels if mix is None else targets.argmax(dim=1))).float().mean()
         progress.report(float(schedule.get_last_lr()[0]), loss, accuracy=100 * right)
     metadata = {"classes": images.classes, **progress.metadata(args.batch_size)}
     if test is not None:

@@ -294,6 +294,17 @@ def test_a_killed_write_never_mixes_old_files_with_new_ones(tmp_path, monkeypatc
     assert {(tmp_path / "folder" / name).read_text() for name in ("a", "b", "inner/c")} == {"newest"}
 
 
+def test_written_files_may_be_read_by_others_as_the_umask_says(tmp_path):
+    """safetensors alone makes files that only their owner may read."""
+    from safetensors.torch import save_file
+
+    (tmp_path / "usual").touch()
+    save_file({"a": torch.zeros(2)}, tmp_path / "a.safetensors")
+    add_checksum(tmp_path / "a.safetensors")
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1
+
+
 def test_a_file_is_whole_at_every_moment(tmp_path):
     """After an error the old one is there, and nothing unfinished; writers of one file do not meet."""
     path = tmp_path / "x.json"

@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from diffaug_transforms.score import Denoiser
 
+from ..harness.data import side_of
 from ..harness.records import Record
 from ..harness.timing import free, synchronize
 from .adm256 import SIZE, TINY_SIZE
@@ -23,7 +24,7 @@ OUTER = (torch.float16, torch.bfloat16)
 
 def measure(settings: Settings) -> Iterator[Record]:
     own = Denoiser(settings.network)
-    size = own.network.image_size
+    size = side_of(own.network)
     yield from compare(settings, own, f"{settings.network}, default dtype", size)
     yield from compare(settings, Denoiser(settings.network, dtype=torch.float32), f"{settings.network}, float32", size)
     large = Denoiser(settings.adm256(), dtype=torch.bfloat16)

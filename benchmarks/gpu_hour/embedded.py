@@ -9,6 +9,7 @@ import torch
 from diffaug_transforms import DiffAug
 from diffaug_transforms.score import Denoiser
 
+from ..harness.data import side_of
 from ..harness.records import Record
 from ..harness.timing import Methods, several
 from ..throughput import bare_unet
@@ -24,7 +25,7 @@ CALLS = 5  # between two waits
 
 def measure(settings: Settings) -> Iterator[Record]:
     denoiser = Denoiser(settings.network)
-    size = denoiser.network.image_size
+    size = side_of(denoiser.network)
     for batch in settings.choose((1, 4, 16, 64, 256), (1,)):
         torch.compiler.reset()
         images = torch.rand(batch, 3, size, size, device=settings.device)

@@ -14,6 +14,7 @@ from diffaug_transforms.robustness import DenoisedSmoothing
 from diffaug_transforms.score import Denoiser
 from diffaug_transforms.transforms import AnytimeEnsemble
 
+from ..harness.data import side_of
 from ..harness.records import Record
 from ..harness.timing import synchronize
 from .settings import Settings
@@ -45,7 +46,7 @@ def calls(settings: Settings) -> dict[str, Callable[[], Any]]:
     """By name, as in ``AIMS``."""
     device = settings.device
     denoiser = Denoiser(settings.network)
-    size = denoiser.network.image_size
+    size = side_of(denoiser.network)
     images = torch.rand(IMAGES, 3, size, size, device=device)
     pixels = (images * 255).to(torch.uint8)
     classifier = cifar_resnet(width=8).eval().to(device)

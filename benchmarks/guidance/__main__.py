@@ -31,7 +31,7 @@ from diffaug_transforms.robustness.datasets import random_subset
 from diffaug_transforms.score import Denoiser
 from diffaug_transforms.score.sampling import METHODS
 
-from ..harness.data import HubImages, center_crop
+from ..harness.data import HubImages, center_crop, side_of
 from ..harness.options import default_device, script_parser
 from ..harness.pictures import draw_rows
 from ..harness.records import RESULTS, Record, write_results
@@ -108,7 +108,7 @@ def of_classifiers(
     """Accuracy at random times, alignment of gradients, their cost; and their picture."""
     # In float32, because alignment is with a small difference.
     network = load_score_network(args.network).to(default_device())
-    images, labels, _ = read_split(args, "test", args.accuracy_images, network.image_size)
+    images, labels, _ = read_split(args, "test", args.accuracy_images, side_of(network))
     few = images[: args.gradient_images], labels[: args.gradient_images]
     firsts: dict[str, Classifier] = {}
     for one in opened:
@@ -130,9 +130,9 @@ def of_classifiers(
 def of_samples(configs: Sequence[SamplingConfig], network: ScoreNetwork, args: argparse.Namespace) -> Iterator[Record]:
     """Every metric of every kind of samples, and of real images that are not the reference."""
     extractor = open_extractor(args.extractor, default_device())
-    reference, _, names = read_split(args, args.reference, args.reference_images, network.image_size)
+    reference, _, names = read_split(args, args.reference, args.reference_images, side_of(network))
     others = {"test": "train", "train": "test"}[args.reference]
-    photos, labels, _ = read_split(args, others, args.samples, network.image_size)
+    photos, labels, _ = read_split(args, others, args.samples, side_of(network))
     real = features_of(extractor, reference)
     common = {"reference": args.reference, "seed": 0, "mode": "", "scale": 0.0}
     for r in of_images(photos, labels, names, extractor, real, args.nearest_k):

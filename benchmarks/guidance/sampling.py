@@ -27,7 +27,7 @@ from diffaug_transforms.guidance import (
 from diffaug_transforms.score import space_timesteps, to_unit
 from diffaug_transforms.score.sampling import sample
 
-from ..harness.data import draw_noise
+from ..harness.data import draw_noise, side_of
 from ..harness.digests import digest_of_network
 from ..harness.records import kept
 
@@ -140,7 +140,7 @@ def draw_samples(
 ) -> Tensor:
     """Samples uint8 (B, C, H, W), with the noise of their places, whatever the config."""
     steps = space_timesteps(network.num_timesteps, args.steps, "leading" if args.method == "ddim" else "linspace")
-    size = (network.in_channels, network.image_size, network.image_size)
+    size = (network.in_channels, side_of(network), side_of(network))
     x_t, *noise = draw_noise(places, len(steps), size, args.seed).to(network.device)
     labels = torch.tensor(places) % classes
     given, guide = None, None

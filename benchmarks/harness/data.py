@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.images import load_image
 from diffaug_transforms.robustness import CORRUPTIONS, IMAGENET_SETS
 from diffaug_transforms.robustness.datasets import Corrupted, load_cifar10_c, load_imagenet_set
@@ -27,6 +28,13 @@ SETS = ("cifar10", "cifar10-c", *IMAGENET_SETS)
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 #: A split without labels, such as the test split of the Hub's ``imagenet-1k``, gives way to the next one.
 TEST_SPLITS = ("test", "validation", "valid")
+#: The side that ImageNet's classifiers see and that ImageNet-C is made and published at, in pixels.
+CROP = 224
+
+
+def side_of(network: ScoreNetwork) -> int:
+    """The side of the images that a network is measured on: its own, or 224 pixels for a network of any size."""
+    return network.image_size or CROP
 
 
 class HubImages(Images):
@@ -95,7 +103,9 @@ def center_crop(size: int, resize: int | None = None, filter: str = "bilinear") 
     return v2.Compose([v2.Resize(resize or size, interpolation, antialias=True), v2.CenterCrop(size)])
 
 
-def open_set(name: str, data: str, corruption: str = "clean", severity: int = 0) -> Images:
+def open_set(
+    name: str, data: str, corruption: str = "clean", severity: int = 0, *, resize: int | None = None
+) -> Images:
     """A test set from its published files; or, if ``data`` is the clean set, corrupted on the fly.
 
     Args:
@@ -104,21 +114,33 @@ def open_set(name: str, data: str, corruption: str = "clean", severity: int = 0)
             clean test set: a Hub id, or a folder in the Hub's layout.
         corruption: "clean", or one of ``CORRUPTIONS``.
         severity: 1...5, for a corruption.
+        resize: give ImageNet's images as squares of this side, from a shorter side of this length. Corruptions are
+            made at 224 pixels all the same. None: 224, ImageNet-C's images as published and the others from 256.
+
+    Raises:
+        ValueError: ``resize`` for CIFAR-10, or below 224.
     """
+    if resize is not None and (name not in IMAGENET_SETS or resize < CROP):
+        raise ValueError(f"resize must be at least {CROP}, and is for ImageNet's sets only. Got {resize} for {name}")
+    square = None if resize is None else center_crop(resize)
     folder = Path(data)
     if holds_corruptions(folder):
         if name == "cifar10-c":
             return load_cifar10_c(folder, corruption, severity)
-        return load_imagenet_set(name, folder, corruption=corruption, severity=severity)
+        return load_imagenet_set(name, folder, corruption=corruption, severity=severity, transform=square)
+    usual = center_crop(CROP, 256)
+    transform = square if square and corruption == "clean" else usual
     clean_name = name.removesuffix("-c")
     is_wnid_folder = folder.is_dir() and any(folder.glob("n????????"))
     if name in IMAGENET_SETS and (is_wnid_folder or name not in ("imagenet", "imagenet-c")):
-        clean: Images = load_imagenet_set(clean_name, folder)
+        clean: Images = load_imagenet_set(clean_name, folder, transform=transform)
     else:
-        clean = HubImages(data, transform=center_crop(224, 256) if clean_name == "imagenet" else None)
+        clean = HubImages(data, transform=transform if clean_name == "imagenet" else None)
         if -1 in clean.targets:
             raise ValueError(f"{data} must have a column label with classes. Got {', '.join(clean.rows.features)}")
-    return clean if corruption == "clean" else Corrupted(clean, corruption, severity, corruption_set=name)
+    if corruption == "clean":
+        return clean
+    return Corrupted(clean, corruption, severity, corruption_set=name, transform=square)
 
 
 def check_classes(data: Any, classifiers: Mapping[str, Any]) -> None:

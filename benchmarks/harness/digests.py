@@ -72,7 +72,7 @@ def stored_item(data: Any, index: int) -> Iterable[Any]:
     if isinstance(data, Subset):
         return stored_item(data.dataset, data.indices[index])
     if isinstance(data, Corrupted):
-        done = [data.corruption, data.severity, data.corruption_set, data.seed, index]
+        done = [data.corruption, data.severity, data.corruption_set, data.seed, index, repr(data.transform)]
         return [*stored_item(data.dataset, index), done]
     if isinstance(data, ConcatDataset):
         part = bisect_right(data.cumulative_sizes, index)

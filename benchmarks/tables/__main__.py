@@ -16,17 +16,17 @@ from ..harness.options import script_parser
 from . import adaptation, certificates, cost, gradients, guidance, ood, reliability, training
 
 ROOT = Path(__file__).parent.parent.parent
-CARD = ROOT / "diffaug_transforms" / "assets" / "networks" / "cifar10" / "README.md"
+CARDS = ROOT / "diffaug_transforms" / "assets" / "networks"
 MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.S)
 PARTS = (training, cost, adaptation, certificates, ood, gradients, guidance, reliability)
 TABLES: dict[str, Callable[[], str]] = {name: make for part in PARTS for name, make in part.TABLES.items()}
 
 
 def pages() -> list[Path]:
-    """The README, the model card and the documentation's sources; not what Sphinx built or copied there."""
+    """The README, the networks' cards and the documentation's sources; not what Sphinx built or copied there."""
     docs = sorted((ROOT / "docs").rglob("*.md"))
     own = [page for page in docs if not {"_build", "gallery"} & set(page.relative_to(ROOT).parts)]
-    return [ROOT / "README.md", CARD, *own]
+    return [ROOT / "README.md", *sorted(CARDS.glob("*/README.md")), *own]
 
 
 def parse_arguments() -> argparse.Namespace:

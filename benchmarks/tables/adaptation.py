@@ -128,7 +128,25 @@ def dda_guide() -> str:
     return table(records, ["downscale"], "guidance_scale", with_error(3), header=["downscale, scale"])
 
 
+def photos_over_t() -> str:
+    """Accuracy of single views of photos by their timestep and the kind of corruption, over all classifiers."""
+    views = frame("covariate_shift_photos-c").query("mode == 'view' and metric == 'accuracy'").astype({"timestep": int})
+    kinds = views.assign(kind=views.corruption.map(FAMILY).fillna("clean")).sort_values("timestep", kind="stable")
+    kinds = in_order(kinds, kind=["clean", *FAMILIES])
+    return table(kinds, ["kind"], "timestep", rounded(1), header=["view at t ="], across=sorted(set(kinds.timestep)))
+
+
+def photos_by_kind() -> str:
+    """Accuracy by kind of corruption over all classifiers, in every mode and for every choice of timesteps."""
+    records = labelled(frame("covariate_shift_photos-c"))
+    records = records.assign(kind=records.corruption.map(FAMILY).fillna("clean"))
+    return table(records, ["timesteps", "mode"], "kind", rounded(1), across=["clean", *FAMILIES])
+
+
 TABLES = {
+    "photos_shift": lambda: shift_table(frame("covariate_shift_photos-c")),
+    "photos_by_kind": photos_by_kind,
+    "photos_over_t": photos_over_t,
     "covariate_shift": lambda: shift_table(frame("covariate_shift_cifar10-c")),
     # The reference's guide at 32 pixels, with the network's start and with its own.
     "reference_dda": lambda: shift_table(frame("covariate_shift_reference_dda", mode=["default", "dda", "dda-se"])),

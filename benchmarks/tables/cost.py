@@ -43,6 +43,44 @@ def throughput() -> str:
     return markdown(header, [lines[r.metric](r) for r in records.itertuples()])
 
 
+def throughput_photos() -> str:
+    """A line for each network that was measured at 224 pixels, each in a run of its own."""
+
+    def value(records: pd.DataFrame, method: str, metric: str, text: str, scale: float = 1.0) -> str:
+        found = records[(records.method == method) & (records.metric == metric)]
+        return " / ".join(
+            text.format(one.value * scale, getattr(one, "standard_error", 0)) for one in found.itertuples()
+        )
+
+    body = []
+    for network in ("photos", "ffdnet", "adm256"):
+        records = frame(f"throughput_{network}")
+        of_ratio = "{:.2f} ± {:.2f}"
+        body.append(
+            [
+                network,
+                value(records, "U-Net, one image", "unet_gflops", "{:,.0f}"),
+                value(records, "DiffAug", "images_per_second", "{:.2f}"),
+                value(records, "plain float32 recipe", "images_per_second", "{:.2f}"),
+                value(records, "plain float32 recipe over DiffAug", "time_ratio", of_ratio),
+                value(records, "DiffAug compiled over DiffAug", "time_ratio", of_ratio),
+                value(records, "DiffAug", "matmul_share", "{:.0f} %", 100),
+                " / ".join(f"{r.value / 2**20:,.0f}" for r in records[records.metric == "peak_bytes"].itertuples()),
+            ]
+        )
+    speeds = ["DiffAug, images a second", "plain recipe, images a second", "plain over DiffAug, time"]
+    rest = ["compiled over DiffAug, time", "share of the matrix product", "MiB for 1, 2, 4 parts"]
+    return markdown(["network", "GFLOP an image", *speeds, *rest], body)
+
+
+def photos_psnr() -> str:
+    """Decibels at each t, of both networks and of the noisy input."""
+    records = frame("denoising_photos", metric="psnr")
+    noisy = records[(records["mode"] == "noisy input") & (records.network == "photos")].assign(network="noisy input")
+    both = pd.concat([records[records["mode"] == "unconditional"], noisy])
+    return table(both, ["network"], "timestep", rounded(1), header=["PSNR (dB) at t ="])
+
+
 def training_step() -> str:
     header = ["DiffAug", "time, ratio", "memory, ratio", "seconds a step", "peak GiB"]
     formats: Formats = {"time_ratio": "{:.1f}".format, "memory_ratio": "{:.2f}".format}
@@ -95,6 +133,8 @@ TABLES = {
     "eps_mse": eps_mse,
     "psnr": psnr,
     "throughput": throughput,
+    "throughput_photos": throughput_photos,
+    "photos_psnr": photos_psnr,
     "training_step": training_step,
     "imagenet_hours": imagenet_hours,
     "imagenet_operations": lambda: _imagenet(

@@ -1,38 +1,72 @@
-"""`diffaug demo`: the package's sample images, denoised at several t."""
+"""`diffaug demo`: the package's sample images and its photo, denoised at several t."""
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from typing import Any
 
+import PIL.Image
 import torch
+from torchvision.transforms.v2 import functional as F
 
-from ..figures import fit_to_network, save_grid
-from ..images import sample_images
+from ..figures import draw_grid, fit_to_network, stack_pictures
+from ..images import sample_images, sample_photo
 from ..score import Denoiser, views_over_time
 from .options import add_figure_options, new_command, parse_timesteps
 
+#: Networks for images above this size are shown the photo, the others the sample images.
+SMALL = 64
+#: The height of the photo in the picture, in pixels.
+PHOTO_CELL = 150
+
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
-    description = "Augment the package's sample images at several t and write one labelled picture."
+    description = "Augment the package's sample images and a photo at several t, and write one labelled picture."
     parser = new_command(commands, "demo", description, "diffaug demo --output demo.png")
-    add_figure_options(parser, "demo")
+    add_figure_options(parser, "demo", network="default: cifar10 for the sample images and photos for the photo")
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    images = sample_images()
     steps = parse_timesteps(args.timesteps)
-    started = time.perf_counter()
-    denoiser = Denoiser(args.network)
-    size = denoiser.network.image_size
-    loaded = time.perf_counter()
-    batch = torch.stack([fit_to_network(image, size) for image in images.values()]) / 255
-    _, denoised = views_over_time(denoiser, batch, steps, args.seed)
-    seconds = time.perf_counter() - loaded
-    rows = list(torch.cat([batch[None], denoised]).transpose(0, 1))
-    save_grid(rows, ["image", *(f"t = {t}" for t in steps)], list(images), args.output)
-    each = f"{seconds / len(steps) / len(batch) * 1e3:.0f} ms an augmentation, loading {loaded - started:.1f} s"
-    print(f"{len(batch)} images at {len(steps)} timesteps in {seconds:.1f} s ({each}). Wrote {args.output}")
+    pictures = []
+    for network in [args.network] if args.network else ["cifar10", "photos"]:
+        started = time.perf_counter()
+        denoiser = Denoiser(network)
+        size = denoiser.network.image_size
+        loaded = time.perf_counter()
+        is_small = size is not None and size <= SMALL
+        picture, calls = (
+            draw_samples(denoiser, steps, args.seed) if is_small else draw_photo(denoiser, steps, args.seed)
+        )
+        pictures.append(picture)
+        seconds = time.perf_counter() - loaded
+        each = f"{seconds / calls * 1e3:.0f} ms an augmentation, loading {loaded - started:.1f} s"
+        print(f"{network}: {calls} augmentations in {seconds:.1f} s ({each})")
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    stack_pictures(pictures).save(args.output)
+    print(f"Wrote {args.output}")
     return 0
+
+
+def draw_samples(denoiser: Denoiser, steps: Sequence[int], seed: int) -> tuple[PIL.Image.Image, int]:
+    """The sample images' rows, denoised at every t, and the number of network calls for one image each."""
+    images = sample_images()
+    batch = torch.stack([fit_to_network(image, denoiser.network.image_size) for image in images.values()]) / 255
+    _, denoised = views_over_time(denoiser, batch, steps, seed)
+    rows = list(torch.cat([batch[None], denoised]).transpose(0, 1))
+    return draw_grid(rows, ["image", *(f"t = {t}" for t in steps)], list(images)), len(steps) * len(batch)
+
+
+def draw_photo(denoiser: Denoiser, steps: Sequence[int], seed: int) -> tuple[PIL.Image.Image, int]:
+    """The photo at every second t: a row diffused, a row denoised. It keeps its size if the network takes any."""
+    shown = steps[1::2] or steps
+    photo = sample_photo()
+    size = denoiser.network.image_size
+    batch = (F.pil_to_tensor(photo) if size is None else fit_to_network(photo, size))[None] / 255
+    diffused, denoised = views_over_time(denoiser, batch, shown, seed)
+    rows = [torch.cat([batch, views[:, 0]]) for views in (diffused, denoised)]
+    columns = ["photo", *(f"t = {t}" for t in shown)]
+    return draw_grid(rows, columns, ["diffused", "denoised"], cell=PHOTO_CELL), len(shown)

@@ -26,12 +26,13 @@ def new_command(commands: Any, name: str, description: str, *examples: str) -> a
     return commands.add_parser(name, help=description, description=description, epilog=epilog, formatter_class=kind)
 
 
-def add_figure_options(parser: argparse.ArgumentParser, name: str) -> None:
-    """The options of a command that draws images over t."""
+def add_figure_options(parser: argparse.ArgumentParser, name: str, network: str) -> None:
+    """The options of a command that draws images over t. ``network`` says which one is the default."""
     steps, output = "25,50,100,150,200,300,400,500,600", Path(f"diffaug_{name}.png")
     parser.add_argument("--timesteps", default=steps, help=f"{TIMESTEPS_HELP}; default: %(default)s")
     parser.add_argument("--output", type=Path, default=output, help="the picture to write; default: %(default)s")
-    add_shared(parser, "network", "seed")
+    parser.add_argument("--network", help=f"score network: name, Hub repository, folder or .pt; {network}")
+    add_shared(parser, "seed")
 
 
 def add_shared(parser: argparse.ArgumentParser, *names: str) -> None:

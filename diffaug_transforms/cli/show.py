@@ -6,30 +6,55 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
 
+from ..arguments import as_optional_integer
 from ..figures import fit_to_network, save_grid
 from ..images import load_image
 from ..score import Denoiser, views_over_time
 from .options import add_figure_options, new_command, parse_timesteps
+
+#: Pictures whose shorter side has at most this many pixels go to the CIFAR-10 network by default.
+SMALL = 48
+#: Larger photos are reduced to this shorter side by default: one call takes seconds for ten million pixels.
+LARGEST = 512
+#: The greatest height of an image in the drawing, in pixels.
+CELL = 224
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
     description = "Diffuse and denoise one picture at several t and write both rows, labelled."
     example = "diffaug show cat.jpg --timesteps 50:501:50 --output cat_over_t.png"
     parser = new_command(commands, "show", description, example)
-    parser.add_argument("image", type=Path, help="a picture; its centre is cut out at the network's size")
-    add_figure_options(parser, "show")
+    parser.add_argument("image", type=Path, help="a picture")
+    size_help = f"reduce the picture to this shorter side first; default: a network's own size, or at most {LARGEST}"
+    parser.add_argument("--size", type=int, help=size_help)
+    add_figure_options(parser, "show", network=f"default: photos, or cifar10 for pictures of at most {SMALL} pixels")
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     image = load_image(args.image)
     steps = parse_timesteps(args.timesteps)
-    denoiser = Denoiser(args.network)
-    batch = fit_to_network(image, denoiser.network.image_size)[None] / 255
+    denoiser = Denoiser(args.network or ("cifar10" if min(image.size) <= SMALL else "photos"))
+    batch = fit(image, as_optional_integer("size", args.size, 1), denoiser.network.image_size)[None] / 255
+    height, width = batch.shape[-2:]
+    if (width, height) != image.size:
+        print(f"{args.image} has {image.width}x{image.height} pixels. The network sees {width}x{height} of it.")
     diffused, denoised = views_over_time(denoiser, batch, steps, args.seed)
     rows = [torch.cat([batch, diffused[:, 0]]), torch.cat([batch, denoised[:, 0]])]
-    save_grid(rows, ["image", *(f"t = {t}" for t in steps)], ["diffused", "denoised"], args.output)
+    cell = min(CELL, max(height, 96))
+    save_grid(rows, ["image", *(f"t = {t}" for t in steps)], ["diffused", "denoised"], args.output, cell=cell)
     print(f"Wrote {args.output}")
     return 0
+
+
+def fit(image: PIL.Image.Image, size: int | None, native: int | None) -> Tensor:
+    """uint8 (3, H, W). A network with a size gets a square of it, one without gets the whole picture, reduced."""
+    if native is not None:
+        return fit_to_network(image, size or native)
+    shorter = min(size or LARGEST, *image.size)
+    return F.pil_to_tensor(F.resize(image.convert("RGB"), [shorter], antialias=True))

@@ -113,7 +113,7 @@ def load_imagenet_set(
         corruption, severity: which part of ``imagenet-c`` to load; None for the other sets.
         transform: from an RGB PIL image to the PIL image that is returned. All images must get one size. None means
             ImageNet's usual Resize(256) and CenterCrop(224). ``imagenet-c`` is published cropped, so there None means
-            CenterCrop(224) alone.
+            CenterCrop(224) alone. The paper resizes it to 256 first, like the other sets.
 
     Raises:
         OSError: the folder is missing, or an image that is read is broken.
@@ -193,9 +193,11 @@ class Corrupted(Dataset[Item]):
             for ``imagenet-c``.
         corruption, severity, corruption_set: as for ``corrupt``.
         seed: an int of at least 0.
+        transform: from the corrupted image, a PIL image, to the PIL image that is returned. None: as it is. The paper
+            evaluates ImageNet-C with Resize(256) and CenterCrop(224) after the corruption.
 
     Raises:
-        ValueError: an argument is not as above. Reading an item raises the errors of ``corrupt``.
+        ValueError, TypeError: an argument is not as above. Reading an item raises the errors of ``corrupt``.
 
     Example:
         >>> images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
@@ -206,15 +208,24 @@ class Corrupted(Dataset[Item]):
     """
 
     def __init__(
-        self, dataset: Dataset[Item], corruption: str, severity: int, *, corruption_set: str, seed: int = 0
+        self,
+        dataset: Dataset[Item],
+        corruption: str,
+        severity: int,
+        *,
+        corruption_set: str,
+        seed: int = 0,
+        transform: Callable[[PIL.Image.Image], PIL.Image.Image] | None = None,
     ) -> None:
         check_corruption(corruption, severity, corruption_set)
         check_dataset(dataset)
+        check_callable("transform", transform, "a transform of PIL images")
         self.dataset = dataset
         self.corruption = corruption
         self.severity = severity
         self.corruption_set = corruption_set
         self.seed = as_integer("seed", seed, 0)
+        self.transform = transform
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
@@ -224,7 +235,10 @@ class Corrupted(Dataset[Item]):
         image, target = self.dataset[index]
         options: dict[str, Any] = {"corruption_set": self.corruption_set, "seed": self.seed, "first": index}
         image = corrupt(image, self.corruption, self.severity, **options)
-        return (_code_as_jpeg(image) if self.corruption_set == "imagenet-c" else image), target
+        image = _code_as_jpeg(image) if self.corruption_set == "imagenet-c" else image
+        if self.transform is not None:
+            image = F.pil_to_tensor(self.transform(F.to_pil_image(image)))
+        return image, target
 
 
 def random_subset(dataset: Dataset[Item], number: int, seed: int = 0) -> Subset[Item]:

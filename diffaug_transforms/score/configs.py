@@ -14,7 +14,7 @@ from ..arguments import as_integer, as_optional_integer
 from ..files import Rule, boolean, check_entries, integer, number, one_of, optional, several
 from .functional import PREDICTION_TYPES, VARIANCE_TYPES
 
-UNETS = ("UNet2DModel", "OpenAIUNet2DModel")
+UNETS = ("UNet2DModel", "OpenAIUNet2DModel", "PackedUNet2DModel")
 MAX_CHANNELS = 64
 MAX_CLASSES = 1_000_000
 MAX_SIDE = 8192
@@ -41,7 +41,7 @@ BLOCK_RULES: dict[str, Rule] = {
     "resnet_time_scale_shift": one_of("default", "scale_shift"),
     "model_channels": optional(WIDTH),
 }
-#: All arguments of ``UNet2DModel`` and of its subclass in unet.py.
+#: All arguments of ``UNet2DModel`` and of its subclasses in unet.py.
 UNET_RULES: dict[str, Rule] = BLOCK_RULES | {
     "sample_size": (
         lambda value: value is None or SIDE[0](value) or (several(SIDE, 2)[0](value) and len(value) == 2),
@@ -68,6 +68,7 @@ UNET_RULES: dict[str, Rule] = BLOCK_RULES | {
     "num_heads_upsample": optional(WIDTH),
     "timestep_scale": number(1e-6, 1e6),
     "timestep_offset": number(-1e6, 1e6),
+    "patch_size": integer(1, 16),
     **dict.fromkeys(("center_input_sample", "flip_sin_to_cos", "add_attention", "skip_rescale"), boolean()),
 }
 #: ``score_network.json``: ``ScoreNetwork``'s arguments that diffusers has no names for.

@@ -317,7 +317,7 @@ class Denoiser(nn.Module):
         if native is not None and max(height, width, native) > 2 * min(height, width, native):
             messages["size"] = (
                 f"images of {height}x{width} pixels are far from the network's {native}x{native}; "
-                "resize them or choose another network (list_score_networks)"
+                "resize them or choose another network: 'photos' takes any size, list_score_networks() lists others"
             )
         if images.device.type == "cpu" != moved_to.type:
             messages["device"] = (

@@ -115,8 +115,8 @@ class ScoreNetwork(nn.Module):
         self.image_size: int | None = max(size) if isinstance(size, (tuple, list)) else size
         self.in_channels: int = config.in_channels
         self.num_classes: int | None = num_labels - has_null if num_labels else None
-        levels = len(getattr(config, "block_out_channels", (1,)))
-        self.stride: int = getattr(config, "stride", 2 ** (levels - 1))
+        levels, patch_size = len(getattr(config, "block_out_channels", (1,))), getattr(config, "patch_size", 1)
+        self.stride: int = getattr(config, "stride", patch_size * 2 ** (levels - 1))
         self.takes_float32: bool = getattr(unet, "takes_float32", False)
 
     @classmethod

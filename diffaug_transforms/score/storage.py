@@ -313,11 +313,11 @@ def write_folder(
     metadata: dict[str, Any],
 ) -> None:
     """Write the layout that ``DiffusionPipeline.from_pretrained`` reads, weights as safetensors."""
-    from .unet import OpenAIUNet2DModel, UNet2DModel
+    from .unet import UNet2DModel
 
     inner, scheduler, unsaid = to_diffusers(unet, schedule, prediction_type, variance_type)
     model: Any = inner
-    library = "diffusers" if type(model) is UNet2DModel else OpenAIUNet2DModel.__module__
+    library = "diffusers" if type(model) is UNet2DModel else type(model).__module__
     index = {
         "_class_name": PIPELINES[type(scheduler).__name__],
         "scheduler": ["diffusers", type(scheduler).__name__],

@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
+from torchvision.transforms.v2 import functional as F
 
+from benchmarks.covariate_shift import centre
 from benchmarks.harness.classifiers import entropy, log_probabilities, open_classifier
 from benchmarks.harness.data import HubImages, batches, center_crop, draw_noise, open_set, places_in_full
 from benchmarks.harness.options import script_parser
@@ -91,6 +94,29 @@ def test_imagenet_sets_from_folders(tmp_path):
     assert made[0][0].float().std() < 0.3 * val[0][0].float().std()
     assert len(open_set("imagenet-c", str(tmp_path / "c"), "fog", 5)) == 1
     assert open_set("imagenet-r", str(tmp_path / "r"))[0][1] in candidate_classes("imagenet-r")
+
+
+def test_resize_takes_the_papers_centre_of_published_and_of_made_images(tmp_path):
+    for folder in ("val/n01440764", "c/fog/5/n01440764"):
+        (tmp_path / folder).mkdir(parents=True)
+    sample_images()["cat"].resize((300, 300)).save(tmp_path / "val/n01440764/a.png")
+    made = open_set("imagenet-c", str(tmp_path / "val"), "fog", 5)[0][0]
+    F.to_pil_image(made).save(tmp_path / "c/fog/5/n01440764/a.png")
+    resized = F.pil_to_tensor(F.to_pil_image(made).resize((256, 256), PIL.Image.Resampling.BILINEAR))
+    for data in ("val", "c"):  # made on the fly, and published
+        assert torch.equal(open_set("imagenet-c", str(tmp_path / data), "fog", 5, resize=256)[0][0], resized)
+    assert torch.equal(centre(resized, 256), resized[:, 16:240, 16:240])
+    clean = sample_images()["cat"].resize((300, 300)).resize((256, 256), PIL.Image.Resampling.BILINEAR)
+    assert torch.equal(
+        open_set("imagenet-c", str(tmp_path / "val"), resize=256)[0][0],
+        F.pil_to_tensor(clean),
+    )
+
+
+def test_resize_is_for_imagenet_and_no_upsampled_centre(tmp_path):
+    for name, resize in (("cifar10-c", 256), ("imagenet-c", 128)):
+        with pytest.raises(ValueError, match=f"resize must be at least 224.* Got {resize} for {name}"):
+            open_set(name, str(tmp_path), "fog", 5, resize=resize)
 
 
 def test_every_image_is_in_one_batch_of_one_process():

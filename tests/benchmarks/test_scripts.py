@@ -14,6 +14,7 @@ import PIL.Image
 import pytest
 import torch
 from diffusers import UNet2DModel
+from torch import Tensor
 from torchvision.models import ResNet50_Weights, mobilenet_v3_small
 
 from benchmarks import (
@@ -35,7 +36,7 @@ from benchmarks.ood import sets
 from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.classifiers import load_classifier
 from diffaug_transforms.images import sample_images
-from diffaug_transforms.robustness import auroc
+from diffaug_transforms.robustness import DDA, auroc
 
 from .conftest import CLASSES, write_classifier
 
@@ -147,20 +148,46 @@ def test_covariate_shift_resumes_and_two_processes_say_what_one_says(
     }
 
 
-def test_covariate_shift_with_files_of_imagenet(tmp_path, run, schedule):
+def test_covariate_shift_with_given_timesteps_on_every_second_image(
+    tmp_path, run, cifar10, classifiers, network_folder
+):
+    arguments: list[object] = ["--dataset", "cifar10", "--data", cifar10, "--work", tmp_path / "work", "--every", 2]
+    arguments += ["--network", network_folder, "--modes", "default", "de", "dda", "--timesteps", "0,30,30"]
+    records = run(covariate_shift, *arguments, "--classifier", classifiers[0])
+    assert {r["mode"] for r in records} == {"default", "de", "view"}  # DDA has a start of its own
+    assert {r["n"] for r in records} == {4}
+    assert {r["timesteps"] for r in records if r["mode"] == "de"} == {"0,30,30"}
+    assert {r["timestep"] for r in records if r["mode"] == "view"} == {0, 30}
+    with pytest.raises(SystemExit):
+        run(covariate_shift, *arguments, "--timesteps", "0..30", "--classifier", classifiers[0])
+
+
+def test_covariate_shift_with_files_of_imagenet(tmp_path, run, schedule, monkeypatch):
     options: dict[str, Any] = {"norm_num_groups": 4, "layers_per_block": 1, "add_attention": False}
     blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
     unet = UNet2DModel(sample_size=256, block_out_channels=(8, 8), **blocks, **options)
     ScoreNetwork(unet, schedule).save_pretrained(tmp_path / "network")
     (tmp_path / "val" / "n01440764").mkdir(parents=True)
     sample_images()["cat"].resize((300, 300)).save(tmp_path / "val" / "n01440764" / "a.JPEG")
-    torch.save(mobilenet_v3_small().state_dict(), tmp_path / "mine.pth")
+    weights = tmp_path / "mine.pth"
+    torch.save(mobilenet_v3_small().state_dict(), weights)
     arguments: list[object] = ["--dataset", "imagenet-c", "--data", tmp_path / "val", "--work", tmp_path / "work"]
     arguments += ["--network", tmp_path / "network", "--modes", "default", "de", "--corruptions", "contrast"]
-    records = run(covariate_shift, *arguments, "--classifier", f"mobilenet_v3_small@{tmp_path / 'mine.pth'}")
+    records = run(covariate_shift, *arguments, "--classifier", f"mobilenet_v3_small@{weights}")
     assert {r["corruption"] for r in records} == {"clean", "contrast"}
     assert {r["timestep"] for r in records if r["mode"] == "view"} == set(range(0, 451, 50))  # the paper's own S
     assert {(r["model"], r["recipe"]) for r in records} == {("mobilenet_v3_small", "mine")}
+    adapted = []
+
+    def adapt(dda: Any, images: Tensor, noise: Tensor) -> Tensor:
+        adapted.append(tuple(images.shape[-2:]))
+        return images
+
+    monkeypatch.setattr(DDA, "adapt", adapt)
+    arguments = [part if part != "de" else "dda" for part in arguments]
+    records = run(covariate_shift, *arguments, "--resize", 256, "--classifier", f"mobilenet_v3_small@{weights}")
+    assert adapted == [(256, 256)] * 2  # the whole images, of which the classifier sees the centre
+    assert {r["resize"] for r in records} == {256}
 
 
 def test_adaptation(run, cifar10, classifiers, network_folder, monkeypatch):

@@ -20,11 +20,22 @@ from tests.openai_checkpoints import golden
 
 def test_demo(tmp_path, capsys):
     assert cli.main(["demo", "--output", str(tmp_path / "x" / "demo.png"), "--timesteps", "10,200"]) == 0
-    with PIL.Image.open(tmp_path / "x" / "demo.png") as picture:
+    across = round(150 * 451 / 300)
+    with PIL.Image.open(tmp_path / "x" / "demo.png") as picture:  # the samples at two t, the photo at one
+        assert picture.size == (84 + 2 * (across + 4), (28 + 8 * 100) + (28 + 2 * 154))
+    samples, photo, _ = capsys.readouterr().out.splitlines()
+    assert samples.startswith("cifar10: 16 augmentations in ")
+    assert photo.startswith("photos: 1 augmentations in ")
+    assert "ms an augmentation" in photo
+
+
+def test_demo_of_one_network(network, tmp_path, capsys):
+    network.save_pretrained(tmp_path / "network")
+    arguments = ["--network", str(tmp_path / "network"), "--timesteps", "10,200"]
+    assert cli.main(["demo", "--output", str(tmp_path / "demo.png"), *arguments]) == 0
+    with PIL.Image.open(tmp_path / "demo.png") as picture:
         assert picture.size == (84 + 3 * 100, 28 + 8 * 100)
-    line = capsys.readouterr().out
-    assert line.startswith("8 images at 2 timesteps in ")
-    assert "ms an augmentation" in line
+    assert "photos" not in capsys.readouterr().out
 
 
 def test_show(network, tmp_path):
@@ -35,6 +46,22 @@ def test_show(network, tmp_path):
     assert cli.main([*arguments, "--timesteps", "0:901:300", "--output", str(output)]) == 0
     with PIL.Image.open(output) as picture:
         assert picture.size == (84 + 5 * 100, 28 + 2 * 100)
+
+
+def test_show_keeps_a_photos_shape_and_says_what_it_reduces(tmp_path, capsys):
+    F.to_pil_image(torch.rand(3, 60, 90)).save(tmp_path / "mine.png")
+    output = tmp_path / "out.png"
+    arguments = ["show", str(tmp_path / "mine.png"), "--timesteps", "30", "--output", str(output)]
+    assert cli.main(arguments) == 0
+    with PIL.Image.open(output) as picture:
+        assert picture.size == (84 + 2 * (144 + 4), 28 + 2 * 100)
+    assert "The network sees" not in capsys.readouterr().out
+    assert cli.main([*arguments, "--size", "40"]) == 0
+    assert "mine.png has 90x60 pixels. The network sees 60x40 of it." in capsys.readouterr().out
+    assert cli.main([*arguments, "--network", "cifar10"]) == 0
+    assert "The network sees 32x32 of it." in capsys.readouterr().out
+    assert cli.main([*arguments, "--size", "0"]) == 2
+    assert "size must be at least 1. Got 0" in capsys.readouterr().err
 
 
 def test_show_refuses_a_bomb_in_one_line(tmp_path, capsys):
@@ -94,7 +121,7 @@ def test_grids_that_do_not_fit(rows, labels, message):
 def test_networks_prints_every_card(capsys):
     assert cli.main(["networks"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[:3]] == ["name", "cifar10", "ddpm-cifar10"]
+    assert [line.split()[0] for line in lines[:3]] == ["name", "cifar10", "photos"]
     assert "unknown" in next(line for line in lines if line.startswith("imagenet256-diffusers"))
 
 

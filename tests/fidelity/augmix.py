@@ -22,7 +22,12 @@ SOURCE = "google-research/augmix"
 FILE = Path(__file__).parent.parent / "reference" / "augmix.safetensors"
 #: In grey levels: positions are in float32, and Pillow truncates.
 TOLERANCE = 1
-UNIT = "grey levels of 256"
+UNIT = "of 256 grey levels"
+FORMULAS = {
+    **dict.fromkeys(OPERATIONS, "AugMix's nine operations, which are Pillow's; levels 0.9 and 4.3, both signs"),
+    "mixture": "(1 - m) x + m Σ wᵢ chainᵢ(x), chains of 1 to 3 operations (Hendrycks et al. 2020, alg. 1)",
+    "10^5 times the divergence": "JSD = mean of KL(pᵢ ‖ clip(mean p, 1e-7, 1)), three views; times 10⁵",
+}
 LEVELS = (0.9, 4.3)
 SIGNS = (1, -1)
 WEIGHTS, STRENGTH = (0.2, 0.5, 0.3), 0.7

@@ -19,7 +19,11 @@ from diffaug_transforms.robustness.corruptions.constants import CONSTANTS
 SOURCE = "hendrycks/robustness"
 FILE = Path(__file__).parent.parent / "reference" / "corruptions.safetensors"
 TOLERANCE = 0
-UNIT = "grey levels of 256"
+UNIT = "of 256 grey levels"
+FORMULAS = {
+    "cifar10-c": "the 15 corruptions with CIFAR-10-C's constants, severities 2 and 5",
+    "imagenet-c": "the 15 corruptions with ImageNet-C's constants, severities 2 and 5",
+}
 NEEDS = ("cv2", "skimage", "imagecorruptions")
 SEED = 5
 SEVERITIES = (2, 5)

@@ -20,6 +20,11 @@ SOURCE = "shiyegao/DDA"
 FILE = Path(__file__).parent.parent / "reference" / "dda.safetensors"
 TOLERANCE = 1e-4
 SEED = 5
+FORMULAS = {
+    "phi": "φ: cubic, antialiased, down and up again; border of zeros",
+    "13 steps": "x ← x - 6 ∇‖φ(reference) - φ(pred_x0)‖₂ after each ancestral step, 13 steps",
+    "50 steps": "the same, 50 steps, as at 256 pixels",
+}
 #: Respaced steps below the start, and downscale.
 LOOPS = {"13 steps": (13, 4), "50 steps": (50, 4), "13 steps, downscale 2": (13, 2)}
 

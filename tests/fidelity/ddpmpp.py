@@ -20,6 +20,11 @@ from .toys import seeded
 SOURCE = "yang-song/score_sde_pytorch, DDPM++"
 FILE = Path(__file__).parent.parent / "reference" / "ddpmpp.safetensors"
 TOLERANCE = 3e-5
+FORMULAS = {
+    "signal scale": "√ᾱ = exp(-β̄ / 2), β̄ the integral of the rate up to (t + 1) / 1000",
+    "noise scale": "√(1 - ᾱ) of the same",
+    "predicted noise": "eps of the DDPM++ U-Net, from a checkpoint's averaged weights",
+}
 WIDTH, BLOCKS = 32, 2
 TIMES = (0, 10, 500, 999)
 

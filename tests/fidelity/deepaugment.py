@@ -33,6 +33,14 @@ NAMES = {
     "cae_code": "the CAE's code",
     "noise2net": "Noise2Net",
 }
+FORMULAS = {
+    "EDSR's weights": "the 16 random changes of EDSR's weights",
+    "EDSR's head": "EDSR's pass, with the 4 changes of the head's features",
+    "EDSR's body": "EDSR's pass, with the 8 changes of the body's features",
+    "the CAE's weights": "the random changes of the autoencoder's weights",
+    "the CAE's code": "the autoencoder's pass, with the changes of its code",
+    "Noise2Net": "x + ε block(x) over 4 blocks of a random Res2Net",
+}
 #: Cases in which the source draws a mask as round(u + p), the package as u < p: 1 - u gives the same one.
 MIRRORED = ("edsr_weights_13", "edsr_weights_14", "edsr_head_2", "edsr_head_3", "cae_weights_5", "cae_code_2")
 

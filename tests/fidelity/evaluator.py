@@ -14,6 +14,12 @@ from .toys import seeded
 SOURCE = "openai/guided-diffusion, evaluations"
 FILE = Path(__file__).parent.parent / "reference" / "evaluator.safetensors"
 TOLERANCE = 1e-5
+FORMULAS = {
+    "Inception Score": "exp(mean KL(p(y \\| x) ‖ mean p)) over splits of 5,000 images",
+    "precision": "share of generated features inside the real ones' balls, k = 3",
+    "recall": "share of real features inside the generated ones' balls, k = 3",
+    "FID": "‖μ₁ - μ₂‖² + tr(Σ₁ + Σ₂ - 2 √(Σ₁Σ₂))",
+}
 NEEDS = ("torchmetrics", "prdc")
 
 

@@ -19,6 +19,16 @@ from .toys import BATCH, LABELS, SIDE, ToyUNet, classify, seeded
 SOURCE = "openai/guided-diffusion"
 FILE = Path(__file__).parent.parent / "reference" / "guided_diffusion.safetensors"
 TOLERANCE = 1e-4
+FORMULAS = {
+    "space_timesteps": "the timesteps of a respaced schedule: each number of steps, 2 to 1,000; every 7th of 4,000",
+    "alphas_cumprod": "ᾱ of a schedule respaced to 21 steps",
+    "betas": "β of such a schedule",
+    "posterior_mean_coef1": "√ᾱ_{t-1} β_t / (1 - ᾱ_t), the weight of pred_x0 in the posterior mean",
+    "posterior_mean_coef2": "√(ᾱ_t / ᾱ_{t-1}) (1 - ᾱ_{t-1}) / (1 - ᾱ_t), the weight of x_t",
+    "posterior_log_variance": "log β̃_t, the first one clipped",
+    "ancestral": "samples of 21 ancestral steps; variance fixed, learned; guided by a classifier",
+    "ddim": "samples of 25 DDIM steps; eta 0 and 0.7; guided by a classifier",
+}
 SCALE = 3.0
 SEED = 5
 #: The tables of a respaced schedule: name in the source -> attribute in the package.

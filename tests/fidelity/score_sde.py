@@ -19,6 +19,10 @@ SOURCE = "yang-song/score_sde_pytorch"
 FILE = Path(__file__).parent.parent / "reference" / "score_sde.safetensors"
 #: Nothing is clipped, so values are up to 8.
 TOLERANCE = 1e-4
+FORMULAS = {
+    "sigmas": "sigma_min (sigma_max / sigma_min)^(t / (T - 1))",
+    "ancestral": "samples of 30 ancestral steps with a variance-exploding schedule, not clipped",
+}
 SIGMAS = (0.01, 3.0)
 STEPS = 30
 SEED = 5
