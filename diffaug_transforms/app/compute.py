@@ -73,7 +73,7 @@ class Models:
                 # A first image: fails here if the network cannot do without labels.
                 size = made.network.image_size or ANY_SIZE
                 black = torch.zeros(1, made.network.in_channels, size, size, device=self.device)
-                made(black, torch.ones(1, dtype=torch.int64, device=self.device), black)
+                made(black, torch.full((1,), made.network.schedule.timesteps[-1], device=self.device), black)
                 if len(self._denoisers) == MAX_NETWORKS:
                     del self._denoisers[next(iter(self._denoisers))]
                 self._denoisers[network] = made

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..arguments import as_integer, as_number, as_optional_integer, shown
+from ..arguments import as_integer, as_optional_integer, shown
 from ..without_waiting import LateChecks
 from .schedule import NoiseSchedule
 
@@ -214,24 +214,10 @@ def wrap_denoiser(
         stride=as_integer("stride", stride, 1),
     )
     check_signature(denoise, num_classes)
-    schedule = NoiseSchedule.named("linear").limited(as_sigma_range(sigma_range))
+    schedule = NoiseSchedule.named("linear").limited(sigma_range)
     weights = [*denoise.parameters(), *denoise.buffers()] if isinstance(denoise, nn.Module) else []
     schedule = schedule.to(weights[0].device if weights else "cpu")
     return SigmaDenoiser(denoise, schedule, config), schedule
-
-
-def as_sigma_range(sigma_range: Any) -> tuple[float, float]:
-    """The smallest and the largest sigma. The largest may be infinite."""
-    if hasattr(sigma_range, "tolist"):  # a tensor or an array
-        sigma_range = sigma_range.tolist()
-    if isinstance(sigma_range, (str, bytes)) or not hasattr(sigma_range, "__len__") or len(sigma_range) != 2:
-        raise TypeError(f"sigma_range must be (smallest, largest). Got {shown(sigma_range)}")
-    low, high = sigma_range
-    low = as_number("sigma_range", low, at_least=0)
-    high = high if high == math.inf else as_number("sigma_range", high, at_least=0)
-    if low > high:
-        raise ValueError(f"sigma_range must be (smallest, largest). Got ({low}, {high})")
-    return low, high
 
 
 def check_signature(denoise: Any, num_classes: int | None) -> None:

@@ -186,12 +186,13 @@ class NoiseSchedule:
             betas = rescale_to_zero_snr(betas)
         return cls(betas)
 
-    def limited(self, sigma_range: tuple[float, float]) -> NoiseSchedule:
+    def limited(self, sigma_range: Sequence[float]) -> NoiseSchedule:
         """The same schedule for a network that takes only sigmas in this range, both ends included, on x_0's own scale.
 
-        ``check_timesteps`` then refuses all other timesteps. ValueError if no timestep is left.
+        ``check_timesteps`` then refuses all other timesteps. TypeError or ValueError unless the range is (smallest,
+        largest), and if no timestep is left. The largest may be infinite.
         """
-        low, high = sigma_range
+        low, high = as_sigma_range(sigma_range)
         limited = copy.copy(self)
         limited.timesteps = range(bisect_left(self.host_sigmas, low), bisect_right(self.host_sigmas, high))
         if not limited.timesteps:
@@ -284,6 +285,20 @@ class NoiseSchedule:
         return same and self.exact_betas == other.exact_betas and self.timesteps == other.timesteps
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def as_sigma_range(sigma_range: Any) -> tuple[float, float]:
+    """The smallest and the largest sigma. The largest may be infinite."""
+    if hasattr(sigma_range, "tolist"):  # a tensor or an array
+        sigma_range = sigma_range.tolist()
+    if isinstance(sigma_range, (str, bytes)) or not hasattr(sigma_range, "__len__") or len(sigma_range) != 2:
+        raise TypeError(f"sigma_range must be (smallest, largest). Got {shown(sigma_range)}")
+    low, high = sigma_range
+    low = as_number("sigma_range", low, at_least=0)
+    high = high if high == math.inf else as_number("sigma_range", high, at_least=0)
+    if low > high:
+        raise ValueError(f"sigma_range must be (smallest, largest). Got ({low}, {high})")
+    return low, high
 
 
 def squared_scales(betas: Tensor, variance_preserving: bool) -> tuple[Tensor, Tensor]:
