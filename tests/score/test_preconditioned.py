@@ -21,6 +21,7 @@ from diffaug_transforms.robustness import DDA, DenoisedSmoothing, jacobian_vecto
 from diffaug_transforms.score import Denoiser, NoiseSchedule, diffuse, space_timesteps
 from diffaug_transforms.score.denoisers import Preconditioned
 from diffaug_transforms.score.sampling import sample
+from diffaug_transforms.score.unet import build_unet
 from tests import contracts
 from tests.conftest import GaussianOracle, tiny_unet
 from tests.contracts import draw
@@ -159,6 +160,26 @@ def test_other_solvers_of_the_same_networks(tmp_path, name):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"_class_name": name}))
     x_t = draw(4, 3, 16, 16)
     assert torch.equal(load_score_network(tmp_path).eps(x_t, TIMESTEPS), network.eps(x_t, TIMESTEPS))
+
+
+def test_the_configuration_of_openais_consistency_models():
+    """openai/diffusers-cd_imagenet64_l2: ADM's 64x64 network without its learned variance, 296 M parameters."""
+    config = {
+        "sample_size": 64,
+        "layers_per_block": 3,
+        "num_class_embeds": 1000,
+        "block_out_channels": [192, 384, 576, 768],
+        "attention_head_dim": 64,
+        "down_block_types": ["ResnetDownsampleBlock2D", *["AttnDownBlock2D"] * 3],
+        "up_block_types": [*["AttnUpBlock2D"] * 3, "ResnetUpsampleBlock2D"],
+        "resnet_time_scale_shift": "scale_shift",
+        "attn_norm_num_groups": 32,
+        "downsample_type": "resnet",
+        "upsample_type": "resnet",
+    }
+    network = ScoreNetwork.from_diffusers(build_unet(config, "unet"), CMStochasticIterativeScheduler())
+    assert sum(weight.numel() for weight in network.parameters()) == pytest.approx(296e6, rel=0.01)
+    assert (network.image_size, network.num_classes, network.schedule.timesteps) == (64, 1000, range(930))
 
 
 def test_a_conditional_consistency_model(tmp_path):
