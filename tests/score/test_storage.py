@@ -135,8 +135,8 @@ def test_latent_and_text_models_are_refused(tmp_path, network):
 def test_schedulers_without_betas_are_refused(tmp_path, network):
     network.save_pretrained(tmp_path)
     path = tmp_path / "scheduler" / "scheduler_config.json"
-    path.write_text(json.dumps({"_class_name": "FlowMatchEulerDiscreteScheduler"}))
-    with pytest.raises(ValueError, match="a scheduler with betas or .*Got 'FlowMatchEulerDiscreteScheduler'"):
+    path.write_text(json.dumps({"_class_name": "VQDiffusionScheduler"}))
+    with pytest.raises(ValueError, match="a scheduler with betas or .*Got 'VQDiffusionScheduler'"):
         load_score_network(tmp_path)
     path.unlink()
     with pytest.raises(ValueError, match="no scheduler_config.json, so the noise schedule is unknown"):

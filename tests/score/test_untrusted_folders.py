@@ -137,7 +137,7 @@ def test_a_configurations_values_are_checked_before_anything_is_built(network, t
         ({"use_flow_sigmas": True}, "use_flow_sigmas must be one of False, or null. Got True"),
         ({"_class_name": "ScoreSdeVeScheduler", "sigma_max": 0.001}, "sigma_min must be below sigma_max"),
         ({"_class_name": "ScoreSdeVeScheduler", "sigma_max": float("inf")}, "sigma_max must be a number"),
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "_class_name must be a scheduler with betas"),
+        ({"_class_name": "VQDiffusionScheduler"}, "_class_name must be a scheduler with betas"),
     ],
     ids=str,
 )
