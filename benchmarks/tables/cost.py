@@ -53,7 +53,7 @@ def throughput_photos() -> str:
         )
 
     body = []
-    for network in ("photos", "ffdnet", "adm256"):
+    for network in ("photos", "ffdnet"):
         records = frame(f"throughput_{network}")
         of_ratio = "{:.2f} ± {:.2f}"
         body.append(
