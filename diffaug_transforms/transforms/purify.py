@@ -110,7 +110,8 @@ class Purify(v2.Transform):
         """``gate``, or what stands for None."""
         if self.gate is not None:
             return self.gate
-        return 0.0 if self.sigma is not None else GATES.get(str(self.denoiser.source), OTHER_GATE)
+        source = self.denoiser.source
+        return 0.0 if self.sigma is not None else GATES.get(source, OTHER_GATE) if type(source) is str else OTHER_GATE
 
     # As Denoiser's: torch.compile(purify) loads the network before it traces.
     _initialize_hook = True
