@@ -93,11 +93,11 @@ def records_of(data: str, args: argparse.Namespace) -> Iterator[Record]:
                 for method, estimate in METHODS.items():
                     found[noise, sigma, method].append((float(estimate(noisy)), truth))
     for (noise, sigma, method), pairs in found.items():
-        estimates, truth = torch.tensor(pairs, dtype=torch.float64).unbind(1)
+        estimates, truths = torch.tensor(pairs, dtype=torch.float64).unbind(1)
         common = {"benchmark": "noise_level", "dataset": Path(data).name, "noise": noise, "sigma": sigma}
-        common |= {"method": method, "seed": args.seed, "noise_rms": round(truth.mean().item(), 5)}
+        common |= {"method": method, "seed": args.seed, "noise_rms": round(truths.mean().item(), 5)}
         yield {**common, "metric": "estimated_sigma", **summary(estimates)}
-        root = (estimates - truth).square().mean().sqrt().item()
+        root = (estimates - truths).square().mean().sqrt().item()
         yield {**common, "metric": "root_mean_square_error", "value": round(root, 5), "n": len(pairs)}
 
 

@@ -62,7 +62,8 @@ class Purify(v2.Transform):
             estimated, the 99 % quantile of ``estimate_sigma`` over clean training images: 0.053 for the CIFAR-10
             networks, 0.046 for ``"photos"``, 0.053 for other networks. For other images, measure your own:
             ``estimate_sigma(clean_images).quantile(0.99).item()``.
-        max_batch, dtype, compile, differentiable: the Denoiser's, for a network that is not a Denoiser already.
+        max_batch, dtype, compile, differentiable: the Denoiser's, for a network that is not a Denoiser already. Unless
+            ``differentiable``, gradients reach only the images that stay as they are.
 
     Raises:
         ValueError, TypeError: in the constructor for arguments out of range, in the call for images that are not as
