@@ -41,7 +41,7 @@ def estimate_sigma(images: Image) -> Tensor:
     Example:
         >>> noise = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
         >>> estimate_sigma(0.5 + torch.tensor([0.02, 0.1]).reshape(2, 1, 1, 1) * noise)
-        tensor([0.0200, 0.0999])
+        tensor([0.0199, 0.1004])
     """
     return noise_level(to_batch(images, LATE_CHECKS))
 

@@ -12,13 +12,13 @@ from torch import nn
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-import diffaug_transforms
 from diffaug_transforms import Purify, ScoreNetwork
-from diffaug_transforms.score import Denoiser, to_signed, to_unit
+from diffaug_transforms.score import Denoiser, NoiseSchedule, to_signed, to_unit
 from diffaug_transforms.score.timesteps import nearest_timestep
 from diffaug_transforms.transforms import SelfEnsemble, estimate_sigma
 from diffaug_transforms.transforms.purify import GATES, OTHER_GATE
 from tests import contracts
+from tests.conftest import GaussianOracle
 from tests.contracts import draw, images
 
 F32 = {"dtype": torch.float32}
@@ -118,13 +118,12 @@ def test_images_in_one_sample_have_their_own_levels(network):
     assert in_dict["b"].tobytes() == purify(F.to_pil_image(noisy)).tobytes() != F.to_pil_image(noisy).tobytes()
 
 
+@pytest.mark.filterwarnings("ignore:images of")  # far from the network's size
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 5), st.integers(2, 20), st.integers(2, 20), st.floats(0, 2), st.integers(0, 2**31))
 def test_any_batch_and_size(number, height, width, sigma, seed):
     """One at a time, together, and replayed: the same images, in [0, 1]."""
-    schedule = diffaug_transforms.score.NoiseSchedule.named("linear")
-    from tests.conftest import GaussianOracle
-
+    schedule = NoiseSchedule.named("linear")
     purify = Purify(ScoreNetwork(GaussianOracle(schedule, size=16), schedule), sigma=sigma, **F32)
     batch = torch.rand(number, 3, height, width, generator=torch.Generator().manual_seed(seed))
     params = purify.make_params([batch])
