@@ -1,4 +1,4 @@
-"""How well estimate_sigma finds the noise of images, beside scikit-image's estimate_sigma and the plain Haar median.
+"""How well estimate_sigma finds the noise of images, beside scikit-image's estimate_sigma and the Haar median.
 
     pip install scikit-image PyWavelets
     python -m benchmarks.noise_level                    # CIFAR-10 from the Hub

@@ -20,15 +20,18 @@ def reference(image: Tensor) -> float:
     """The definition for one image (C, H, W), place by place, in float64."""
     x = image.double().numpy()
     channels, height, width = x.shape
-    squares = np.empty((height - 1, width - 1))
-    for i in range(height - 1):
-        for j in range(width - 1):
-            haar = (x[:, i, j] - x[:, i, j + 1] - x[:, i + 1, j] + x[:, i + 1, j + 1]) / 2
-            squares[i, j] = (haar**2).mean()
-    h, w = min(3, height - 1), min(3, width - 1)
-    means = [squares[i : i + h, j : j + w].mean() for i in range(height - h) for j in range(width - w)]
+    down, across = ([1, -2, 1] if side > 2 else [1, -1] for side in (height, width))
+    mask = np.outer(down, across) / np.linalg.norm(down) / np.linalg.norm(across)
+    rows, columns = height - len(down) + 1, width - len(across) + 1
+    squares = np.empty((rows, columns))
+    for i in range(rows):
+        for j in range(columns):
+            residuals = (mask * x[:, i : i + len(down), j : j + len(across)]).sum((1, 2))
+            squares[i, j] = (residuals**2).mean()
+    h, w = min(3, rows), min(3, columns)
+    means = [squares[i : i + h, j : j + w].mean() for i in range(rows - h + 1) for j in range(columns - w + 1)]
     median = sorted(means)[(len(means) - 1) // 2]  # torch's: the lower one
-    return (median / median_of_noise(channels, h, w)) ** 0.5
+    return (median / median_of_noise(channels, (h, w), (len(down) - 1, len(across) - 1))) ** 0.5
 
 
 @settings(deadline=None, max_examples=25)
@@ -62,18 +65,18 @@ def test_images_without_noise_have_none(shape):
 @pytest.mark.parametrize("size", [(32, 32), (33, 47)])
 def test_pure_noise(channels, sigma, size):
     estimates = estimate_sigma(0.5 + sigma * draw(50, channels, *size))
-    assert estimates.mean().item() == pytest.approx(sigma, rel=0.02)
-    assert estimates.std().item() < 0.06 * sigma
+    assert estimates.mean().item() == pytest.approx(sigma, rel=0.03)
+    assert estimates.std().item() < 0.08 * sigma
 
 
 def test_rare_and_large_noise_is_seen():
-    """One value in twenty is hit. The plain median of the Haar differences sees almost nothing of it."""
+    """One value in twenty is hit. The median of the absolute Haar differences sees almost nothing of it."""
     hit = draw(50, 3, 32, 32, seed=1) * (torch.rand(50, 3, 32, 32) < 0.05)
     batch = (0.5 + 0.3 * hit).clamp(0, 1)
     truth = (batch - 0.5).square().mean((1, 2, 3)).sqrt()
     haar = (batch[..., :-1, :-1] - batch[..., 1:, :-1] - batch[..., :-1, 1:] + batch[..., 1:, 1:]) / 2
     plain = haar.abs().flatten(1).median(dim=1).values / 0.6745
-    assert 0.75 < (estimate_sigma(batch) / truth).mean().item() < 1.1
+    assert 0.7 < (estimate_sigma(batch) / truth).mean().item() < 1.1
     assert (plain / truth).mean().item() < 0.1
 
 
