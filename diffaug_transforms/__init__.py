@@ -23,7 +23,7 @@ Files and folders in the order of their layers. A layer imports only from layers
     figures.py      labelled grids of images
     classifiers.py  classifiers by name, and the folders that training writes
     score/          the diffusion side: schedules, networks, and Denoiser, the engine that the layers below use
-    transforms/     DiffAug, AugMix, DeepAugment and compose_with for training; DiffAugEnsemble for test time
+    transforms/     DiffAug, AugMix, DeepAugment and compose_with for training; DiffAugEnsemble and Purify for test time
     guidance/       noisy and denoise-augmented classifiers, and the guide that they give to sampling
     robustness/     DDA, corruptions, test sets, certificates, out-of-distribution scores, gradients
     offline/        augmented copies of folders and shards of images, made before training
@@ -39,13 +39,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .score import ScoreNetwork, list_score_networks, load_score_network
-    from .transforms import AugMix, DeepAugment, DiffAug, DiffAugEnsemble, compose_with
+    from .transforms import AugMix, DeepAugment, DiffAug, DiffAugEnsemble, Purify, compose_with
 
 __all__ = [
     "AugMix",
     "DeepAugment",
     "DiffAug",
     "DiffAugEnsemble",
+    "Purify",
     "ScoreNetwork",
     "compose_with",
     "list_score_networks",

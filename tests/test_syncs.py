@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torchvision import tv_tensors
 
-from diffaug_transforms import AugMix, DeepAugment, DiffAug, DiffAugEnsemble, ScoreNetwork, compose_with
+from diffaug_transforms import AugMix, DeepAugment, DiffAug, DiffAugEnsemble, Purify, ScoreNetwork, compose_with
 from diffaug_transforms.classifiers import NormalizedClassifier
 from diffaug_transforms.guidance import DenoiseAugmentedClassifier, NoisyClassifier, classifier_guide
 from diffaug_transforms.robustness import (
@@ -34,7 +34,7 @@ from diffaug_transforms.robustness import (
 )
 from diffaug_transforms.score import Denoiser, NoiseSchedule, views_over_time
 from diffaug_transforms.score.sampling import sample
-from diffaug_transforms.transforms import AnytimeEnsemble, SelfEnsemble, ViewsLoss
+from diffaug_transforms.transforms import AnytimeEnsemble, SelfEnsemble, ViewsLoss, estimate_sigma
 from tests.conftest import tiny_unet
 from tests.guidance.guidance_encoders import tiny_encoder
 from tests.pretend_device import PretendedDevices
@@ -60,6 +60,12 @@ SYNCS = {
     "AnytimeEnsemble, 10 views": 4,
     "AnytimeEnsemble, confidence": 8,
     "SelfEnsemble of DiffAug": 0,
+    "Purify, uint8": 0,
+    "Purify, float": 0,
+    "Purify, one sigma": 0,
+    "Purify, sigmas given": 0,
+    "estimate_sigma, uint8": 0,
+    "estimate_sigma, float": 0,
     "DenoisedSmoothing": 0,
     "DenoisedSmoothing, votes of 1 part": 1,
     "DenoisedSmoothing, votes of 4 parts": 1,
@@ -211,6 +217,22 @@ def self_ensemble(place: Place) -> Any:
     return lambda: robust(batch)
 
 
+def purify(images: Callable[[Place], Tensor], **options: Any) -> Callable[[Place], Any]:
+    def build(place: Place) -> Any:
+        transform, batch = Purify(network(place), **F32, **options), images(place)
+        return lambda: transform(batch)
+
+    return build
+
+
+def noise_levels(images: Callable[[Place], Tensor]) -> Callable[[Place], Any]:
+    def build(place: Place) -> Any:
+        batch = images(place)
+        return lambda: estimate_sigma(batch)
+
+    return build
+
+
 def smoothing(call: Callable[[DenoisedSmoothing, Tensor], Any], max_batch: int = 8) -> Callable[[Place], Any]:
     def build(place: Place) -> Any:
         smoothed, batch = (
@@ -356,6 +378,12 @@ CALLS: dict[str, Callable[[Place], Callable[[], Any]]] = {
     "AnytimeEnsemble, 10 views": anytime(),
     "AnytimeEnsemble, confidence": anytime(confidence=0.99),
     "SelfEnsemble of DiffAug": self_ensemble,
+    "Purify, uint8": purify(pixels),
+    "Purify, float": purify(floats),
+    "Purify, one sigma": purify(floats, sigma=0.1),
+    "Purify, sigmas given": purify(floats, sigma=torch.tensor([0.01, 0.1, 0.2, 0.3]), gate=0.05),
+    "estimate_sigma, uint8": noise_levels(pixels),
+    "estimate_sigma, float": noise_levels(floats),
     "DenoisedSmoothing": smoothing(lambda smoothed, batch: smoothed(batch)),
     "DenoisedSmoothing, votes of 1 part": smoothing(lambda s, batch: s.counts(batch[0], s.draw_noise(batch[0], 8))),
     "DenoisedSmoothing, votes of 4 parts": smoothing(lambda s, batch: s.counts(batch[0], s.draw_noise(batch[0], 32))),

@@ -8,9 +8,9 @@ import traceback
 import warnings
 from collections.abc import Sequence
 
-from . import app, augment, convert, demo, networks, sample, show
+from . import app, augment, convert, demo, networks, purify, sample, show
 
-COMMANDS = (demo, show, augment, sample, app, networks, convert)
+COMMANDS = (demo, show, augment, purify, sample, app, networks, convert)
 #: Errors that a user causes. They end as one line.
 USER_ERRORS = (OSError, ValueError, TypeError, ImportError)
 

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from ..offline import ResizeAndCrop, augment_dataset, augment_folder, augment_shards, is_image_folder
-from ..transforms import DeepAugment, DiffAug
+from ..transforms import DeepAugment, DiffAug, Purify
 from ..transforms.deepaugment import REDRAW_PROBABILITY
 from .options import TIMESTEPS_HELP, add_shared, find_device, new_command, parse_timesteps
 
@@ -26,7 +26,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("src", metavar="SRC", help="folder tree of images, Parquet files, tars, or a Hub data set's id")
     parser.add_argument("dst", metavar="DST", help="where the copies go: in the same tree, or as shards")
-    methods = ("diffaug", "deepaugment", "deepaugment:edsr", "deepaugment:cae")
+    methods = ("diffaug", "purify", "deepaugment", "deepaugment:edsr", "deepaugment:cae")
     text = "augmentation; default: %(default)s"
     parser.add_argument("--with", choices=methods, default="diffaug", dest="method", help=text)
     parser.add_argument("--weights", help="file for deepaugment:cae (required) and deepaugment:edsr")
@@ -81,15 +81,19 @@ def check_engine(args: argparse.Namespace) -> None:
             raise ValueError(f"--{option} goes with --engine {'local' if ray else 'ray'}. Got {value}")
 
 
-def make_transform(args: argparse.Namespace) -> tuple[DiffAug | DeepAugment, float]:
+def make_transform(args: argparse.Namespace) -> tuple[DiffAug | DeepAugment | Purify, float]:
     """The transform of ``--with``, and the probability that a copy gets a newly corrupted network."""
     method, _, kind = args.method.partition(":")
-    if method == "diffaug":
+    if method in ("diffaug", "purify"):
         if args.weights is not None:
             raise ValueError(f"--weights goes with --with deepaugment:edsr and deepaugment:cae. Got {args.weights}")
         steps = None if args.timesteps is None else parse_timesteps(args.timesteps)
-        return DiffAug(args.network, timesteps=steps).eval(), 1.0
+        if method == "diffaug":
+            return DiffAug(args.network, timesteps=steps).eval(), 1.0
+        if steps is not None:
+            raise ValueError(f"--timesteps goes with --with diffaug. Got {args.timesteps}")
+        return Purify(args.network).eval(), 1.0
     if args.timesteps is not None or args.network != "cifar10":
-        raise ValueError("--network and --timesteps go with --with diffaug")
+        raise ValueError("--network goes with --with diffaug and purify, --timesteps with --with diffaug")
     transform = DeepAugment(kind or "noise2net", weights=args.weights)
     return transform.eval(), REDRAW_PROBABILITY if kind else 1.0

@@ -11,8 +11,8 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from ..transforms import DeepAugment, DiffAug
-from .copies import Prepare, Seeds, encode_image, file_format, read_image
+from ..transforms import Purify
+from .copies import Augment, Prepare, Seeds, encode_image, file_format, read_image
 from .overlap import WriteBehind, read_ahead
 
 #: The most pixels that go through the network together, and that wait for others of their size.
@@ -34,9 +34,11 @@ def name_of(data: bytes, path: str | None) -> str:
 
 
 def augment_batch(
-    augment: DiffAug | DeepAugment, images: Sequence[Tensor], seeds: Sequence[Seeds], device: torch.device | str
+    augment: Augment, images: Sequence[Tensor], seeds: Sequence[Seeds], device: torch.device | str
 ) -> Tensor:
     """Augment images, uint8 (3, H, W) of one size, each with its own seeds: uint8 (B, 3, H, W) on the CPU."""
+    if isinstance(augment, Purify):
+        return augment(torch.stack(list(images)).to(device)).cpu()
     params = []
     generator = augment.generator
     try:
@@ -78,7 +80,7 @@ def in_batches(images: Iterable[tuple[int, Item, Tensor]], batch_size: int) -> I
 
 
 def augment_pictures(
-    augment: DiffAug | DeepAugment,
+    augment: Augment,
     pictures: Sequence[Picture],
     prepare: Prepare,
     batch_size: int,

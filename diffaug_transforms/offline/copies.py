@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as F
 
 from ..arguments import as_integer, check_callable, check_instance
 from ..pictures import MAX_SIDE, load_image
-from ..transforms import DeepAugment, DiffAug
+from ..transforms import DeepAugment, DiffAug, Purify
 
 #: Applied to each RGB picture before it is augmented, such as a Resize. An OSError in it skips the picture.
 Prepare = Callable[[PIL.Image.Image], PIL.Image.Image] | None
@@ -27,6 +27,10 @@ FORMATS = {
     ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF",
     ".ppm": "PPM", ".pgm": "PPM",
 }  # fmt: skip
+
+
+#: What makes copies. Purify draws nothing, so its copies of an image are one.
+Augment = DiffAug | DeepAugment | Purify
 
 
 class Seeds(NamedTuple):
@@ -74,8 +78,13 @@ class ResizeAndCrop:
 
 def check_options(augment: Any, copies: Any, seed: Any, batch_size: Any, prepare: Any) -> None:
     """ValueError or TypeError unless these are as ``augment_folder`` and ``augment_dataset`` take them."""
-    check_instance("augment", augment, (DiffAug, DeepAugment))
+    check_instance("augment", augment, (DiffAug, DeepAugment, Purify))
     as_integer("copies", copies, 1)
+    if isinstance(augment, Purify):
+        if copies > 1:
+            raise ValueError(f"copies must be 1 for Purify, which makes the same copy each time. Got {copies}")
+        if isinstance(augment.sigma, Tensor):
+            raise ValueError("sigma must be one number for all images, or None. Got a tensor")
     as_integer("seed", seed, 0)
     as_integer("batch_size", batch_size, 1)
     check_callable("prepare", prepare, "a transform of PIL images")

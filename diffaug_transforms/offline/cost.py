@@ -11,8 +11,8 @@ import PIL.Image
 import torch
 
 from ..pictures import check_sides
-from ..transforms import DeepAugment, DiffAug
-from .copies import Prepare
+from ..transforms import DiffAug, Purify
+from .copies import Augment, Prepare
 
 #: Pictures with more than so many times the pixels of the network's are far larger.
 FAR_LARGER = 4
@@ -21,7 +21,7 @@ SAMPLE = 8
 
 
 def describe_cost(
-    augment: DiffAug | DeepAugment,
+    augment: Augment,
     pictures: Sequence[Path | bytes],
     copies: int,
     prepare: Prepare,
@@ -35,7 +35,7 @@ def describe_cost(
         pictures: files, or their bytes. The headers of some are read.
         copies: how many copies will be made.
     """
-    if not isinstance(augment, DiffAug) or not pictures:
+    if not isinstance(augment, (DiffAug, Purify)) or not pictures:
         return None
     some = pictures[:: max(1, len(pictures) // SAMPLE)][:SAMPLE]
     sizes = [size for size in (prepared_pixels(picture, prepare) for picture in some) if size]
@@ -69,7 +69,7 @@ def prepared_pixels(file: Path | bytes, prepare: Prepare) -> int:
         return 0
 
 
-def seconds_a_call(augment: DiffAug, size: int, device: torch.device) -> float:
+def seconds_a_call(augment: DiffAug | Purify, size: int, device: torch.device) -> float:
     """The time of a network call for one image of the network's own size."""
     image = torch.full((1, augment.network.in_channels, size, size), 0.5, device=device)
     steps = torch.tensor([augment.network.num_timesteps // 2], device=device)

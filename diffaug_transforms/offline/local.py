@@ -22,9 +22,10 @@ from torch import Tensor
 
 from ..arguments import as_number, as_path, check_flags
 from ..files import writing_file
-from ..transforms import DeepAugment, DiffAug
+from ..transforms import DeepAugment
 from .batches import augment_batch, image_bytes, in_batches
 from .copies import (
+    Augment,
     Prepare,
     Seeds,
     as_device,
@@ -63,7 +64,7 @@ class State(enum.Enum):
 def augment_folder(
     source: str | Path,
     target: str | Path,
-    augment: DiffAug | DeepAugment,
+    augment: Augment,
     *,
     copies: int = 1,
     seed: int = 0,
@@ -83,7 +84,7 @@ def augment_folder(
 
     Args:
         source, target: folders. Neither may lie inside the other.
-        augment: its own generator is not used.
+        augment: its own generator is not used. Purify makes one copy, the same for every seed.
         copies: copies per image. With more than one, the files are named NAME_0, NAME_1, ...
         seed: of all draws.
         redraw: the probability that a copy gets a newly corrupted network, for DeepAugment only. Other copies use the
@@ -176,7 +177,7 @@ def find_states(jobs: Sequence[Job], check_age: bool = True) -> tuple[dict[Path,
 
 
 def make_copies(
-    augment: DiffAug | DeepAugment,
+    augment: Augment,
     jobs: Sequence[Job],
     states: dict[Path, State],
     batch_size: int,

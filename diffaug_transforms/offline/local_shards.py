@@ -20,9 +20,8 @@ import torch
 
 from ..arguments import as_path, check_flags
 from ..files import writing_file
-from ..transforms import DeepAugment, DiffAug
 from .batches import Picture, augment_pictures
-from .copies import Prepare, as_device, check_options, copy_seeds
+from .copies import Augment, Prepare, as_device, check_options, copy_seeds
 from .cost import SAMPLE, describe_cost
 from .folders import find_kind, is_image_folder, is_tar
 from .overlap import threads
@@ -34,7 +33,7 @@ from .tables import augment_tables, describe_data, first_pictures, load_splits, 
 def augment_shards(
     source: str | Path,
     target: str | Path,
-    augment: DiffAug | DeepAugment,
+    augment: Augment,
     *,
     copies: int = 1,
     seed: int = 0,

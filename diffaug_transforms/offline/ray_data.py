@@ -53,7 +53,7 @@ def augment_dataset(
             path, as in Hugging Face datasets, or bytes. Other columns and members are kept.
         target: where the shards go. Both may be paths or URIs that pyarrow knows (s3://, gs://); every node of the
             cluster must reach them.
-        augment: DiffAug or DeepAugment. Each worker has its own network.
+        augment: DiffAug, DeepAugment or Purify. Each worker has its own network.
         copies: copies per image. With more than one, the columns (members) are named NAME_0, NAME_1, ...
         redraw: as in ``augment_folder``, for image folders; elsewhere every copy has its own corrupted network.
         seed, batch_size, prepare, overwrite: as in ``augment_folder``.

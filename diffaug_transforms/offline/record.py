@@ -21,8 +21,8 @@ from torchvision.transforms import v2
 
 from ..files import read_json, remove_part, tensors_sha256, writing_file
 from ..score import ScoreNetwork, load_score_network
-from ..transforms import DeepAugment, DiffAug
-from .copies import QUALITY, Prepare, ResizeAndCrop
+from ..transforms import DeepAugment, DiffAug, Purify
+from .copies import QUALITY, Augment, Prepare, ResizeAndCrop
 from .folders import is_parquet, is_picture, is_tar
 
 #: The record's name in the destination.
@@ -32,7 +32,7 @@ CURE = "Choose another folder, or make all copies anew with --overwrite (in Pyth
 
 
 def describe_options(
-    source: str, augment: DiffAug | DeepAugment, prepare: Prepare, copies: int, seed: int, **more: Any
+    source: str, augment: Augment, prepare: Prepare, copies: int, seed: int, **more: Any
 ) -> dict[str, Any]:
     """Everything that decides what the copies look like, as plain values. Loads the network for its checksum."""
     options = {
@@ -56,19 +56,23 @@ def package_version() -> str:
         return "not installed"
 
 
-def describe_augment(augment: DiffAug | DeepAugment) -> dict[str, Any]:
+def describe_augment(augment: Augment) -> dict[str, Any]:
     """A transform's options, and the checksum of its weights."""
     if isinstance(augment, DeepAugment):
         kind = {"noise2net": "deepaugment"}.get(augment.network, f"deepaugment:{augment.network}")
         weights = None if augment.weights is None else file_sha256(Path(augment.weights).expanduser())
         return {"with": kind, "weights": weights, "size": augment.size, "max_epsilon": augment.max_epsilon}
+    dtype = None if augment.denoiser.dtype is None else str(augment.denoiser.dtype).removeprefix("torch.")
+    network = {"name": augment.denoiser.extra_repr(), "sha256": network_sha256(augment)}
+    if isinstance(augment, Purify):
+        rule = {"sigma": augment.sigma, "gate": augment.used_gate}
+        return {"with": "purify", "network": network, **rule, "dtype": dtype}
     steps = augment.denoiser.augment_timesteps if augment.timesteps is None else augment.timesteps
     augment.network.schedule.check_timesteps(steps)
     matched = augment.timesteps is None and augment.network.image_size is None
-    dtype = None if augment.denoiser.dtype is None else str(augment.denoiser.dtype).removeprefix("torch.")
     return {
         "with": "diffaug",
-        "network": {"name": augment.denoiser.extra_repr(), "sha256": network_sha256(augment)},
+        "network": network,
         "timesteps": "matched to each picture's size" if matched else describe_timesteps(steps),
         "p": augment.p,
         "dtype": dtype,
@@ -84,7 +88,7 @@ def describe_timesteps(steps: Sequence[int]) -> str:
     return ",".join(map(str, steps))
 
 
-def network_sha256(augment: DiffAug) -> str:
+def network_sha256(augment: DiffAug | Purify) -> str:
     """The checksum of a network's weights as they were loaded, its schedule, and what it predicts."""
     denoiser = augment.denoiser
     network = denoiser.network

@@ -6,6 +6,8 @@ deepaugment/  DeepAugment: image-to-image networks with randomly changed weights
 compose.py    compose_with: named views of one image; ViewsLoss over them; the paper's recipes
 ensemble.py   DiffAugEnsemble and SelfEnsemble: the mean of a classifier's answers to several views
 anytime.py    AnytimeEnsemble, which stops once the answer is decided
+noise_level.py   estimate_sigma: how much noise an image has
+purify.py     Purify: each image denoised at its own noise level, clean images left alone
 
 A new augmentation is a torchvision v2 transform in a file of its own here. ``compose_with`` takes any v2 transform.
 """
@@ -16,6 +18,8 @@ from .compose import RECIPES, Views, ViewsLoss, compose_with, recipe
 from .deepaugment import DeepAugment
 from .diffaug import DiffAug
 from .ensemble import DiffAugEnsemble, SelfEnsemble
+from .noise_level import estimate_sigma
+from .purify import Purify
 
 __all__ = [
     "RECIPES",
@@ -25,9 +29,11 @@ __all__ = [
     "DeepAugment",
     "DiffAug",
     "DiffAugEnsemble",
+    "Purify",
     "SelfEnsemble",
     "Views",
     "ViewsLoss",
     "compose_with",
+    "estimate_sigma",
     "recipe",
 ]

@@ -26,7 +26,9 @@ from benchmarks import (
     entropy_over_time,
     gradients,
     jacobian,
+    noise_level,
     pictures,
+    purify,
     throughput,
     train_cifar10,
 )
@@ -389,3 +391,27 @@ def test_what_ood_refuses(tmp_path, cifar10):
         sets.split_known(data, ["cat", "pony"])
     with pytest.raises(ValueError, match="at least one image. Got none in unknown classes"):
         sets.load("unknown classes", "near", sets.split_known(data, CLASSES)[1])
+
+
+def test_noise_level(run, cifar10):
+    pytest.importorskip("pywt")
+    records = run(noise_level, "--data", cifar10, "--images", 3)
+    estimates = {r["method"]: r for r in records if (r["noise"], r["sigma"]) == ("Gaussian", 0.2)}
+    assert set(estimates) == set(noise_level.METHODS)
+    mine = values(records, "sigma", method="estimate_sigma", metric="estimated_sigma", noise="Gaussian")
+    assert list(mine) == sorted(mine) == list(noise_level.SIGMAS)
+    assert list(mine.values()) == sorted(mine.values())
+    errors = values(records, "method", metric="root_mean_square_error", noise="5 % of values", sigma=0.2)
+    assert errors["estimate_sigma"] < errors["scikit-image"]
+
+
+def test_purify(run, cifar10):
+    options: list[object] = ["--images", 4, "--gate-images", 8, "--corruptions", "clean", "gaussian_noise"]
+    records = run(purify, "--data", cifar10, *options)
+    gate = values(records, "quantile", split="train")
+    assert list(gate.values()) == sorted(gate.values())
+    assert values(records, "corruption", metric="network_calls")["gaussian_noise"] == 1
+    accuracy = [r for r in records if r["metric"] == "accuracy"]
+    assert len(accuracy) == 2 * 2 * 3
+    assert all(r["gain"] == 0 for r in accuracy if r["mode"] == "default")
+    assert {r["severity"] for r in accuracy} == {0, 5}

@@ -135,7 +135,7 @@ def test_each_copy_gets_the_network_of_its_job(photos, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"augment": "diffaug"}, "augment must be a DiffAug or DeepAugment. Got 'diffaug'"),
+        ({"augment": "diffaug"}, "augment must be a DiffAug or DeepAugment or Purify. Got 'diffaug'"),
         ({"copies": 1.5}, "copies must be an integer. Got 1.5"),
         ({"batch_size": 0}, "batch_size must be at least 1. Got 0"),
         ({"seed": -1}, "seed must be at least 0. Got -1"),

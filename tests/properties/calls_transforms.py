@@ -12,8 +12,8 @@ from torch import Tensor
 
 from . import arguments as a
 from . import images
-from .checks import BatchCheck, ResultCheck, SampleCheck, finite_scalar, range_complaint
-from .expectations import image_expectation
+from .checks import BatchCheck, ResultCheck, SampleCheck, finite_scalar, range_complaint, tensor_complaint
+from .expectations import count_images, image_expectation
 from .names import CLASSES
 from .values import Call, Value, both, calls, mixed, only, pick
 
@@ -114,6 +114,33 @@ def recipe_calls(draw: st.DrawFn) -> Call:
     )
     # The default network has 32 pixels and is slow.
     return call.with_options(diffaug="DiffAug(plain)")
+
+
+noise_levels = pick(
+    "None | 0 | 0.1 | 2 | np.float32(0.1) | torch.tensor([0.1, 0.0]) | torch.tensor(0.2) | torch.tensor([1, 2])",
+    "-0.1 | inf | 10**400 | torch.tensor([0.1]) | torch.tensor([0.1, -1]) | torch.tensor([nan, 0.1]) | 'half' | [0.5]"
+    " | torch.ones(2, 1) | torch.tensor([True, False]) | torch.tensor([1j, 1]) | {} | 1j | object() | nan | [] | b'1'"
+    " | np.array([0.1, 0.2])",
+    "True",
+)
+
+
+def levels_complaint(arguments: list[Any], levels: Any) -> str | None:
+    """One finite number, at least 0, for each image."""
+    return tensor_complaint(levels, (count_images(arguments[0]),)) or (
+        "a level below 0" if len(levels) and levels.min() < 0 else None
+    )
+
+
+def levels_expectation(arguments: list[Any]) -> bool | None:
+    """Good images must be taken if both sides have two pixels. Other numbers of channels may be."""
+    image = arguments[0]
+    verdict = image_expectation(image, range(1, 99))
+    if not verdict or not isinstance(image, (Tensor, np.ndarray, PIL.Image.Image)):
+        return verdict
+    sides = image.size if isinstance(image, PIL.Image.Image) else image.shape[-2:]
+    sides = image.shape[-3:-1] if isinstance(image, np.ndarray) else sides
+    return None if min(sides) < 2 or image_expectation(image, (3,)) is not True else True
 
 
 logits = pick(
@@ -260,6 +287,29 @@ CALLS: dict[str, st.SearchStrategy[Call]] = {
             "confidence": a.number("None | 1 | 0.5 | np.float32(0.9)", "0 | -1 | 1.1 | inf"),
             "min_views": a.integer("1 | 2 | 5 | np.int64(2)", "0 | -1"),
         },
+    ),
+    # A level is given, because images of one pixel have no noise that could be estimated.
+    "Purify, samples": calls("Purify(plain, sigma=0.2)", SampleCheck(detached=False), [images.everything]),
+    "Purify, estimated": calls(
+        "Purify(exact)",
+        SampleCheck(changes=False, detached=False),
+        [only("pixels((2, 3, 16, 16))", "picture()", "array((7, 2, 3))", "[picture(), picture('RGB', 5, 2)]")],
+    ),
+    "Purify, arguments": calls(
+        "Purify",
+        SampleCheck(changes=False, detached=False),
+        [only("pixels((2, 3, 16, 16))", "(pixels((2, 3, 8, 24), 'uint8'), 'path')")],
+        first=a.networks,
+        options={
+            "sigma": noise_levels,
+            "gate": pick("None | 0 | 0.05 | 3 | np.float32(0.1)", f"-0.1 | inf | 10**400 | {a.NO_NUMBERS}", "True"),
+            **{name: DIFFAUG[name] for name in ("max_batch", "dtype", "compile", "differentiable")},
+        },
+    ),
+    "estimate_sigma": calls(
+        "estimate_sigma",
+        ResultCheck(levels_complaint, levels_expectation),
+        [mixed(images.good_images, images.odd_tensors(), images.odd_pictures, images.arrays(), images.nonsense)],
     ),
     "SelfEnsemble, images": calls(
         "SelfEnsemble(open_head, nn.Identity())", BatchCheck(channels=range(1, 99)), [images.wrapped]
