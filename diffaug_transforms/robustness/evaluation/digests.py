@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Subset
 
-from diffaug_transforms import ScoreNetwork
-from diffaug_transforms.robustness.datasets import Corrupted
+from ...score import ScoreNetwork
+from ..datasets import Corrupted
 
 
 def digest(*parts: Any) -> str:

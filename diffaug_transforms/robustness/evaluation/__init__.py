@@ -1,0 +1,1 @@
+"""How accurate a classifier is on clean, corrupted and shifted images, alone and with the methods for test time."""
