@@ -23,6 +23,7 @@ from .datasets import (
     load_imagenet_set,
     random_subset,
 )
+from .evaluation import evaluate
 from .gradients import gradient_alignment, input_gradient
 from .jacobian import (
     LeadingDirections,
@@ -53,6 +54,7 @@ __all__ = [
     "candidate_classes",
     "correct",
     "corrupt",
+    "evaluate",
     "fpr95",
     "gradient_alignment",
     "input_gradient",

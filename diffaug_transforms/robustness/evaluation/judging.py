@@ -53,6 +53,7 @@ class Options:
         keep_probabilities: write the log-probabilities of the ensemble's views beside a part's records.
         calls: make records of network calls, too.
         seed: of all noise.
+        progress: show progress bars.
     """
 
     modes: Sequence[str]
@@ -63,6 +64,7 @@ class Options:
     crop: int | None = None
     keep_probabilities: bool = False
     calls: bool = False
+    progress: bool = True
 
 
 @dataclass
@@ -131,7 +133,7 @@ def judge_parts(
     """
     records: list[Record] = []
     main = accelerator.is_main_process
-    for part, settings in tqdm(parts, desc=head["dataset"], total=total, disable=not main):
+    for part, settings in tqdm(parts, desc=head["dataset"], total=total, disable=not (main and options.progress)):
         folder = work / part.name
         common = {**head, "corruption": part.corruption, "severity": part.severity, **tail}
 
@@ -191,7 +193,9 @@ def judge_part(
         numbers=numbers,
         seed=options.seed,
     )
-    for batch in tqdm(share, desc=folder.name, leave=False, disable=not accelerator.is_main_process):
+    for batch in tqdm(
+        share, desc=folder.name, leave=False, disable=not (accelerator.is_main_process and options.progress)
+    ):
         targets = batch.targets  # on the host, where their values are checked without waiting for a device
         batch = batch._replace(images=batch.images.to(device, non_blocking=True))
         places += batch.places

@@ -137,12 +137,16 @@ def ensemble_views(denoiser: Denoiser, name: str, steps: Sequence[int], crop: in
     return Views("ensemble", name, steps, number, number, make)
 
 
-def dda_views(dda: DDA, name: str, folder_name: str, seed: int, crop: int | None = None) -> Views:
+def dda_views(
+    dda: DDA, name: str, folder_name: str, seed: int, crop: int | None = None, shape: Sequence[int] | None = None
+) -> Views:
     """DDA's image, of which the classifier sees the centre of ``crop`` pixels. Images are kept in the part's folder.
 
     Args:
         folder_name: begins the name of their folder.
+        shape: of the images, (..., H, W). It matters for the number of calls of a network for any size.
     """
+    steps = dda.timesteps if shape is None else dda.timesteps_for(shape)
     depends = [digest_of_network(dda.network), dda.timesteps, dda.guidance_scale, dda.downscale, dda.border, seed]
     own = f"{folder_name}-dda-{dda.timesteps[-1]}-{dda.guidance_scale:g}-{dda.downscale}"
 
@@ -150,7 +154,7 @@ def dda_views(dda: DDA, name: str, folder_name: str, seed: int, crop: int | None
         return centre(adapted_images(dda, batch, folder / own, seed, digest(depends, versions())), crop)[None]
 
     # Its noise takes 50 draws of an image and is needed once, so it is no part of every batch.
-    return Views("dda", name, dda.timesteps[-1:], 0, len(dda.timesteps) - 1, make, backward=True)
+    return Views("dda", name, steps[-1:], 0, len(steps) - 1, make, backward=True)
 
 
 def centre(images: Tensor, crop: int | None) -> Tensor:

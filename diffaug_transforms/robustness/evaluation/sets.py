@@ -194,5 +194,5 @@ def check_classes(data: Any, classifiers: Mapping[str, Any]) -> None:
 
 def holds_corruptions(folder: Path) -> bool:
     """Whether this is the folder of a published CIFAR-10-C or ImageNet-C, which have no clean images."""
-    named = (path for c in CORRUPTIONS for path in (folder / c, *folder.glob(f"*/{c}")))
-    return (folder / "labels.npy").exists() or any(path.is_dir() for path in named)
+    severities = (path for c in CORRUPTIONS for path in (*folder.glob(f"{c}/[1-5]"), *folder.glob(f"*/{c}/[1-5]")))
+    return (folder / "labels.npy").exists() or any(path.is_dir() for path in severities)
