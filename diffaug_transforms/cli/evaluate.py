@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..robustness.corruptions import CORRUPTIONS
 from ..robustness.evaluation import MODES, evaluate
 from ..robustness.evaluation.classifiers import parse_normalize
@@ -86,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
     )
     if int(os.environ.get("RANK", "0")) == 0:
         write_report(records, args.output)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     return 0
 
 

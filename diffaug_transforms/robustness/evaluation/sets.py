@@ -78,6 +78,41 @@ class HubImages(Images):
         return file, self.targets[index], repr(self.transform)
 
 
+class Prepared(Images):
+    """A dataset whose images go through a transform of PIL images."""
+
+    def __init__(self, dataset: Any, transform: Callable[[PIL.Image.Image], PIL.Image.Image]) -> None:
+        self.dataset, self.transform = dataset, transform
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+        image, target = self.dataset[index]
+        return F.pil_to_tensor(self.transform(F.to_pil_image(image))), target
+
+
+class OneSize(Images):
+    """A dataset whose images must have one size. ValueError for an image of another one."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+        self.size = tuple(dataset[0][0].shape[-2:]) if len(dataset) else ()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+        image, target = self.dataset[index]
+        if tuple(image.shape[-2:]) != self.size:
+            (height, width), (first_height, first_width) = image.shape[-2:], self.size
+            raise ValueError(
+                f"all images must have one size, or size must be given. Got {first_width}x{first_height} and "
+                f"{width}x{height}, image {index}"
+            )
+        return image, target
+
+
 def load_splits(data: str) -> Any:
     """All splits by name. A Parquet file is a test split."""
     try:
