@@ -71,12 +71,8 @@ def test_records_a_table_and_a_picture(tmp_path, folders, capsys):
 
 def test_a_killed_run_resumes(tmp_path, folders, monkeypatch):
     """Killed while it makes the second part. The finished one is used, and the result is that of a whole run."""
-    command = [
-        sys.executable,
-        "-m",
-        "diffaug_transforms.cli",
-        *arguments(folders, tmp_path / "out", "--batch-size", "1"),
-    ]
+    own = arguments(folders, tmp_path / "out", "--batch-size", "1")
+    command = [sys.executable, "-m", "diffaug_transforms.cli", *own]
     process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     finished, started = tmp_path / "out" / "parts" / "clean" / "records.pt", time.monotonic()
     while not finished.exists() and time.monotonic() < started + 120 and process.poll() is None:
