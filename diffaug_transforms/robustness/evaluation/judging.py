@@ -41,6 +41,9 @@ class Part:
     def name(self) -> str:
         return self.corruption if self.severity == 0 else f"{self.corruption}-{self.severity}"
 
+    def __len__(self) -> int:
+        return len(self.images)  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
 class Options:

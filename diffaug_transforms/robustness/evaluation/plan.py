@@ -34,7 +34,7 @@ def describe_plan(
         parts: how many there are in all.
         images: a batch (B, 3, H, W) in [0, 1] to time one call with.
     """
-    number = sum(len(part.images) for part in missing)  # type: ignore[arg-type]
+    number = sum(map(len, missing))
     height, width = images.shape[-2:]
     kept = f", {parts - len(missing)} of {parts} parts are kept from an earlier run" if len(missing) < parts else ""
     first = f"{number:,} images of {width}x{height} pixels in {len(missing)} parts{kept}"
