@@ -33,11 +33,11 @@ from diffaug_transforms.robustness.datasets import random_subset
 from diffaug_transforms.robustness.evaluation.batches import ahead, pin, places_in_full
 from diffaug_transforms.robustness.evaluation.digests import digest, digest_of_classifier, digest_of_network
 from diffaug_transforms.robustness.evaluation.records import kept
-from diffaug_transforms.robustness.evaluation.sets import check_classes, open_set
 from diffaug_transforms.robustness.smoothing import certify_votes
 from diffaug_transforms.score import Denoiser
 
 from .harness.classifiers import open_classifiers
+from .harness.data import check_classes, open_set
 from .harness.options import default_device, script_parser
 from .harness.pictures import new_figure, save_figure
 from .harness.records import RESULTS, Record, write_results

@@ -35,18 +35,12 @@ from diffaug_transforms.robustness.evaluation.digests import (
 )
 from diffaug_transforms.robustness.evaluation.judging import Options, Part, judge_parts, without_images
 from diffaug_transforms.robustness.evaluation.modes import Views, dda_views, ensemble_views
-from diffaug_transforms.robustness.evaluation.sets import (
-    CROP,
-    SETS,
-    Images,
-    check_classes,
-    holds_corruptions,
-    open_set,
-)
+from diffaug_transforms.robustness.evaluation.sets import CROP, Images, holds_corruptions
 from diffaug_transforms.score import Denoiser
 from diffaug_transforms.score.schedule import ENSEMBLE_TIMESTEPS
 
 from .harness.classifiers import open_classifiers
+from .harness.data import SETS, check_classes, open_set
 from .harness.options import default_workers, script_parser
 from .harness.pictures import new_figure, save_figure
 from .harness.records import RESULTS, Record, write_results

@@ -19,12 +19,11 @@ from tqdm.auto import tqdm
 from diffaug_transforms import DiffAug
 from diffaug_transforms.robustness.datasets import random_subset
 from diffaug_transforms.robustness.evaluation.answers import entropy, log_probabilities
-from diffaug_transforms.robustness.evaluation.sets import open_set
 from diffaug_transforms.robustness.metrics import correct
 from diffaug_transforms.score import Denoiser
 
 from .harness.classifiers import open_classifiers
-from .harness.data import read_images
+from .harness.data import open_set, read_images
 from .harness.options import default_device, script_parser
 from .harness.pictures import new_figure, save_figure
 from .harness.records import RESULTS, Record, summary, write_results

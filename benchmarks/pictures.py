@@ -22,11 +22,10 @@ from diffaug_transforms import AugMix, DeepAugment, DiffAug, DiffAugEnsemble, co
 from diffaug_transforms.classifiers import load_classifier
 from diffaug_transforms.images import sample_images
 from diffaug_transforms.robustness import CORRUPTIONS, DDA
-from diffaug_transforms.robustness.evaluation.sets import open_set
 from diffaug_transforms.score import Denoiser, views_over_time
 
 from .harness.classifiers import open_classifier
-from .harness.data import CIFAR10_CLASSES
+from .harness.data import CIFAR10_CLASSES, open_set
 from .harness.options import script_parser
 from .harness.pictures import draw_rows, new_figure, save_figure
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ from ..robustness.evaluation.evaluate import DEFAULT_MODES
 from ..robustness.evaluation.records import write_records
 from ..robustness.evaluation.report import plot_results, result_table
 from .options import TIMESTEPS_HELP, add_shared, find_device, new_command, parse_timesteps
+
+DEFAULT_OUTPUT = "diffaug_evaluate"
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -57,8 +60,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int, help="only the first N images of a random order")
     parser.add_argument("--batch-size", type=int, default=50, help="images at once; default: %(default)s")
     parser.add_argument("--workers", type=int, default=0, help="processes that read images; default: %(default)s")
-    text = "folder for records.json, table.md, accuracy.png and finished parts; default: %(default)s"
-    parser.add_argument("--output", type=Path, default=Path("diffaug_evaluate"), help=text)
+    text = "folder for records.json, table.md, accuracy.png and finished parts; default: "
+    parser.add_argument("--output", type=Path, help=f"{text}{DEFAULT_OUTPUT}/CLASSIFIER_DATA")
     add_shared(parser, "device", "seed")
     return parser
 
@@ -66,6 +69,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     names = {"all": None, "none": ()}
     corruptions = names[args.corruptions] if args.corruptions in names else tuple(args.corruptions.split(","))
+    output = args.output or default_output(args.classifier, args.data)
     records = evaluate(
         args.classifier,
         args.data,
@@ -83,14 +87,20 @@ def run(args: argparse.Namespace) -> int:
         workers=args.workers,
         seed=args.seed,
         device=find_device(args.device),
-        output=args.output / "parts",
+        output=output / "parts",
         progress=True,
     )
     if int(os.environ.get("RANK", "0")) == 0:
-        write_report(records, args.output)
+        write_report(records, output)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     return 0
+
+
+def default_output(classifier: str, data: str) -> Path:
+    """A folder for each pair of them, so that one run's results do not replace another's."""
+    names = (re.sub(r"[^\w.-]+", "-", name).strip("-.") for name in (classifier, data))
+    return Path(DEFAULT_OUTPUT) / "_".join(names)
 
 
 def write_report(records: list[dict[str, Any]], output: Path) -> None:

@@ -14,6 +14,7 @@ from torch.utils.data import TensorDataset
 from torchvision.transforms.v2 import functional as F
 
 from benchmarks.harness.classifiers import open_classifier
+from benchmarks.harness.data import open_set
 from benchmarks.harness.options import script_parser
 from benchmarks.harness.pictures import draw_rows, stretch
 from benchmarks.harness.records import read_records, summary
@@ -25,7 +26,7 @@ from diffaug_transforms.robustness.evaluation.answers import entropy, log_probab
 from diffaug_transforms.robustness.evaluation.batches import batches, draw_noise, places_in_full
 from diffaug_transforms.robustness.evaluation.modes import centre
 from diffaug_transforms.robustness.evaluation.records import kept
-from diffaug_transforms.robustness.evaluation.sets import HubImages, center_crop, open_set
+from diffaug_transforms.robustness.evaluation.sets import HubImages, center_crop
 from diffaug_transforms.score import Denoiser
 
 from .conftest import CLASSES, write_classifier

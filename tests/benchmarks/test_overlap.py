@@ -12,13 +12,13 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from benchmarks import certify
+from benchmarks.harness.data import open_set
 from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.robustness import DenoisedSmoothing, correct, random_subset
 from diffaug_transforms.robustness.evaluation import batches as batches_module
 from diffaug_transforms.robustness.evaluation import judging
 from diffaug_transforms.robustness.evaluation.batches import ahead, batches, draw_noise
 from diffaug_transforms.robustness.evaluation.modes import Views
-from diffaug_transforms.robustness.evaluation.sets import open_set
 from diffaug_transforms.score import Denoiser
 from tests.conftest import tiny_unet
 from tests.pretend_device import PretendedDevices

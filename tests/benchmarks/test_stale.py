@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 from benchmarks import certify, covariate_shift, ensemble_rules, train_cifar10
+from benchmarks.harness.data import check_classes, open_set
 from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.images import sample_images
 from diffaug_transforms.robustness import DDA, load_cifar10_c, random_subset
@@ -28,7 +29,7 @@ from diffaug_transforms.robustness.evaluation.digests import (
     digest_of_network,
 )
 from diffaug_transforms.robustness.evaluation.records import kept, whole_file
-from diffaug_transforms.robustness.evaluation.sets import HubImages, center_crop, check_classes, open_set
+from diffaug_transforms.robustness.evaluation.sets import HubImages, center_crop
 from tests.conftest import tiny_unet
 
 from .conftest import CLASSES, Run, write_classifier

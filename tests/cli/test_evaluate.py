@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from diffaug_transforms import ScoreNetwork, cli
+from diffaug_transforms.cli.evaluate import default_output
 from diffaug_transforms.images import sample_images
 from diffaug_transforms.robustness import corruptions
 from diffaug_transforms.robustness.evaluation import judging
@@ -119,6 +120,11 @@ def test_a_timm_model_of_small_images_and_an_exported_program(tmp_path, folders,
     more = ["--normalize", "0.5/0.5", "--output", str(tmp_path / "b"), *options]
     assert cli.main(["evaluate", str(tmp_path / "mine.pt2"), images, *more]) == 0
     assert {r["model"] for r in read(tmp_path / "b")} == {"mine"}
+
+
+def test_each_pair_has_a_folder_of_its_own():
+    assert default_output("timm:resnet50", "uoft-cs/cifar10") == Path("diffaug_evaluate/timm-resnet50_uoft-cs-cifar10")
+    assert default_output("../runs/a", "./b/") == Path("diffaug_evaluate/runs-a_b")
 
 
 @pytest.mark.parametrize(

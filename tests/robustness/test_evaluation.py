@@ -147,6 +147,10 @@ def test_exported_programs(tmp_path):
         open_classifier(path)
     with pytest.raises(ValueError, match=r"must take any number of images. Got a program for exactly 4: export it"):
         open_classifier(export(tmp_path / "four.pt2", model, batch=False), normalize=(0.0, 1.0))
+    options: dict[str, Any] = {"normalize": (0.5, 0.5), "modes": ["default"], "corruptions": ()}
+    assert evaluate(path, random_data(side=32), **options)[-1]["n"] == 6
+    with pytest.raises(ValueError, match="classifier must take images of 40x40 pixels, or size be given: Guard failed"):
+        evaluate(path, random_data(side=40), size=40, **options)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(OSError, match="is no whole exported program"):
         open_classifier(path, normalize=(0.0, 1.0))

@@ -1,11 +1,8 @@
-"""Test sets by name: Hub data sets, and published sets or their clean images, corrupted on the fly.
-
-Items are (uint8 image (3, H, W), target).
-"""
+"""Test sets as torch data sets of (uint8 image (3, H, W), target): Hub data sets, and sets made from others."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +14,8 @@ from torchvision.transforms.v2 import functional as F
 
 from ...images import load_image
 from ..corruptions import CORRUPTIONS
-from ..datasets import IMAGENET_SETS, Corrupted, load_cifar10_c, load_imagenet_set
 
 Images = Dataset[tuple[Tensor, Any]]
-SETS = ("cifar10", "cifar10-c", *IMAGENET_SETS)
 #: A split without labels, such as the test split of the Hub's ``imagenet-1k``, gives way to the next one.
 TEST_SPLITS = ("test", "validation", "val", "valid")
 #: Names of the column with the classes.
@@ -172,59 +167,6 @@ def center_crop(size: int, resize: int | None = None, filter: str = "bilinear") 
     """The shorter side to ``resize`` (default: ``size``), then the centre of ``size``."""
     interpolation = v2.InterpolationMode(filter)
     return v2.Compose([v2.Resize(resize or size, interpolation, antialias=True), v2.CenterCrop(size)])
-
-
-def open_set(
-    name: str, data: str, corruption: str = "clean", severity: int = 0, *, resize: int | None = None
-) -> Images:
-    """A test set from its published files; or, if ``data`` is the clean set, corrupted on the fly.
-
-    Args:
-        name: one of ``SETS``.
-        data: folder of the published files. For ``cifar10``, ``cifar10-c``, ``imagenet`` and ``imagenet-c`` also the
-            clean test set: a Hub id, or a folder in the Hub's layout.
-        corruption: "clean", or one of ``CORRUPTIONS``.
-        severity: 1...5, for a corruption.
-        resize: give ImageNet's images as squares of this side, from a shorter side of this length. Corruptions are
-            made at 224 pixels all the same. None: 224, ImageNet-C's images as published and the others from 256.
-
-    Raises:
-        ValueError: ``resize`` for CIFAR-10, or below 224.
-    """
-    if resize is not None and (name not in IMAGENET_SETS or resize < CROP):
-        raise ValueError(f"resize must be at least {CROP}, and is for ImageNet's sets only. Got {resize} for {name}")
-    square = None if resize is None else center_crop(resize)
-    folder = Path(data)
-    if holds_corruptions(folder):
-        if name == "cifar10-c":
-            return load_cifar10_c(folder, corruption, severity)
-        return load_imagenet_set(name, folder, corruption=corruption, severity=severity, transform=square)
-    usual = center_crop(CROP, 256)
-    transform = square if square and corruption == "clean" else usual
-    clean_name = name.removesuffix("-c")
-    is_wnid_folder = folder.is_dir() and any(folder.glob("n????????"))
-    if name in IMAGENET_SETS and (is_wnid_folder or name not in ("imagenet", "imagenet-c")):
-        clean: Images = load_imagenet_set(clean_name, folder, transform=transform)
-    else:
-        clean = HubImages(data, transform=transform if clean_name == "imagenet" else None)
-        if -1 in clean.targets:
-            raise ValueError(f"{data} must have a column label with classes. Got {', '.join(clean.rows.features)}")
-    if corruption == "clean":
-        return clean
-    return Corrupted(clean, corruption, severity, corruption_set=name, transform=square)
-
-
-def check_classes(data: Any, classifiers: Mapping[str, Any]) -> None:
-    """ValueError if a classifier, by its name, numbers a class of the data otherwise than the data do."""
-    while not isinstance(data, HubImages) and hasattr(data, "dataset"):
-        data = data.dataset
-    numbers = {name: number for number, name in enumerate(getattr(data, "classes", ()))}
-    for spec, classifier in classifiers.items():
-        for number, name in enumerate(getattr(classifier, "classes", ())):
-            if numbers.get(name, number) != number:
-                raise ValueError(
-                    f"{spec} must number the classes as the data do, {name} as {numbers[name]}. Got {number}"
-                )
 
 
 def holds_corruptions(folder: Path) -> bool:
