@@ -448,7 +448,15 @@ def test_errors_and_gains_by_hand():
     assert "| fog 5 | 50.0 ± 28.9 | 75.0 ± 25.0 |" in table
 
 
+def test_one_part_beside_the_clean_one_has_its_gain_in_the_table(small):
+    pytest.importorskip("cv2")
+    records = evaluate(Linear(), random_data(), network=small, corruptions=["fog"], timesteps=[20], modes=["de"])
+    assert result_table(records).splitlines()[2] == "|  | calls an image | clean | gain | fog 5 | gain |"
+    assert result_table(records).count("\n\n") == 1
+
+
 def test_a_picture(tmp_path, small):
+    pytest.importorskip("matplotlib")
     records = evaluate(Linear(), random_data(), network=small, corruptions=(), timesteps=[0, 20])
     plot_results(records, tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 5000

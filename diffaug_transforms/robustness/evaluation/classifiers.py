@@ -317,7 +317,7 @@ def _downloading(spec: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, (ValueError, TypeError, ImportError)) and not isinstance(error, OSError):
             raise
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = " ".join(str(error).split())[:300].rstrip(". ") or type(error).__name__
         raise OSError(
             f"the weights of {spec} cannot be loaded: {reason}. Without the Hub, use a file, NAME@FILE, or the cache "
             "of an earlier download"

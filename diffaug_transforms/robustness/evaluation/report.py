@@ -73,7 +73,7 @@ def mean_and_error(values: Tensor) -> Record:
 def result_table(records: Sequence[Record]) -> str:
     """Markdown: for each method its network calls an image, its accuracy on each kind of part, and its gain."""
     parts = list(dict.fromkeys(part_of(r) for r in records if r["metric"] == "accuracy"))
-    summary = [part for part in parts if part[0] in ("clean", ALL)] or parts
+    summary = [part for part in parts if part[0] in ("clean", ALL)] if (ALL, 0) in parts else parts
     modes = [mode for mode in MODES if any(record["mode"] == mode for record in records)]
     first = records[0]
     n = max(record["n"] for record in records)
