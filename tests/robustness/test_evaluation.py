@@ -379,6 +379,10 @@ def test_finished_parts_are_used_for_the_same_inputs_only(tmp_path, small, capsy
         ({"modes": []}, ValueError, "modes must be at least one of default.* Got none"),
         ({"corruptions": ["rain"]}, ValueError, "corruption must be one of gaussian_noise.* Got 'rain'"),
         ({"severities": [6]}, ValueError, "severity must be in 1...5. Got 6"),
+        ({"severities": 3}, TypeError, "severities must be a list of integers, such as .* Got 3"),
+        ({"device": "moon"}, ValueError, "device must be a device of this machine, such as cpu or cuda. Got 'moon'"),
+        ({"output": 5}, TypeError, "output must be a path. Got 5"),
+        ({"dataset": "cifar10-c"}, ValueError, "dataset and split are for data by name. Got 'cifar10-c' and None"),
         ({"severities": []}, ValueError, "severities must be in 1...5, at least one. Got none"),
         ({"limit": 0}, ValueError, "limit must be at least 1. Got 0"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1. Got 0"),
@@ -396,6 +400,10 @@ def test_unfit_images_and_classes(tmp_path, small):
     options: dict[str, Any] = {"network": small, "corruptions": ()}
     with pytest.raises(ValueError, match="data must hold at least one image. Got none"):
         evaluate(Linear(), TensorDataset(torch.zeros(0, 3, 16, 16, dtype=torch.uint8), torch.zeros(0)), **options)
+    with pytest.raises(TypeError, match="data must hold pairs of an image and a class. Got something else"):
+        evaluate(Linear(), [1, 2], **options)
+    with pytest.raises(ValueError, match=r"must return logits \(B, K\). Got Tensor of shape \(1, 3, 16, 16\)"):
+        evaluate(nn.Identity(), random_data(), **options)
     with pytest.raises(ValueError, match=r"images must be uint8 \(3, H, W\). Got torch.float32 \(3, 16, 16\)"):
         evaluate(Linear(), TensorDataset(torch.rand(2, 3, 16, 16), torch.zeros(2)), **options)
     with pytest.raises(ValueError, match="targets must be below the 5 classes of the logits. Got 5"):

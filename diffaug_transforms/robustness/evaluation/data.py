@@ -97,10 +97,14 @@ def open_data(
     transform = preparation(classifier, size)
     if not isinstance(data, (str, Path)):
         check_dataset(data)
+        if dataset is not None or split is not None:
+            raise ValueError(f"dataset and split are for data by name. Got {dataset!r} and {split!r}")
         return TestSet("data", Prepared(data, transform) if transform else OneSize(data))
     data, folder = str(data), Path(data)
     if dataset is not None:
         check_choice("dataset", dataset, DATASETS)
+    if not data:
+        raise OSError(f"DATA must be {KINDS}. Got an empty name")
     kind = dataset or published_set(folder, classifier.classes)
     if kind is not None:
         return open_published(kind, folder, transform)

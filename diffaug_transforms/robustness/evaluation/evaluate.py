@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
-from ...arguments import as_integer, as_optional_integer, as_timesteps, check_choice, check_flags
+from ...arguments import as_integer, as_optional_integer, as_path, as_timesteps, check_choice, check_flags, shown
 from ...score import Denoiser, ScoreNetwork
 from ...score.denoiser import CPU_BATCH_PIXELS
 from ..adaptation import DDA
 from ..corruptions import check_severity
 from ..datasets import random_subset
-from .answers import log_probabilities
 from .classifiers import Normalization, OpenedClassifier, open_classifier
 from .data import SMALL, TestSet, open_data
 from .digests import digest, digest_of_classifier, digest_of_data, digest_of_network
@@ -105,7 +104,7 @@ def evaluate(
     test = open_data(data, opened, dataset=dataset, split=split, size=as_optional_integer("size", size, 1))
     chosen = choose_parts(test, corruptions, severities)
     parts = [Part(name, severity, cut(test.part(name, severity), limit)) for name, severity in chosen]
-    accelerator = join_processes(torch.device(device))
+    accelerator = join_processes(as_device(device))
     module = opened.module.to(accelerator.device).eval()
     images = first_images(parts, batch_size, accelerator.device)
     check_outputs(module, images, test)
@@ -129,7 +128,7 @@ def evaluate(
     settings["names"] = [*head.values(), *tail.values()]
     jobs = [(part, {**settings, "images": digest_of_data(part.images)}) for part in parts]
     with ExitStack() as stack:
-        work = Path(output or stack.enter_context(tempfile.TemporaryDirectory()))
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory())) if output is None else as_path("output", output)
         if progress and accelerator.is_main_process:
             missing = [part for part, own in jobs if not is_kept(work / part.name / "records.pt", own)]
             print(describe_plan(missing, len(jobs), views, denoiser, module, images, accelerator.num_processes))
@@ -157,10 +156,20 @@ def check_arguments(modes: Sequence[str], corruptions: Sequence[str] | None, sev
         raise ValueError(f"modes must be at least one of {', '.join(MODES)}. Got none")
     for mode in modes:
         check_choice("mode", mode, MODES)
+    if not isinstance(severities, Sequence) or isinstance(severities, str):
+        raise TypeError(f"severities must be a list of integers, such as [1, 3, 5]. Got {severities!r}")
     if not severities:
         raise ValueError("severities must be in 1...5, at least one. Got none")
     for severity in severities:
         check_severity(severity)
+
+
+def as_device(device: torch.device | str) -> torch.device:
+    """ValueError unless this machine has the device."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(f"device must be a device of this machine, such as cpu or cuda. Got {device!r}") from error
 
 
 def as_opened(classifier: Any, normalize: Normalization | None, size: int | None) -> OpenedClassifier:
@@ -199,7 +208,10 @@ def first_images(parts: Sequence[Part], number: int, device: torch.device) -> Te
     unless the images are uint8 with three channels.
     """
     data: Any = parts[0].images
-    first, _ = data[0]
+    try:
+        first, _ = data[0]
+    except TypeError as error:
+        raise TypeError(f"data must hold pairs of an image and a class. Got something else: {error}") from error
     _ = parts[-1].images[0]
     if device.type == "cpu" and isinstance(first, Tensor):
         number = min(number, max(1, CPU_BATCH_PIXELS // max(first[0].numel(), 1)))
@@ -212,13 +224,17 @@ def first_images(parts: Sequence[Part], number: int, device: torch.device) -> Te
 def check_outputs(module: nn.Module, images: Tensor, test: TestSet) -> None:
     """ValueError unless the classifier takes the images and has as many outputs as the data have classes."""
     try:
-        outputs = log_probabilities(module, images[:1]).shape[-1]
+        with torch.inference_mode():
+            logits = module(images[:1])
     except (RuntimeError, AssertionError) as error:  # exported programs assert their sizes
         height, width = images.shape[-2:]
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"classifier must take images of {width}x{height} pixels, or size be given: {reason}"
         ) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise ValueError(f"classifier must return logits (B, K). Got {shown(logits)}")
+    outputs = logits.shape[1]
     if test.num_classes not in (None, outputs):
         raise ValueError(
             f"classifier must have {test.num_classes} outputs, one for each class of {test.name}, because there are no "

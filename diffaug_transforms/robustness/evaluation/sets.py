@@ -92,13 +92,14 @@ class OneSize(Images):
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
-        self.size = tuple(dataset[0][0].shape[-2:]) if len(dataset) else ()
+        self.size: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Any]:
         image, target = self.dataset[index]
+        self.size = self.size or tuple(self.dataset[0][0].shape[-2:])
         if tuple(image.shape[-2:]) != self.size:
             (height, width), (first_height, first_width) = image.shape[-2:], self.size
             raise ValueError(
