@@ -19,7 +19,7 @@ from ..robustness.evaluation.data import DATASETS
 from ..robustness.evaluation.evaluate import DEFAULT_MODES
 from ..robustness.evaluation.records import write_records
 from ..robustness.evaluation.report import plot_results, result_table
-from .options import TIMESTEPS_HELP, add_shared, find_device, new_command, parse_timesteps
+from .options import TIMESTEPS_HELP, add_shared, new_command, parse_timesteps
 
 DEFAULT_OUTPUT = "diffaug_evaluate"
 
@@ -41,7 +41,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     text = "folder with a folder for each class, Parquet file, Hub data set, or a published shifted set (CIFAR-10-C, "
     text += "ImageNet-C, -R, -A, -S, -Sketch, -D)"
     parser.add_argument("data", metavar="DATA", help=text)
-    text = f"of {', '.join(MODES)}; default: %(default)s"
+    known = ", ".join(f"{name} ({mode.description})" for name, mode in MODES.items())
+    text = f"with commas between them: {known}; default: %(default)s"
     parser.add_argument("--modes", default=",".join(DEFAULT_MODES), help=text)
     text = "score network: name, Hub repository, folder or .pt; default: cifar10 for images of at most 48 pixels, else "
     parser.add_argument("--network", help=f"{text}photos")
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         workers=args.workers,
         seed=args.seed,
-        device=find_device(args.device),
+        device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
         output=output / "parts",
         progress=True,
     )

@@ -137,7 +137,7 @@ def test_each_pair_has_a_folder_of_its_own():
         (["cifar10-baseline", "IMAGES", "--modes", "default,best"], "mode must be one of default, de, anytime"),
         (["cifar10-baseline", "IMAGES", "--corruptions", "rain"], "corruption must be one of gaussian_noise"),
         (["cifar10-baseline", "IMAGES", "--normalize", "1"], "normalize must be none, imagenet, or MEAN/STD"),
-        (["cifar10-baseline", "IMAGES", "--device", "moon"], "--device must be a device of this machine"),
+        (["cifar10-baseline", "IMAGES", "--device", "moon"], "device must be a device of this machine"),
         (["cifar10-baseline", "IMAGES", "--limit", "0"], "limit must be at least 1. Got 0"),
     ],
 )

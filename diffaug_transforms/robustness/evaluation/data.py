@@ -60,15 +60,13 @@ class TestSet:
 
     def part(self, corruption: str, severity: int) -> Images:
         """The images under a corruption, or those of "clean". Constants are those for the images' size."""
-        if self.clean is None:
-            assert self.published is not None
+        if self.published is not None:
             return self.published(corruption, severity)
+        clean: Any = self.clean
         if corruption == "clean":
-            return self.clean
-        side = min(self.clean[0][0].shape[-2:])
-        return Corrupted(
-            self.clean, corruption, severity, corruption_set="cifar10-c" if side <= SMALL else "imagenet-c"
-        )
+            return clean
+        constants = "cifar10-c" if min(clean[0][0].shape[-2:]) <= SMALL else "imagenet-c"
+        return Corrupted(clean, corruption, severity, corruption_set=constants)
 
 
 def open_data(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -165,9 +166,12 @@ def check_arguments(modes: Sequence[str], corruptions: Sequence[str] | None, sev
 
 
 def as_device(device: torch.device | str) -> torch.device:
-    """ValueError unless this machine has the device."""
+    """The device; of several processes on GPUs, each has its own. ValueError unless this machine has it."""
     try:
-        return torch.empty(0, device=device).device
+        found = torch.device(device)
+        if found.type == "cuda" and "LOCAL_RANK" in os.environ:
+            found = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        return torch.empty(0, device=found).device
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(f"device must be a device of this machine, such as cpu or cuda. Got {device!r}") from error
 
