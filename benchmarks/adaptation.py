@@ -27,11 +27,13 @@ from diffaug_transforms import DiffAugEnsemble
 from diffaug_transforms.robustness import CORRUPTIONS, DDA
 from diffaug_transforms.robustness.adaptation import START_TIMESTEP
 from diffaug_transforms.robustness.datasets import random_subset
+from diffaug_transforms.robustness.evaluation.batches import draw_noise
+from diffaug_transforms.robustness.evaluation.sets import HubImages
 from diffaug_transforms.score import Denoiser
 from diffaug_transforms.transforms import AnytimeEnsemble, SelfEnsemble
 
 from .harness.classifiers import open_classifier
-from .harness.data import HubImages, draw_noise, open_set, read_images
+from .harness.data import open_set, read_images
 from .harness.options import default_device, script_parser
 from .harness.records import RESULTS, Record, summary, write_results
 from .harness.timing import Methods, count_calls, ratio, time_interleaved

@@ -30,15 +30,17 @@ from tqdm.auto import tqdm
 
 from diffaug_transforms.robustness import ABSTAIN, DenoisedSmoothing
 from diffaug_transforms.robustness.datasets import random_subset
+from diffaug_transforms.robustness.evaluation.batches import ahead, pin, places_in_full
+from diffaug_transforms.robustness.evaluation.digests import digest, digest_of_classifier, digest_of_network
+from diffaug_transforms.robustness.evaluation.records import kept
 from diffaug_transforms.robustness.smoothing import certify_votes
 from diffaug_transforms.score import Denoiser
 
 from .harness.classifiers import open_classifiers
-from .harness.data import ahead, check_classes, open_set, pin, places_in_full
-from .harness.digests import digest, digest_of_classifier, digest_of_network
+from .harness.data import check_classes, open_set
 from .harness.options import default_device, script_parser
 from .harness.pictures import new_figure, save_figure
-from .harness.records import RESULTS, Record, kept, write_results
+from .harness.records import RESULTS, Record, write_results
 from .harness.tables import frame
 from .tables.certificates import at_radius
 

@@ -18,12 +18,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from diffaug_transforms import load_score_network
+from diffaug_transforms.robustness.evaluation.answers import entropy
+from diffaug_transforms.robustness.evaluation.modes import stop_early
+from diffaug_transforms.robustness.evaluation.records import read_kept
 from diffaug_transforms.score.schedule import ENSEMBLE_TIMESTEPS
-from diffaug_transforms.transforms.anytime import decided
 
-from .harness.classifiers import entropy, open_classifier
+from .harness.classifiers import open_classifier
 from .harness.options import script_parser
-from .harness.records import RESULTS, Record, read_kept, write_results
+from .harness.records import RESULTS, Record, write_results
 
 #: (confidence, min_views) of the anytime ensembles; None: the exact bound alone.
 ANYTIME = ((None, 2), (0.95, 2), (0.9, 2), (0.8, 2), (0.7, 2), (0.6, 2), (0.8, 1))
@@ -115,14 +117,8 @@ def replay(
     log_p: Tensor, timesteps: tuple[int, ...], confidence: float | None, min_views: int
 ) -> tuple[Tensor, Tensor]:
     """AnytimeEnsemble's answers (N,) and network calls (N,), from the log-probabilities of all views (V, N, K)."""
-    totals = log_p.exp().cumsum(dim=0)
-    answers, calls = torch.full((2, totals.shape[1]), -1)
-    made = 0
-    for seen, (total, t) in enumerate(zip(totals, timesteps), start=1):
-        made += t > 0
-        done = decided(total, seen, len(totals) - seen, confidence, min_views) & (answers < 0)
-        answers[done], calls[done] = total.argmax(dim=1)[done], made
-    return answers, calls
+    log_mean, calls = stop_early(log_p, timesteps, confidence, min_views)
+    return log_mean.argmax(dim=1), calls
 
 
 if __name__ == "__main__":

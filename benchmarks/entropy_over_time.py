@@ -18,10 +18,11 @@ from tqdm.auto import tqdm
 
 from diffaug_transforms import DiffAug
 from diffaug_transforms.robustness.datasets import random_subset
-from diffaug_transforms.robustness.evaluate import correct
+from diffaug_transforms.robustness.evaluation.answers import entropy, log_probabilities
+from diffaug_transforms.robustness.metrics import correct
 from diffaug_transforms.score import Denoiser
 
-from .harness.classifiers import entropy, log_probabilities, open_classifiers
+from .harness.classifiers import open_classifiers
 from .harness.data import open_set, read_images
 from .harness.options import default_device, script_parser
 from .harness.pictures import new_figure, save_figure

@@ -38,10 +38,12 @@ from tqdm.auto import tqdm
 
 from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.robustness import gradient_alignment, input_gradient
+from diffaug_transforms.robustness.evaluation.batches import draw_noise
+from diffaug_transforms.robustness.evaluation.sets import HubImages
 from diffaug_transforms.score import Denoiser, diffuse, to_signed
 
 from .harness.classifiers import open_classifiers
-from .harness.data import HubImages, draw_noise, read_images
+from .harness.data import read_images
 from .harness.options import default_device, script_parser
 from .harness.pictures import draw_rows, stretch
 from .harness.records import RESULTS, Record, summary, write_results

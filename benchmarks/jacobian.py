@@ -32,9 +32,11 @@ from diffaug_transforms.robustness import (
     leading_directions,
     vector_jacobian_product,
 )
+from diffaug_transforms.robustness.evaluation.batches import draw_noise
+from diffaug_transforms.robustness.evaluation.sets import HubImages
 from diffaug_transforms.score import diffuse, to_signed, to_unit
 
-from .harness.data import HubImages, draw_noise, read_images
+from .harness.data import read_images
 from .harness.options import default_device, script_parser
 from .harness.pictures import draw_rows, stretch
 from .harness.records import RESULTS, Record, summary, write_results

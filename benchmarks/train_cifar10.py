@@ -34,16 +34,18 @@ from tqdm.auto import tqdm
 from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.classifiers import load_classifier
 from diffaug_transforms.robustness import CORRUPTIONS, corrupt
+from diffaug_transforms.robustness.evaluation.answers import log_probabilities
+from diffaug_transforms.robustness.evaluation.digests import digest, digest_of_data, digest_of_network
+from diffaug_transforms.robustness.evaluation.records import kept, whole_file
+from diffaug_transforms.robustness.evaluation.sets import HubImages
 from diffaug_transforms.score import Denoiser, to_unit
 from diffaug_transforms.score.sampling import sample
 from diffaug_transforms.transforms import RECIPES
 from diffaug_transforms.transforms.ensemble import denoised_views, log_mean_probabilities
 
-from .harness.classifiers import log_probabilities
-from .harness.data import CIFAR10_CLASSES, HubImages, side_of
-from .harness.digests import digest, digest_of_data, digest_of_network
+from .harness.data import CIFAR10_CLASSES, side_of
 from .harness.options import default_device, script_parser
-from .harness.records import RESULTS, Record, kept, whole_file, write_results
+from .harness.records import RESULTS, Record, write_results
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "train_classifier.py"
 MAIN_RECIPES = ("baseline", "diffaug", "augmix", "augmix+diffaug")

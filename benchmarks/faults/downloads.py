@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from diffaug_transforms import load_score_network
+from diffaug_transforms.robustness.evaluation.digests import digest_of_network
 from tests.hub_server import Hub, serve_hub
 
-from ..harness.digests import digest_of_network
 from ..harness.records import Record
 from .augmenting import write_network
 from .children import last_line, run_to_end

@@ -11,11 +11,11 @@ import torch
 
 from diffaug_transforms import ScoreNetwork, load_score_network
 from diffaug_transforms.classifiers import NormalizedClassifier, build_model, load_classifier, save_classifier
+from diffaug_transforms.robustness.evaluation.digests import digest_of_classifier, digest_of_network
+from diffaug_transforms.robustness.evaluation.records import kept, read_kept, write_lines
 from diffaug_transforms.score import NoiseSchedule
 from tests.conftest import tiny_unet
 
-from ..harness.digests import digest_of_classifier, digest_of_network
-from ..harness.records import kept, read_kept, write_lines
 from .works import files_of
 
 Write = Callable[[Path], Any]

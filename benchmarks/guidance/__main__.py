@@ -28,10 +28,11 @@ from torch import Tensor
 
 from diffaug_transforms import ScoreNetwork, load_score_network
 from diffaug_transforms.robustness.datasets import random_subset
+from diffaug_transforms.robustness.evaluation.sets import HubImages, center_crop
 from diffaug_transforms.score import Denoiser
 from diffaug_transforms.score.sampling import METHODS
 
-from ..harness.data import HubImages, center_crop, side_of
+from ..harness.data import side_of
 from ..harness.options import default_device, script_parser
 from ..harness.pictures import draw_rows
 from ..harness.records import RESULTS, Record, write_results

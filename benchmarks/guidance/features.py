@@ -28,9 +28,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from diffaug_transforms.classifiers import load_classifier
+from diffaug_transforms.robustness.evaluation.classifiers import classifier_folder
 from diffaug_transforms.robustness.ood import last_linear
-
-from ..harness.classifiers import classifier_folder
 
 #: The number of images that one Inception Score is of, in OpenAI's evaluator (guided-diffusion, evaluator.py).
 SPLIT_SIZE = 5000

@@ -21,10 +21,10 @@ from tqdm.auto import tqdm
 
 from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.guidance.guide import log_probability_gradient
+from diffaug_transforms.robustness.evaluation.batches import draw_noise
 from diffaug_transforms.score import diffuse, to_signed, to_unit
 
 from ..gradients import label_gradient, score_cosine
-from ..harness.data import draw_noise
 from ..harness.pictures import draw_rows, stretch
 from ..harness.records import Record, summary
 from ..harness.timing import peak_bytes, ratio, time_interleaved

@@ -24,12 +24,13 @@ from diffaug_transforms.guidance import (
     classifier_guide,
     load_guidance_classifier,
 )
+from diffaug_transforms.robustness.evaluation.batches import draw_noise
+from diffaug_transforms.robustness.evaluation.digests import digest_of_network
+from diffaug_transforms.robustness.evaluation.records import kept
 from diffaug_transforms.score import space_timesteps, to_unit
 from diffaug_transforms.score.sampling import sample
 
-from ..harness.data import draw_noise, side_of
-from ..harness.digests import digest_of_network
-from ..harness.records import kept
+from ..harness.data import side_of
 
 Classifier = NoisyClassifier | DenoiseAugmentedClassifier
 

@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from diffaug_transforms.robustness import OOD_METHODS, OODDetector, aupr, auroc, fpr95
+from diffaug_transforms.robustness.evaluation.sets import HubImages, center_crop
 
 from ..harness.classifiers import open_classifier
-from ..harness.data import HubImages, center_crop
 from ..harness.options import default_device, script_parser
 from ..harness.records import RESULTS, Record, write_results
 from ..harness.tables import frame

@@ -27,9 +27,9 @@ from torchvision.datasets.mnist import read_image_file
 from torchvision.transforms.v2 import functional as F
 
 from diffaug_transforms.robustness.datasets import load_image_folder, random_subset
+from diffaug_transforms.robustness.evaluation.classifiers import classifier_folder
+from diffaug_transforms.robustness.evaluation.sets import HubImages, Images, center_crop
 
-from ..harness.classifiers import classifier_folder
-from ..harness.data import HubImages, Images, center_crop
 from ..harness.options import default_workers
 
 #: ImageNet-1k's classes that one of CIFAR-10's ten names fits, or fits what their photos usually show besides

@@ -8,9 +8,9 @@ import traceback
 import warnings
 from collections.abc import Sequence
 
-from . import app, augment, convert, demo, networks, purify, sample, show
+from . import app, augment, convert, demo, evaluate, networks, purify, sample, show
 
-COMMANDS = (demo, show, augment, purify, sample, app, networks, convert)
+COMMANDS = (demo, show, augment, purify, evaluate, sample, app, networks, convert)
 #: Errors that a user causes. They end as one line.
 USER_ERRORS = (OSError, ValueError, TypeError, ImportError)
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return args.run(args)
         except KeyboardInterrupt:
-            resumes = "; the same command resumes where it was" if args.command == "augment" else ""
+            resumes = "; the same command resumes where it was" if args.command in ("augment", "evaluate") else ""
             print(f"diffaug: stopped{resumes}", file=sys.stderr)
             return 130
         except Exception as error:

@@ -3,7 +3,8 @@
 adaptation.py  DDA, which moves shifted images back towards the network's data
 corruptions/   the 15 common corruptions of CIFAR-10-C and ImageNet-C
 datasets.py    test sets under covariate shift and out of distribution
-evaluate.py    which predictions are correct; the mean corruption error
+metrics.py     which predictions are correct; the mean corruption error
+evaluation/    a classifier's accuracy under shift, alone and with the methods for test time
 smoothing.py   certified predictions by denoised smoothing
 ood.py         out-of-distribution scores; ood_metrics.py judges them
 gradients.py   input gradients and their alignment with the image
@@ -22,7 +23,7 @@ from .datasets import (
     load_imagenet_set,
     random_subset,
 )
-from .evaluate import correct, mean_corruption_error
+from .evaluation import evaluate
 from .gradients import gradient_alignment, input_gradient
 from .jacobian import (
     LeadingDirections,
@@ -31,6 +32,7 @@ from .jacobian import (
     posterior_covariance,
     vector_jacobian_product,
 )
+from .metrics import correct, mean_corruption_error
 from .ood import OOD_METHODS, OODDetector
 from .ood_metrics import aupr, auroc, fpr95
 from .smoothing import ABSTAIN, Certificate, DenoisedSmoothing
@@ -52,6 +54,7 @@ __all__ = [
     "candidate_classes",
     "correct",
     "corrupt",
+    "evaluate",
     "fpr95",
     "gradient_alignment",
     "input_gradient",

@@ -139,7 +139,7 @@ def load_imagenet_set(
         if unknown := sorted(set(classes) - set(targets)):
             raise ValueError(f"{name} must be laid out as {LAYOUTS[name]}. Got the folder {root / unknown[0]}")
         if classes:
-            parts.append(_ImageFiles(root, {wnid: targets[wnid] for wnid in classes}, transform))
+            parts.append(LabelledFiles(root, {wnid: targets[wnid] for wnid in classes}, transform))
     if not any(map(len, parts)):
         raise ValueError(f"{name} must be laid out as {LAYOUTS[name]}. Got no images in {', '.join(map(str, roots))}")
     return parts[0] if len(parts) == 1 else ConcatDataset(parts)
@@ -174,7 +174,7 @@ def load_image_folder(folder: str | Path, size: int, *, resize: int | None = Non
     folder = as_path("folder", folder)
     if not folder.is_dir():
         raise OSError(f"there is no folder {folder}")
-    data = _ImageFiles(folder, {".": -1}, v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(size)]))
+    data = LabelledFiles(folder, {".": -1}, v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(size)]))
     if not len(data):
         raise OSError(f"there are no images ({', '.join(SUFFIXES)}) under {folder}")
     data.samples.sort(key=lambda sample: Path(sample[0]))
@@ -301,12 +301,17 @@ def folder_targets(name: str) -> dict[str, Any]:
     return {wnid: targets[wnid] for wnid in (folder / WNID_FILES[name]).read_text().split()}
 
 
-class _ImageFiles(ImageFolder):
-    """torchvision's ImageFolder with given targets for the folders, instead of their places in the alphabet."""
+class LabelledFiles(ImageFolder):
+    """torchvision's ImageFolder with given targets for the folders, instead of their places in the alphabet.
 
-    def __init__(self, root: Path, targets: Mapping[str, Any], transform: Callable[[PIL.Image.Image], Any]) -> None:
+    ``transform`` is from PIL image to PIL image; items are uint8 tensors.
+    """
+
+    def __init__(
+        self, root: Path, targets: Mapping[str, Any], transform: Callable[[PIL.Image.Image], Any] | None
+    ) -> None:
         self.folder_targets = targets
-        to_tensor = v2.Compose([transform, v2.PILToTensor()])
+        to_tensor = v2.PILToTensor() if transform is None else v2.Compose([transform, v2.PILToTensor()])
         super().__init__(root, to_tensor, loader=load_image, is_valid_file=_is_image, allow_empty=True)
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, Any]]:

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import certify, denoising, ensemble_rules, gradients, imagenet_cost, jacobian, throughput, train_cifar10
-from benchmarks.covariate_shift import adapted_images
 from benchmarks.gpu_hour import adm256
 from benchmarks.gpu_hour import classifier as resnet
-from benchmarks.harness.data import Batch, draw_noise
 from benchmarks.harness.tables import frame
 from benchmarks.tables import cost
 from diffaug_transforms import DiffAugEnsemble, ScoreNetwork
 from diffaug_transforms.robustness import DDA, DenoisedSmoothing
+from diffaug_transforms.robustness.evaluation.batches import Batch, draw_noise
+from diffaug_transforms.robustness.evaluation.modes import adapted_images
 from diffaug_transforms.score import Denoiser
 from diffaug_transforms.transforms import AnytimeEnsemble
 from tests.conftest import GaussianOracle, tiny_unet

@@ -27,7 +27,6 @@ from benchmarks.guidance.features import (
     open_extractor,
 )
 from benchmarks.guidance.gradients import REFERENCE, accuracy, alignment, cost
-from benchmarks.harness.data import draw_noise
 from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.classifiers import build_model, load_classifier
 from diffaug_transforms.guidance import (
@@ -36,6 +35,7 @@ from diffaug_transforms.guidance import (
     classifier_guide,
     load_guidance_classifier,
 )
+from diffaug_transforms.robustness.evaluation.batches import draw_noise
 from diffaug_transforms.score import diffuse, space_timesteps
 from diffaug_transforms.score.sampling import sample
 from tests.guidance.guidance_encoders import tiny_encoder

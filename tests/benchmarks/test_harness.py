@@ -13,16 +13,20 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 from torchvision.transforms.v2 import functional as F
 
-from benchmarks.covariate_shift import centre
-from benchmarks.harness.classifiers import entropy, log_probabilities, open_classifier
-from benchmarks.harness.data import HubImages, batches, center_crop, draw_noise, open_set, places_in_full
+from benchmarks.harness.classifiers import open_classifier
+from benchmarks.harness.data import open_set
 from benchmarks.harness.options import script_parser
 from benchmarks.harness.pictures import draw_rows, stretch
-from benchmarks.harness.records import kept, read_records, summary
+from benchmarks.harness.records import read_records, summary
 from benchmarks.harness.timing import count_calls, peak_bytes, ratio, several, time_interleaved
 from diffaug_transforms import DiffAugEnsemble, ScoreNetwork
 from diffaug_transforms.images import sample_images
 from diffaug_transforms.robustness import DDA, candidate_classes, corrupt, random_subset
+from diffaug_transforms.robustness.evaluation.answers import entropy, log_probabilities
+from diffaug_transforms.robustness.evaluation.batches import batches, draw_noise, places_in_full
+from diffaug_transforms.robustness.evaluation.modes import centre
+from diffaug_transforms.robustness.evaluation.records import kept
+from diffaug_transforms.robustness.evaluation.sets import HubImages, center_crop
 from diffaug_transforms.score import Denoiser
 
 from .conftest import CLASSES, write_classifier
@@ -105,7 +109,7 @@ def test_resize_takes_the_papers_centre_of_published_and_of_made_images(tmp_path
     resized = F.pil_to_tensor(F.to_pil_image(made).resize((256, 256), PIL.Image.Resampling.BILINEAR))
     for data in ("val", "c"):  # made on the fly, and published
         assert torch.equal(open_set("imagenet-c", str(tmp_path / data), "fog", 5, resize=256)[0][0], resized)
-    assert torch.equal(centre(resized, 256), resized[:, 16:240, 16:240])
+    assert torch.equal(centre(resized, 224), resized[:, 16:240, 16:240])
     clean = sample_images()["cat"].resize((300, 300)).resize((256, 256), PIL.Image.Resampling.BILINEAR)
     assert torch.equal(
         open_set("imagenet-c", str(tmp_path / "val"), resize=256)[0][0],

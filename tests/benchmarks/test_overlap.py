@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +11,14 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from benchmarks import certify, covariate_shift
-from benchmarks.harness import data as data_module
-from benchmarks.harness.data import ahead, batches, draw_noise, open_set
+from benchmarks import certify
+from benchmarks.harness.data import open_set
 from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.robustness import DenoisedSmoothing, correct, random_subset
+from diffaug_transforms.robustness.evaluation import batches as batches_module
+from diffaug_transforms.robustness.evaluation import judging
+from diffaug_transforms.robustness.evaluation.batches import ahead, batches, draw_noise
+from diffaug_transforms.robustness.evaluation.modes import Views
 from diffaug_transforms.score import Denoiser
 from tests.conftest import tiny_unet
 from tests.pretend_device import PretendedDevices
@@ -85,27 +87,27 @@ def test_a_part_is_read_from_the_device_once(monkeypatch):
     images = torch.randint(256, (6, 3, 4, 4), dtype=torch.uint8)
     data = TensorDataset(images, torch.arange(6) % 5)
     classifier = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
-    method = covariate_shift.Method("de", "network", (0, 5), 1, lambda batch, folder: (batch.images / 255)[None])
-    args = Namespace(
-        dataset="cifar10", workers=0, seed=0, batch_size=2, modes=("default", "de"), keep_probabilities=False
-    )
+    views = Views("ensemble", "network", (0, 5), 1, 1, lambda batch, folder: (batch.images / 255)[None])
+    options = judging.Options(("default", "de"), batch_size=2)
 
     def judge(device: torch.device, classifier: nn.Module) -> dict:
         process = SimpleNamespace(device=device, process_index=0, num_processes=1, is_main_process=False)
-        return covariate_shift.evaluate(data, [method], {"a": classifier}, process, args, Path("a"))
+        return judging.judge_part(data, [views], {"a": classifier}, process, options, Path("a"))
 
-    monkeypatch.setattr(covariate_shift, "log_probabilities", covariate_shift.log_probabilities.__wrapped__)
+    monkeypatch.setattr(judging, "log_probabilities", judging.log_probabilities.__wrapped__)
     monkeypatch.setattr(torch.utils.data._utils.pin_memory, "pin_memory", lambda data, device: data)
-    monkeypatch.setattr(data_module, "pin", lambda tensor: tensor)
+    monkeypatch.setattr(batches_module, "pin", lambda tensor: tensor)
     expected = judge(CPU, classifier)
-    assert {tally["n"] for tally in expected.values()} == {6}
+    assert {len(tally.right) for tally in expected.values()} == {6}
     with PretendedDevices() as devices:
         moved = classifier.to("cuda")
         before = len(devices.syncs)
         with torch.no_grad():
             found = judge(torch.device("cuda", 0), moved)
         assert len(devices.syncs) - before == 2 * len(expected)
-    assert {k: dict(v) for k, v in found.items()} == {k: pytest.approx(dict(v)) for k, v in expected.items()}
+    assert {k: v.right for k, v in found.items()} == {k: v.right for k, v in expected.items()}
+    entropies = {k: v.entropy for k, v in expected.items()}
+    assert {k: v.entropy for k, v in found.items()} == pytest.approx(entropies)
 
 
 def test_correct_does_not_wait_for_targets_on_the_host():

@@ -32,13 +32,13 @@ from benchmarks import (
     throughput,
     train_cifar10,
 )
-from benchmarks.harness.data import HubImages
 from benchmarks.ood import __main__ as ood
 from benchmarks.ood import sets
 from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.classifiers import load_classifier
 from diffaug_transforms.images import sample_images
 from diffaug_transforms.robustness import DDA, auroc
+from diffaug_transforms.robustness.evaluation.sets import HubImages
 
 from .conftest import CLASSES, write_classifier
 

@@ -17,13 +17,19 @@ from torch import nn
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 from benchmarks import certify, covariate_shift, ensemble_rules, train_cifar10
-from benchmarks.harness import records
-from benchmarks.harness.data import HubImages, center_crop, check_classes, open_set
-from benchmarks.harness.digests import digest, digest_of_classifier, digest_of_data, digest_of_network
-from benchmarks.harness.records import kept, whole_file
+from benchmarks.harness.data import check_classes, open_set
 from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.images import sample_images
 from diffaug_transforms.robustness import DDA, load_cifar10_c, random_subset
+from diffaug_transforms.robustness.evaluation import judging, records
+from diffaug_transforms.robustness.evaluation.digests import (
+    digest,
+    digest_of_classifier,
+    digest_of_data,
+    digest_of_network,
+)
+from diffaug_transforms.robustness.evaluation.records import kept, whole_file
+from diffaug_transforms.robustness.evaluation.sets import HubImages, center_crop
 from tests.conftest import tiny_unet
 
 from .conftest import CLASSES, Run, write_classifier
@@ -143,9 +149,9 @@ def judge(tmp_path: Path, run: Run, classifiers: list[Path], network_folder: Pat
 
     def judge(monkeypatch: pytest.MonkeyPatch, data: Path, classifier: Path = classifiers[0], **options: Any) -> Any:
         calls.clear()
-        evaluate, adapt = covariate_shift.evaluate, DDA.adapt
+        judge_part, adapt = judging.judge_part, DDA.adapt
         with monkeypatch.context() as patch:
-            patch.setattr(covariate_shift, "evaluate", lambda *a: calls.append("part") or evaluate(*a))
+            patch.setattr(judging, "judge_part", lambda *a: calls.append("part") or judge_part(*a))
             patch.setattr(DDA, "adapt", lambda dda, x, noise: calls.extend(["image"] * len(x)) or adapt(dda, x, noise))
             chosen = {"network": network_folder, "dataset": "cifar10", "limit": 3, "work": tmp_path / "work", **options}
             arguments = [part for key, value in chosen.items() for part in (f"--{key}", value)]

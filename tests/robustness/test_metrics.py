@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffaug_transforms.robustness import CORRUPTIONS, correct, mean_corruption_error
-from diffaug_transforms.robustness.evaluate import BASELINE_ERRORS
+from diffaug_transforms.robustness.metrics import BASELINE_ERRORS
 
 HALF = dict.fromkeys(CORRUPTIONS, 0.5)
 #: Over all classes, 1 is the most probable for every image; out of 0, 2 and 4 it is 4, 4 and 0.

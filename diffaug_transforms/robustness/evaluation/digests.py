@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Subset
 
-from diffaug_transforms import ScoreNetwork
-from diffaug_transforms.robustness.datasets import Corrupted
+from ...score import ScoreNetwork
+from ..datasets import Corrupted
+from .sets import OneSize, Prepared
 
 
 def digest(*parts: Any) -> str:
@@ -74,6 +75,10 @@ def stored_item(data: Any, index: int) -> Iterable[Any]:
     if isinstance(data, Corrupted):
         done = [data.corruption, data.severity, data.corruption_set, data.seed, index, repr(data.transform)]
         return [*stored_item(data.dataset, index), done]
+    if isinstance(data, Prepared):
+        return [*stored_item(data.dataset, index), repr(data.transform)]
+    if isinstance(data, OneSize):
+        return stored_item(data.dataset, index)
     if isinstance(data, ConcatDataset):
         part = bisect_right(data.cumulative_sizes, index)
         return stored_item(data.datasets[part], index - ([0, *data.cumulative_sizes][part]))
