@@ -153,7 +153,10 @@ def test_convert(tmp_path):
         (["augment", ".", "../out", "--workers", "2"], "--workers goes with --engine ray. Got 2"),
         (["augment", ".", "../out", "--weights", "a.pt"], "--weights goes with --with deepaugment:edsr and"),
         (["augment", ".", "../out", "--with", "deepaugment", "--timesteps", "5"], "--timesteps with --with diffaug"),
-        (["augment", ".", "../out", "--with", "deepaugment:edsr", "--network", "x"], "--network goes with --with diffaug and purify"),
+        (
+            ["augment", ".", "../out", "--with", "deepaugment:edsr", "--network", "x"],
+            "--network goes with --with diffaug and purify",
+        ),
         (["augment", ".", "../out", "--with", "deepaugment", "--weights", "a.pt"], "Got 'a.pt'"),
         (["augment", ".", "../out", "--with", "deepaugment:cae"], "'cae' needs weights"),
         (["augment", ".", "../out", "--device", "tpu"], "--device must be a device of this machine"),
