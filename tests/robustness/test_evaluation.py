@@ -340,6 +340,17 @@ def test_answers_are_those_of_the_package(small):
         assert pick(again, "accuracy", mode) == pick(records, "accuracy", mode)
 
 
+def test_the_users_module_stays_as_it_is():
+    """Batch normalisation and dropout are in eval mode while they are judged."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Dropout(), nn.Linear(768, 5)).train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    options: dict[str, Any] = {"modes": ["default"], "corruptions": ()}
+    assert evaluate(module, random_data(), **options) == evaluate(module, random_data(), **options)
+    assert module.training
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
 def test_a_classifier_alone_needs_no_network():
     records = evaluate("cifar10-baseline", random_data(side=32), modes=["default"], corruptions=())
     assert {record["mode"] for record in records} == {"default"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -59,7 +60,8 @@ def evaluate(
     ``accelerate launch`` or ``torchrun`` the processes share the images, and all get the records.
 
     Args:
-        classifier: as ``open_classifier`` takes it; or a module from images (B, 3, H, W) in [0, 1] to logits (B, K).
+        classifier: as ``open_classifier`` takes it; or a module from images (B, 3, H, W) in [0, 1] to logits (B, K), of
+            which a copy is judged in eval mode.
         data: as ``open_data`` takes it: a folder, a Parquet file, a Hub data set, the folder of a published shifted
             set; or a dataset of (uint8 image (3, H, W), class).
         modes: names of ``MODES``: "default" (the classifier alone, always judged), "de" (DiffAugEnsemble), "anytime"
@@ -183,8 +185,8 @@ def as_opened(classifier: Any, normalize: Normalization | None, size: int | None
     if normalize is not None:
         raise ValueError("normalize is for classifiers by name. A module takes images in [0, 1]")
     fields = {"model": type(classifier).__name__, "recipe": "baseline", "seed": 0}
-    classes, own_size = getattr(classifier, "classes", None) or (), getattr(classifier, "size", None)
-    return OpenedClassifier(classifier, fields, tuple(classes), own_size if isinstance(own_size, int) else None)
+    classes, known = tuple(getattr(classifier, "classes", None) or ()), getattr(classifier, "size", None)
+    return OpenedClassifier(copy.deepcopy(classifier), fields, classes, known if isinstance(known, int) else None)
 
 
 def choose_parts(test: TestSet, corruptions: Sequence[str] | None, severities: Sequence[int]) -> list[tuple[str, int]]:
