@@ -371,7 +371,7 @@ def test_finished_parts_are_used_for_the_same_inputs_only(tmp_path, small, capsy
     assert made(classifier, data) == everything
     assert made(classifier, data) == "All 2 parts are kept from an earlier run"
     assert made(classifier, data, corruptions=["fog", "snow"]) == (
-        "6 images of 16x16 pixels in 1 parts, 2 of 3 parts are kept from an earlier run"
+        "6 images of 16x16 pixels in 1 part, 2 of 3 parts are kept from an earlier run"
     )
     assert made(classifier, data, timesteps=[30]) == everything
     assert made(classifier, data, timesteps=[30], seed=1) == everything

@@ -37,7 +37,9 @@ def describe_plan(
     number = sum(map(len, missing))
     height, width = images.shape[-2:]
     kept = f", {parts - len(missing)} of {parts} parts are kept from an earlier run" if len(missing) < parts else ""
-    first = f"{number:,} images of {width}x{height} pixels in {len(missing)} parts{kept}"
+    first = (
+        f"{number:,} images of {width}x{height} pixels in {len(missing)} part{'s' if len(missing) > 1 else ''}{kept}"
+    )
     if not missing:
         return f"All {parts} parts are kept from an earlier run"
     own = seconds_of(lambda: log_probabilities(classifier, images), images.device) / len(images)
