@@ -24,7 +24,8 @@ from diffaug_transforms.robustness.evaluation.batches import draw_noise
 from diffaug_transforms.robustness.evaluation.classifiers import parse_normalize
 from diffaug_transforms.robustness.evaluation.plan import in_words
 from diffaug_transforms.robustness.evaluation.report import add_summaries, plot_results, result_table
-from diffaug_transforms.transforms import AnytimeEnsemble
+from diffaug_transforms.transforms import AnytimeEnsemble, SelfEnsemble
+from diffaug_transforms.transforms.purify import Purify
 from tests.conftest import tiny_unet
 from tests.hub_server import run_python, serve_hub
 
@@ -338,6 +339,20 @@ def test_answers_are_those_of_the_package(small):
     again = evaluate(classifier, data, modes=["dda", "anytime"], seed=3, **{**options, "batch_size": 3})
     for mode in ("dda", "anytime"):
         assert pick(again, "accuracy", mode) == pick(records, "accuracy", mode)
+
+
+def test_purify_is_the_packages_and_its_calls_are_counted(small):
+    """Half of the images are flat, so they come back as they are, without a call."""
+    data, classifier = random_data(), Linear()
+    data.tensors[0][::2] = 90
+    records = evaluate(classifier, data, modes=["purify", "purify-se"], network=small, corruptions=())
+    with torch.no_grad():
+        purify, images = Purify(small), data.tensors[0] / 255
+        alone, both = classifier(purify(images)), SelfEnsemble(classifier, purify)(images)
+    for mode, logits in (("purify", alone), ("purify-se", both)):
+        expected = round(100 * correct(logits, data.tensors[1]).float().mean().item(), 3)
+        assert pick(records, "accuracy", mode) == expected
+        assert pick(records, "network_calls", mode) == 0.5
 
 
 def test_the_users_module_stays_as_it_is():

@@ -50,7 +50,8 @@ def describe_plan(
         call = seconds_of(lambda: denoiser(images, t, torch.zeros_like(images)), images.device) / len(images)
         for one in views:
             passes = f" and as many backward passes ({one.kind})" if one.backward else f" ({one.kind})"
-            costs.append(f"{number * one.calls:,} network calls{passes}")
+            most = "at most " if one.calls_of is not None else ""
+            costs.append(f"{most}{number * one.calls:,} network calls{passes}")
             seconds += number * one.calls * call * (WITH_BACKWARD if one.backward else 1)
     device = f"{processes} devices" if processes > 1 else str(images.device)
     costs.append(f"about {in_words(seconds / processes)} on {device}")
