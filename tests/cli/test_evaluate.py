@@ -114,7 +114,7 @@ def test_a_timm_model_of_small_images_and_an_exported_program(tmp_path, folders,
     options = ["--modes", "default", "--corruptions", "none", "--device", "cpu"]
     spec = f"timm:test_vit@{tmp_path / 'mine.pth'}"
     assert cli.main(["evaluate", spec, images, "--size", "32", "--output", str(tmp_path / "a"), *options]) == 0
-    assert "8 images of 32x32 pixels in 1 parts" in capsys.readouterr().out
+    assert "8 images of 32x32 pixels in 1 part" in capsys.readouterr().out
     program = torch.export.export(model, (torch.rand(2, 3, 32, 32),), dynamic_shapes=({0: torch.export.Dim("batch")},))
     torch.export.save(program, tmp_path / "mine.pt2")
     more = ["--normalize", "0.5/0.5", "--output", str(tmp_path / "b"), *options]

@@ -24,7 +24,8 @@ from diffaug_transforms.robustness.evaluation.batches import draw_noise
 from diffaug_transforms.robustness.evaluation.classifiers import parse_normalize
 from diffaug_transforms.robustness.evaluation.plan import in_words
 from diffaug_transforms.robustness.evaluation.report import add_summaries, plot_results, result_table
-from diffaug_transforms.transforms import AnytimeEnsemble
+from diffaug_transforms.transforms import AnytimeEnsemble, SelfEnsemble
+from diffaug_transforms.transforms.purify import Purify
 from tests.conftest import tiny_unet
 from tests.hub_server import run_python, serve_hub
 
@@ -340,6 +341,31 @@ def test_answers_are_those_of_the_package(small):
         assert pick(again, "accuracy", mode) == pick(records, "accuracy", mode)
 
 
+def test_purify_is_the_packages_and_its_calls_are_counted(small):
+    """Half of the images are flat, so they come back as they are, without a call."""
+    data, classifier = random_data(), Linear()
+    data.tensors[0][::2] = 90
+    records = evaluate(classifier, data, modes=["purify", "purify-se"], network=small, corruptions=())
+    with torch.no_grad():
+        purify, images = Purify(small), data.tensors[0] / 255
+        alone, both = classifier(purify(images)), SelfEnsemble(classifier, purify)(images)
+    for mode, logits in (("purify", alone), ("purify-se", both)):
+        expected = round(100 * correct(logits, data.tensors[1]).float().mean().item(), 3)
+        assert pick(records, "accuracy", mode) == expected
+        assert pick(records, "network_calls", mode) == 0.5
+
+
+def test_the_users_module_stays_as_it_is():
+    """Batch normalisation and dropout are in eval mode while they are judged."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Dropout(), nn.Linear(768, 5)).train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    options: dict[str, Any] = {"modes": ["default"], "corruptions": ()}
+    assert evaluate(module, random_data(), **options) == evaluate(module, random_data(), **options)
+    assert module.training
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
 def test_a_classifier_alone_needs_no_network():
     records = evaluate("cifar10-baseline", random_data(side=32), modes=["default"], corruptions=())
     assert {record["mode"] for record in records} == {"default"}
@@ -360,7 +386,7 @@ def test_finished_parts_are_used_for_the_same_inputs_only(tmp_path, small, capsy
     assert made(classifier, data) == everything
     assert made(classifier, data) == "All 2 parts are kept from an earlier run"
     assert made(classifier, data, corruptions=["fog", "snow"]) == (
-        "6 images of 16x16 pixels in 1 parts, 2 of 3 parts are kept from an earlier run"
+        "6 images of 16x16 pixels in 1 part, 2 of 3 parts are kept from an earlier run"
     )
     assert made(classifier, data, timesteps=[30]) == everything
     assert made(classifier, data, timesteps=[30], seed=1) == everything

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from torch.utils.data import Dataset, default_collate
 from ...arguments import as_integer, as_optional_integer, as_path, as_timesteps, check_choice, check_flags, shown
 from ...score import Denoiser, ScoreNetwork
 from ...score.denoiser import CPU_BATCH_PIXELS
+from ...transforms.purify import Purify
 from ..adaptation import DDA
 from ..corruptions import check_severity
 from ..datasets import random_subset
@@ -24,7 +26,7 @@ from .classifiers import Normalization, OpenedClassifier, open_classifier
 from .data import SMALL, TestSet, open_data
 from .digests import digest, digest_of_classifier, digest_of_data, digest_of_network
 from .judging import Options, Part, join_processes, judge_parts, without_images
-from .modes import MODES, Views, dda_views, ensemble_views
+from .modes import MODES, Views, dda_views, ensemble_views, purify_views
 from .plan import describe_plan
 from .records import Record, is_kept
 from .report import add_summaries
@@ -59,11 +61,13 @@ def evaluate(
     ``accelerate launch`` or ``torchrun`` the processes share the images, and all get the records.
 
     Args:
-        classifier: as ``open_classifier`` takes it; or a module from images (B, 3, H, W) in [0, 1] to logits (B, K).
+        classifier: as ``open_classifier`` takes it; or a module from images (B, 3, H, W) in [0, 1] to logits (B, K), of
+            which a copy is judged in eval mode.
         data: as ``open_data`` takes it: a folder, a Parquet file, a Hub data set, the folder of a published shifted
             set; or a dataset of (uint8 image (3, H, W), class).
         modes: names of ``MODES``: "default" (the classifier alone, always judged), "de" (DiffAugEnsemble), "anytime"
-            (AnytimeEnsemble, its exact rule), "dda" (the image that DDA makes), "dda-se" (both, by SelfEnsemble).
+            (AnytimeEnsemble, its exact rule), "purify" (the image that Purify makes), "dda" (the image that DDA makes),
+            "purify-se" and "dda-se" (that and the image itself, by SelfEnsemble).
         network: as DiffAug's. None: "cifar10" for images of up to 48 pixels, else "photos".
         timesteps: the ensemble's set S. None: the network's own.
         corruptions: of ``CORRUPTIONS``. None: all that there are. Empty: none, clean images only.
@@ -119,7 +123,7 @@ def evaluate(
         views = [VIEWS[kind](denoiser, images.shape, timesteps, seed) for kind in VIEWS if kind in kinds]
 
     options = Options(modes, batch_size, workers, seed, test.candidates, calls=True, progress=progress)
-    settings: Record = {"modes": sorted(modes), "steps": [one.steps for one in views], "seed": seed}
+    settings: Record = {"modes": sorted(modes), "views": [[one.name, list(one.steps)] for one in views], "seed": seed}
     settings |= {"device": accelerator.device.type, "candidates": test.candidates}
     weights = [digest_of_classifier(module, opened.fields)]
     weights += [digest_of_network(denoiser.network)] if denoiser else []
@@ -183,8 +187,8 @@ def as_opened(classifier: Any, normalize: Normalization | None, size: int | None
     if normalize is not None:
         raise ValueError("normalize is for classifiers by name. A module takes images in [0, 1]")
     fields = {"model": type(classifier).__name__, "recipe": "baseline", "seed": 0}
-    classes, own_size = getattr(classifier, "classes", None) or (), getattr(classifier, "size", None)
-    return OpenedClassifier(classifier, fields, tuple(classes), own_size if isinstance(own_size, int) else None)
+    classes, known = tuple(getattr(classifier, "classes", None) or ()), getattr(classifier, "size", None)
+    return OpenedClassifier(copy.deepcopy(classifier), fields, classes, known if isinstance(known, int) else None)
 
 
 def choose_parts(test: TestSet, corruptions: Sequence[str] | None, severities: Sequence[int]) -> list[tuple[str, int]]:
@@ -256,6 +260,10 @@ def make_ensemble(denoiser: Denoiser, shape: Sequence[int], timesteps: Sequence[
     return ensemble_views(denoiser, "network" if timesteps is None else ",".join(map(str, steps)), steps)
 
 
+def make_purify(denoiser: Denoiser, shape: Sequence[int], timesteps: Sequence[int] | None, seed: int) -> Views:
+    return purify_views(Purify(denoiser))
+
+
 def make_dda(denoiser: Denoiser, shape: Sequence[int], timesteps: Sequence[int] | None, seed: int) -> Views:
     return dda_views(DDA(denoiser.network), "network", "adapted", seed, shape=shape)
 
@@ -263,5 +271,6 @@ def make_dda(denoiser: Denoiser, shape: Sequence[int], timesteps: Sequence[int] 
 #: How each kind of views is made, from (denoiser, shape of the images, the ensemble's timesteps or None, seed).
 VIEWS: dict[str, Callable[[Denoiser, Sequence[int], Sequence[int] | None, int], Views]] = {
     "ensemble": make_ensemble,
+    "purify": make_purify,
     "dda": make_dda,
 }

@@ -209,12 +209,13 @@ def judge_part(
             add((name, "default", "", 0), log_p, targets, 0)
         for one in views:
             made = one.make(batch, folder)
+            usual = one.calls if one.calls_of is None else one.calls_of(seen, made)
             for name, classifier in classifiers.items():
                 log_p = log_probabilities(classifier, made)
                 for mode, rule in MODES.items():
                     if rule.views == one.kind and mode in options.modes:
                         answer = rule.answer(raw[name], log_p, one.steps)
-                        calls = one.calls if answer.calls is None else answer.calls
+                        calls = usual if answer.calls is None else answer.calls
                         add((name, mode, one.name, -1), answer.log_p, targets, calls)
                 if one.kind == "ensemble":
                     for t, of_view in dict(zip(one.steps, log_p)).items():  # timesteps may repeat

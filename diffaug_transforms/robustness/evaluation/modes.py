@@ -21,6 +21,7 @@ from ...images import load_image
 from ...score import Denoiser
 from ...transforms.anytime import decided
 from ...transforms.ensemble import denoised_views, log_mean_probabilities, number_of_noisy
+from ...transforms.purify import Purify
 from ..adaptation import DDA
 from .batches import Batch, draw_noise
 from .digests import digest, digest_of_network
@@ -67,6 +68,8 @@ class Views:
         calls: network calls an image, and as many backward passes if ``backward``.
         make: from a batch with its images on the device, and the folder of its part, to views (V, B, C, H, W) in
             [0, 1].
+        calls_of: from the images as the classifier sees them and their views to the calls that each image took, (B,).
+            None: all took ``calls``.
     """
 
     kind: str
@@ -76,6 +79,7 @@ class Views:
     calls: int
     make: Callable[[Batch, Path], Tensor]
     backward: bool = False
+    calls_of: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 def itself(raw: Tensor, views: Tensor, steps: tuple[int, ...]) -> Answer:
@@ -99,8 +103,10 @@ MODES = {
     "default": Mode("", itself, "the classifier alone"),
     "de": Mode("ensemble", mean_of_views, "DiffAugEnsemble"),
     "anytime": Mode("ensemble", stop_when_decided, "AnytimeEnsemble, the exact rule"),
+    "purify": Mode("purify", mean_of_views, "the image that Purify makes"),
+    "purify-se": Mode("purify", with_itself, "that and the image itself, by SelfEnsemble"),
     "dda": Mode("dda", mean_of_views, "the image that DDA makes"),
-    "dda-se": Mode("dda", with_itself, "both, by SelfEnsemble"),
+    "dda-se": Mode("dda", with_itself, "that and the image itself, by SelfEnsemble"),
 }
 
 
@@ -135,6 +141,19 @@ def ensemble_views(denoiser: Denoiser, name: str, steps: Sequence[int], crop: in
         return denoised_views(denoiser, images.float() / 255, steps, noise)
 
     return Views("ensemble", name, steps, number, number, make)
+
+
+def purify_views(purify: Purify) -> Views:
+    """Purify's image. One that comes back bit for bit took no call."""
+
+    def make(batch: Batch, folder: Path) -> Tensor:
+        return purify(batch.images.float() / 255)[None]
+
+    def calls_of(images: Tensor, views: Tensor) -> Tensor:
+        return (views[0] != images).flatten(1).any(dim=1).long()
+
+    # There is one view, whose timestep depends on the image.
+    return Views("purify", f"own, gate {purify.used_gate}", (0,), 0, 1, make, calls_of=calls_of)
 
 
 def dda_views(

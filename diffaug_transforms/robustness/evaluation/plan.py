@@ -37,7 +37,9 @@ def describe_plan(
     number = sum(map(len, missing))
     height, width = images.shape[-2:]
     kept = f", {parts - len(missing)} of {parts} parts are kept from an earlier run" if len(missing) < parts else ""
-    first = f"{number:,} images of {width}x{height} pixels in {len(missing)} parts{kept}"
+    first = (
+        f"{number:,} images of {width}x{height} pixels in {len(missing)} part{'s' if len(missing) > 1 else ''}{kept}"
+    )
     if not missing:
         return f"All {parts} parts are kept from an earlier run"
     own = seconds_of(lambda: log_probabilities(classifier, images), images.device) / len(images)
@@ -48,7 +50,8 @@ def describe_plan(
         call = seconds_of(lambda: denoiser(images, t, torch.zeros_like(images)), images.device) / len(images)
         for one in views:
             passes = f" and as many backward passes ({one.kind})" if one.backward else f" ({one.kind})"
-            costs.append(f"{number * one.calls:,} network calls{passes}")
+            most = "at most " if one.calls_of is not None else ""
+            costs.append(f"{most}{number * one.calls:,} network calls{passes}")
             seconds += number * one.calls * call * (WITH_BACKWARD if one.backward else 1)
     device = f"{processes} devices" if processes > 1 else str(images.device)
     costs.append(f"about {in_words(seconds / processes)} on {device}")
