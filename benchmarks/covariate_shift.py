@@ -34,10 +34,11 @@ from diffaug_transforms.robustness.evaluation.digests import (
     digest_of_network,
 )
 from diffaug_transforms.robustness.evaluation.judging import Options, Part, judge_parts, without_images
-from diffaug_transforms.robustness.evaluation.modes import Views, dda_views, ensemble_views
+from diffaug_transforms.robustness.evaluation.modes import Views, dda_views, ensemble_views, purify_views
 from diffaug_transforms.robustness.evaluation.sets import CROP, Images, holds_corruptions
 from diffaug_transforms.score import Denoiser
 from diffaug_transforms.score.schedule import ENSEMBLE_TIMESTEPS
+from diffaug_transforms.transforms import Purify
 
 from .harness.classifiers import open_classifiers
 from .harness.data import SETS, check_classes, open_set
@@ -47,7 +48,7 @@ from .harness.records import RESULTS, Record, write_results
 from .harness.tables import frame
 from .tables.adaptation import shift_table
 
-MODES = ("default", "de", "dda", "dda-se")
+MODES = ("default", "de", "purify", "purify-se", "dda", "dda-se")
 #: Arguments that change no part's records.
 FREE = ("corruptions", "severities", "work", "output", "mce_baseline", "batch_size", "workers")
 
@@ -62,7 +63,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--resize", type=int, help="ImageNet's images to N pixels before the crop of 224; DDA adapts all of N x N"
     )
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=("default", "de", "dda", "dda-se"))
     parser.add_argument(
         "--timesteps", nargs="+", type=timesteps_name, default=["network"], help="network, paper, or a set as 0,25,50"
     )
@@ -157,11 +158,16 @@ def pairs(args: argparse.Namespace) -> list[tuple[str, int]]:
 
 
 def make_views(args: argparse.Namespace) -> list[Views]:
-    """As ``args.modes`` needs them: DE for each of ``args.timesteps``, DDA for the network's and the paper's."""
+    """As ``args.modes`` needs them: DE for each of ``args.timesteps``, DDA for the network's and the paper's.
+
+    Purify has its own noise level, so it is there once, in the first line of the table.
+    """
     denoiser = Denoiser(args.network, max_batch=args.batch_size)
     crop = CROP if args.resize else None
     known = {"paper": tuple(ENSEMBLE_TIMESTEPS), "network": denoiser.ensemble_timesteps}
     views = []
+    if {"purify", "purify-se"} & set(args.modes):
+        views.append(purify_views(Purify(denoiser), args.timesteps[0], crop))
     for timesteps in args.timesteps:
         if "de" in args.modes:
             steps = known[timesteps] if timesteps in known else tuple(map(int, timesteps.split(",")))

@@ -12,7 +12,14 @@ from diffaug_transforms.robustness import CORRUPTIONS, mean_corruption_error
 from ..harness.tables import columns, frame, in_order, markdown, over_seeds, rounded, table, with_error
 from .training import FAMILIES, FAMILY
 
-MODES = {"default": "Default", "dda": "DDA", "dda-se": "DDA-SE", "de": "DE"}
+MODES = {
+    "default": "Default",
+    "dda": "DDA",
+    "dda-se": "DDA-SE",
+    "de": "DE",
+    "purify": "Purify",
+    "purify-se": "Purify-SE",
+}
 
 
 def shift_table(records: pd.DataFrame, baseline: str = "alexnet") -> str:

@@ -155,13 +155,16 @@ def test_covariate_shift_with_given_timesteps_on_every_second_image(
 ):
     arguments: list[object] = ["--dataset", "cifar10", "--data", cifar10, "--work", tmp_path / "work", "--every", 2]
     arguments += ["--network", network_folder, "--modes", "default", "de", "dda", "--timesteps", "0,30,30"]
-    records = run(covariate_shift, *arguments, "--classifier", classifiers[0])
+    arguments += ["--classifier", classifiers[0]]
+    records = run(covariate_shift, *arguments)
     assert {r["mode"] for r in records} == {"default", "de", "view"}  # DDA has a start of its own
     assert {r["n"] for r in records} == {4}
     assert {r["timesteps"] for r in records if r["mode"] == "de"} == {"0,30,30"}
     assert {r["timestep"] for r in records if r["mode"] == "view"} == {0, 30}
     with pytest.raises(SystemExit):
-        run(covariate_shift, *arguments, "--timesteps", "0..30", "--classifier", classifiers[0])
+        run(covariate_shift, *arguments, "--timesteps", "0..30")
+    records = run(covariate_shift, *arguments, "--modes", "default", "purify", "purify-se")
+    assert {r["mode"] for r in records} == {"default", "purify", "purify-se"}
 
 
 def test_covariate_shift_with_files_of_imagenet(tmp_path, run, schedule, monkeypatch):

@@ -143,17 +143,22 @@ def ensemble_views(denoiser: Denoiser, name: str, steps: Sequence[int], crop: in
     return Views("ensemble", name, steps, number, number, make)
 
 
-def purify_views(purify: Purify) -> Views:
-    """Purify's image. One that comes back bit for bit took no call."""
+def purify_views(purify: Purify, name: str | None = None, crop: int | None = None) -> Views:
+    """Purify's image. One that comes back bit for bit took no call.
+
+    Args:
+        name: of its timesteps in records. None: says the gate.
+        crop: the classifier sees the centre of so many pixels, which alone is purified.
+    """
 
     def make(batch: Batch, folder: Path) -> Tensor:
-        return purify(batch.images.float() / 255)[None]
+        return purify(centre(batch.images, crop).float() / 255)[None]
 
     def calls_of(images: Tensor, views: Tensor) -> Tensor:
         return (views[0] != images).flatten(1).any(dim=1).long()
 
     # There is one view, whose timestep depends on the image.
-    return Views("purify", f"own, gate {purify.used_gate}", (0,), 0, 1, make, calls_of=calls_of)
+    return Views("purify", name or f"own, gate {purify.used_gate}", (0,), 0, 1, make, calls_of=calls_of)
 
 
 def dda_views(
