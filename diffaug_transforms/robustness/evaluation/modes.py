@@ -99,6 +99,7 @@ def stop_when_decided(raw: Tensor, views: Tensor, steps: tuple[int, ...]) -> Ans
     return Answer(*stop_early(views, steps))
 
 
+#: The methods by name.
 MODES = {
     "default": Mode("", itself, "the classifier alone"),
     "de": Mode("ensemble", mean_of_views, "DiffAugEnsemble"),
