@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 
 from diffaug_transforms.score import NoiseSchedule
 
+TIMESTEPS = 1000
 #: From the photo's size to the crop's: half of the crops keep the photo's own scale, the others are resized by a factor
 #: between these.
 SCALES = (0.4, 1.33)
@@ -41,14 +42,20 @@ class RandomScaleCrop(v2.Transform):
         return crop.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT) if params["mirror"] else crop
 
 
+def draw_uniform_timesteps(number: int, generator: torch.Generator, end: int = TIMESTEPS) -> Tensor:
+    """int64 (number,), each uniform in 0...end-1, and one in each stratum.
+
+    The loss depends strongly on t, so strata make its gradient much less noisy.
+    """
+    strata = torch.arange(number, device=generator.device)
+    strata = strata + torch.rand(number, generator=generator, device=generator.device)
+    return (strata / number * end).long().clamp(max=end - 1)
+
+
 def draw_photo_timesteps(number: int, generator: torch.Generator) -> Tensor:
-    """int64 (number,): half uniform over 0...T-1 with T = 1000, half below ``LITTLE_NOISE``; one in each stratum."""
-    device = generator.device
-    parts = []
-    for count, end in (((number + 1) // 2, 1000), (number // 2, LITTLE_NOISE)):
-        strata = torch.arange(count, device=device) + torch.rand(count, generator=generator, device=device)
-        parts.append((strata / max(count, 1) * end).long().clamp(max=end - 1))
-    return torch.cat(parts)
+    """int64 (number,): half uniform over 0...T-1, half below ``LITTLE_NOISE``."""
+    everywhere = draw_uniform_timesteps(number - number // 2, generator)
+    return torch.cat([everywhere, draw_uniform_timesteps(number // 2, generator, LITTLE_NOISE)])
 
 
 def photo_loss_weights(schedule: NoiseSchedule) -> Tensor:

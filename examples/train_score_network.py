@@ -35,7 +35,14 @@ from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
 from image_data import LabelledImages, load_source
 from noisy_images import geometry, one_view, training_layout
-from photo_crops import RandomScaleCrop, draw_photo_timesteps, photo_loss_weights, repeat_by_shares
+from photo_crops import (
+    TIMESTEPS,
+    RandomScaleCrop,
+    draw_photo_timesteps,
+    draw_uniform_timesteps,
+    photo_loss_weights,
+    repeat_by_shares,
+)
 from progress import Progress, start_accelerator
 from sample_views import SKIPPED, ViewsDataset, load_batches, read_skipped
 from torch import Tensor
@@ -49,7 +56,6 @@ from diffaug_transforms.score.unet import PackedUNet2DModel
 
 #: The largest side of a feature map that has attention, in pixels.
 ATTENTION_SIDE = 8
-TIMESTEPS = 1000
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -166,16 +172,6 @@ def draw_noise(
         "noise": torch.randn(pixels.shape, **options),
         "labels": torch.where(dropped, num_classes, labels) if num_classes else None,
     }
-
-
-def draw_uniform_timesteps(number: int, generator: torch.Generator) -> Tensor:
-    """int64 (number,), each uniform in 0...T-1, and one in each stratum.
-
-    The loss depends strongly on t, so strata make its gradient much less noisy.
-    """
-    strata = torch.arange(number, device=generator.device)
-    strata = strata + torch.rand(number, generator=generator, device=generator.device)
-    return (strata / number * TIMESTEPS).long().clamp(max=TIMESTEPS - 1)
 
 
 def load_teacher(name: str, size: int, device: torch.device) -> ScoreNetwork:

@@ -12,11 +12,9 @@ import torch
 from ..files import writing_file
 from ..offline.copies import encode_image, file_format, read_image
 from ..offline.folders import find_pictures
+from ..score.hub import CIFAR10_SIDE, embedded_network
 from ..transforms import Purify
 from .options import add_shared, find_device, new_command
-
-#: Pictures whose shorter side has at most this many pixels go to the CIFAR-10 network by default.
-SMALL = 48
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -34,7 +32,9 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--sigma", type=float, help=text)
     text = "leave pictures with at most this sigma alone; default: the network's own, or 0 with --sigma"
     parser.add_argument("--gate", type=float, help=text)
-    text = f"score network: name, Hub repository, folder or .pt; default: photos, or cifar10 up to {SMALL} pixels"
+    text = (
+        f"score network: name, Hub repository, folder or .pt; default: photos, or cifar10 up to {CIFAR10_SIDE} pixels"
+    )
     parser.add_argument("--network", help=text)
     parser.add_argument("--overwrite", action="store_true", help="replace pictures that are there")
     add_shared(parser, "device")
@@ -60,8 +60,8 @@ def run(args: argparse.Namespace) -> int:
         if isinstance(image, str):
             skipped.append(image)
             continue
-        small = "cifar10" if min(image.shape[-2:]) <= SMALL else "photos"
-        line = purify_picture(purifiers[args.network or small], image, source, target, device)
+        name = args.network or embedded_network(*image.shape[-2:])
+        line = purify_picture(purifiers[name], image, source, target, device)
         tqdm.write(line, file=sys.stdout)
     if skipped:
         print("".join(f"{line}\n" for line in sorted(skipped)), end="", file=sys.stderr)

@@ -15,10 +15,9 @@ from ..arguments import as_optional_integer
 from ..figures import fit_to_network, save_grid
 from ..images import load_image
 from ..score import Denoiser, views_over_time
+from ..score.hub import CIFAR10_SIDE, embedded_network
 from .options import add_figure_options, new_command, parse_timesteps
 
-#: Pictures whose shorter side has at most this many pixels go to the CIFAR-10 network by default.
-SMALL = 48
 #: Larger photos are reduced to this shorter side by default: one call takes seconds for ten million pixels.
 LARGEST = 512
 #: The greatest height of an image in the drawing, in pixels.
@@ -32,14 +31,16 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("image", type=Path, help="a picture")
     size_help = f"reduce the picture to this shorter side first; default: a network's own size, or at most {LARGEST}"
     parser.add_argument("--size", type=int, help=size_help)
-    add_figure_options(parser, "show", network=f"default: photos, or cifar10 for pictures of at most {SMALL} pixels")
+    add_figure_options(
+        parser, "show", network=f"default: photos, or cifar10 for pictures of at most {CIFAR10_SIDE} pixels"
+    )
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     image = load_image(args.image)
     steps = parse_timesteps(args.timesteps)
-    denoiser = Denoiser(args.network or ("cifar10" if min(image.size) <= SMALL else "photos"))
+    denoiser = Denoiser(args.network or embedded_network(image.height, image.width))
     batch = fit(image, as_optional_integer("size", args.size, 1), denoiser.network.image_size)[None] / 255
     height, width = batch.shape[-2:]
     if (width, height) != image.size:

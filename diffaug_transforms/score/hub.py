@@ -24,6 +24,8 @@ from .timesteps import augment_timesteps, ensemble_timesteps
 
 #: Endings of files with OpenAI's names of tensors.
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors")
+#: Of the embedded networks, "cifar10" is for images whose shorter side has at most so many pixels.
+CIFAR10_SIDE = 48
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,11 @@ def list_score_networks() -> dict[str, NetworkCard]:
         (True, 256)
     """
     return dict(_cards())
+
+
+def embedded_network(height: int, width: int) -> str:
+    """The name of the embedded network that fits images of a size."""
+    return "cifar10" if min(height, width) <= CIFAR10_SIDE else "photos"
 
 
 def load_score_network(

@@ -26,7 +26,7 @@ from ..datasets import (
 from .classifiers import OpenedClassifier
 from .sets import CROP, TEST_SPLITS, HubImages, Images, OneSize, Prepared, center_crop, holds_corruptions
 
-#: Images up to this side are corrupted with CIFAR-10-C's constants, and get the network "cifar10".
+#: Images up to this side are corrupted with CIFAR-10-C's constants.
 SMALL = 48
 DATASETS = ("cifar10-c", *IMAGENET_SETS)
 KINDS = (

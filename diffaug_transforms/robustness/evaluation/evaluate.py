@@ -18,12 +18,13 @@ from torch.utils.data import Dataset, default_collate
 from ...arguments import as_integer, as_optional_integer, as_path, as_timesteps, check_choice, check_flags, shown
 from ...score import Denoiser, ScoreNetwork
 from ...score.denoiser import CPU_BATCH_PIXELS
+from ...score.hub import embedded_network
 from ...transforms.purify import Purify
 from ..adaptation import DDA
 from ..corruptions import check_severity
 from ..datasets import random_subset
 from .classifiers import Normalization, OpenedClassifier, open_classifier
-from .data import SMALL, TestSet, open_data
+from .data import TestSet, open_data
 from .digests import digest, digest_of_classifier, digest_of_data, digest_of_network
 from .judging import Options, Part, join_processes, judge_parts, without_images
 from .modes import MODES, Views, dda_views, ensemble_views, purify_views
@@ -118,7 +119,7 @@ def evaluate(
     denoiser = None
     kinds = {MODES[mode].views for mode in modes} - {""}
     if kinds:
-        network = network or ("cifar10" if min(images.shape[-2:]) <= SMALL else "photos")
+        network = network or embedded_network(*images.shape[-2:])
         denoiser = Denoiser(network, max_batch=batch_size)
         views = [VIEWS[kind](denoiser, images.shape, timesteps, seed) for kind in VIEWS if kind in kinds]
 
