@@ -63,6 +63,18 @@ def tiny_unet(num_class_embeds: int | None = None, learned_variance: bool = Fals
     )
 
 
+@pytest.fixture
+def fresh_compiler() -> None:
+    """For tests that compile. torch.compile no longer traces a function that has raised under it in an earlier test.
+
+    A thread of an earlier test that still compiles may disturb the first try.
+    """
+    try:
+        torch.compiler.reset()
+    except RuntimeError:
+        torch.compiler.reset()
+
+
 @pytest.fixture(scope="session")
 def schedule() -> NoiseSchedule:
     return NoiseSchedule.named("linear", 1000)

@@ -88,6 +88,7 @@ def test_the_ensembles_set_follows_the_images(any_size, pooled, side):
     assert torch.equal(anytime.log_probabilities.argmax(1), given(images, noise).argmax(1))
 
 
+@pytest.mark.usefixtures("fresh_compiler")
 def test_the_ensemble_compiles_and_exports_for_each_size(any_size, pooled):
     ensemble = DiffAugEnsemble(pooled, any_size, dtype=torch.float32)
     compiled = torch.compile(ensemble, fullgraph=True, backend="eager")

@@ -138,6 +138,7 @@ def test_gradients_and_dda(residual):
     assert DDA(residual, num_steps=10)(contracts.images(16, batch=2)).shape == (2, 3, 16, 16)
 
 
+@pytest.mark.usefixtures("fresh_compiler")
 def test_it_compiles_and_exports(residual):
     images, t, noise = contracts.images(16), TIMESTEPS, draw(4, 3, 16, 16)
     for dtype in (torch.float32, torch.bfloat16):

@@ -53,6 +53,7 @@ def test_no_padding_returns_the_same_tensor():
     assert reflect_pad_to_multiple(images, 4) is images
 
 
+@pytest.mark.usefixtures("fresh_compiler")
 def test_the_core_compiles_whole_and_equals_eager(network):
     """One graph from images to denoised images: no check, no draw and no state inside breaks it."""
     generator = torch.Generator().manual_seed(0)

@@ -217,6 +217,7 @@ def test_coefficients_stay_float32(network):
     assert not pickle.loads(pickle.dumps(network)).state_dict().keys() & {"unet.coefficients"}
 
 
+@pytest.mark.usefixtures("fresh_compiler")
 def test_it_compiles_exports_and_recomputes(network):
     images, t, noise = contracts.images(16), TIMESTEPS, draw(4, 3, 16, 16)
     expected = Denoiser(network, dtype=torch.float32)(images, t, noise)

@@ -18,6 +18,8 @@ from diffaug_transforms.robustness import DenoisedSmoothing
 from diffaug_transforms.score import Denoiser
 from tests import contracts
 
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
+
 SIZE = 16
 #: Of batches: from 1 to 70, and around all that kernels and layers distinguish.
 SIZES = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 70)
@@ -48,17 +50,8 @@ class Model(nn.Module):
         return self.ensemble(self.resize(images), noise)
 
 
-def reset_compiler() -> None:
-    """Forget all compiled programs. A thread of an earlier test that still compiles may disturb the first try."""
-    try:
-        torch.compiler.reset()
-    except RuntimeError:
-        torch.compiler.reset()
-
-
 @pytest.mark.parametrize(("wrap", "noise"), [(Model, NOISE), (nn.Sequential, None)])
 def test_a_cold_ensemble_compiles_whole(make, wrap, noise):
-    reset_compiler()
     inputs = (IMAGES,) if noise is None else (IMAGES, noise)
     expected = contracts.seeded(make(), *inputs)
     compiled = torch.compile(wrap(make()), fullgraph=True, backend="eager")
@@ -67,7 +60,6 @@ def test_a_cold_ensemble_compiles_whole(make, wrap, noise):
 
 
 def test_a_cold_transform_compiles(folder):
-    reset_compiler()
     transform = torch.compile(DiffAug(folder, dtype=torch.float32), backend="eager")
     for images in (IMAGES, IMAGES, contracts.images(SIZE, batch=3)):
         views = transform(images)
@@ -98,7 +90,6 @@ def cores(classifier, folder, make):
 def test_a_core_compiles_whole_and_seldom_again(cores, name):
     """For batches of 1 to 70 images it is compiled three times at most: for one image, and for fewer and more than 16,
     for which PyTorch's convolutions on CPUs differ."""
-    reset_compiler()
     counter = CompileCounter()
     compiled = torch.compile(cores[name], fullgraph=True, backend=counter)
     for batch in SIZES:
@@ -111,7 +102,6 @@ def test_a_core_compiles_whole_and_seldom_again(cores, name):
 
 def test_compile_option_compiles_seldom_again(folder, monkeypatch):
     """Also if p < 1, for which a few of the other images fill the batch up."""
-    reset_compiler()
     counter, compile_module = CompileCounter(), nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda module, mode: compile_module(module, backend=counter))
     augment = DiffAug(folder, dtype=torch.float32, compile=True, p=0.5)
@@ -136,13 +126,11 @@ def test_compile_option_takes_a_mode(network, monkeypatch, mode):
 
 
 def test_compile_option_inside_of_a_compiled_model(make):
-    reset_compiler()
     compiled = torch.compile(Model(make(compile=True)), backend="eager")
     torch.testing.assert_close(compiled(IMAGES, NOISE), make()(IMAGES, NOISE), rtol=0, atol=1e-5)
 
 
 def test_errors_of_loading_keep_their_names(classifier, folder):
-    reset_compiler()
     (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"damaged")
     for network, error in (("cifar11", ValueError), (folder, OSError)):
         ensemble = DiffAugEnsemble(classifier, network)

@@ -120,6 +120,7 @@ def test_refused(image, message):
         estimate_sigma(image)
 
 
+@pytest.mark.usefixtures("fresh_compiler")
 def test_it_compiles_whole():
     batch = images(16)
     torch.testing.assert_close(

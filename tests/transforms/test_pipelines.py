@@ -115,6 +115,7 @@ def test_after_the_dataloader_with_mixup(network):
     torch.testing.assert_close(soft.sum(1), torch.ones(6))
 
 
+@pytest.mark.usefixtures("fresh_compiler")
 def test_under_torch_compile(network):
     """The whole model with DiffAug in front compiles. Values are not checked then: that would break the graph."""
     model = nn.Sequential(DiffAug(network, dtype=torch.float32), nn.Flatten(), nn.Linear(768, 2))

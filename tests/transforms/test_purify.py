@@ -162,6 +162,7 @@ def test_it_composes(network, classifier):
     assert pipeline(F.to_pil_image(batch[0])).shape == (3, 16, 16)
 
 
+@pytest.mark.usefixtures("fresh_compiler")
 def test_compiled_and_exported(network, classifier):
     """Whole programs, with clean images in the batch."""
     batch = torch.cat([images(16, batch=3), torch.full((1, 3, 16, 16), 0.5)])
