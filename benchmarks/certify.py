@@ -2,6 +2,8 @@
 
     python -m benchmarks.certify --classifier runs/cifar10_recipes/{baseline,diffaug}-{0,1,2} --images 100
     python -m benchmarks.certify --classifier runs/cifar10_recipes/{baseline,diffaug}-{0,1,2} --images 200   # adds 100
+    python -m benchmarks.certify --dataset imagenet --data data/photos --every 5 --network photos ffdnet \\
+        --classifier efficientnet_lite0 --sigmas .25 .5 --images 50 --n0 20 --n 100
     python -m benchmarks.certify coverage
 
 Every classifier votes on the same denoised draws. Each image's votes are kept under --work, so a stopped run resumes.
@@ -33,11 +35,12 @@ from diffaug_transforms.robustness.datasets import random_subset
 from diffaug_transforms.robustness.evaluation.batches import ahead, pin, places_in_full
 from diffaug_transforms.robustness.evaluation.digests import digest, digest_of_classifier, digest_of_network
 from diffaug_transforms.robustness.evaluation.records import kept
+from diffaug_transforms.robustness.evaluation.sets import Images
 from diffaug_transforms.robustness.smoothing import certify_votes
 from diffaug_transforms.score import Denoiser
 
 from .harness.classifiers import open_classifiers
-from .harness.data import check_classes, open_set
+from .harness.data import check_classes, every_nth, open_set
 from .harness.options import default_device, script_parser
 from .harness.pictures import new_figure, save_figure
 from .harness.records import RESULTS, Record, write_results
@@ -52,10 +55,11 @@ PROBABILITIES = (0.5, 0.52, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.995)
 
 def parse_arguments() -> argparse.Namespace:
     work = Path("runs/certify")
-    parser = script_parser(__doc__, data="uoft-cs/cifar10", network="cifar10", images=100, seed=0, work=work)
+    parser = script_parser(__doc__, data="uoft-cs/cifar10", network=["cifar10"], images=100, seed=0, work=work)
     parser.add_argument("what", nargs="?", choices=("certificates", "coverage"), default="certificates")
     parser.add_argument("--classifier", nargs="+", help="as benchmarks.covariate_shift takes them")
     parser.add_argument("--dataset", choices=("cifar10", "imagenet"), default="cifar10")
+    parser.add_argument("--every", type=int, default=1, help="only every Nth image, from the first on")
     parser.add_argument("--sigmas", nargs="+", type=float, default=[0.25, 0.5, 1.0], help="on [0, 1] pixels")
     parser.add_argument("--n0", type=int, default=100, help="draws that choose the class")
     parser.add_argument("--n", type=int, help="draws that bound its probability; default: 10,000, coverage 1000")
@@ -88,19 +92,31 @@ def main() -> None:
 
 def run(args: argparse.Namespace) -> list[Record]:
     classifiers, fields = open_classifiers(args.classifier, default_device())
-    denoiser = Denoiser(args.network, max_batch=args.max_batch)
-    images = random_subset(open_set(args.dataset, args.data), args.images)
+    images = random_subset(every_nth(open_set(args.dataset, args.data), args.every), args.images)
     check_classes(images, classifiers)
-    common = {"benchmark": "certify", "dataset": args.dataset, "network": args.network, "mode": "smoothed"}
+    return [record for network in args.network for record in certify(network, images, classifiers, fields, args)]
+
+
+def certify(
+    network: str,
+    images: Images,
+    classifiers: dict[str, nn.Module],
+    fields: dict[str, dict[str, Any]],
+    args: argparse.Namespace,
+) -> list[Record]:
+    """The certificates of all classifiers at all images and sigmas, with one network."""
+    denoiser = Denoiser(network, max_batch=args.max_batch)
+    common = {"benchmark": "certify", "dataset": args.dataset, "network": network, "mode": "smoothed"}
     common |= {"metric": "certified_radius", "draws": args.n, "failure_probability": args.failure_probability}
     digests = [digest_of_classifier(classifier, fields[spec]) for spec, classifier in classifiers.items()]
-    weights = digest(digest_of_network(denoiser.network), *digests)
+    settings = {"network": network, "n0": args.n0, "n": args.n, "seed": args.seed, "classifiers": args.classifier}
+    settings |= {"weights": digest(digest_of_network(denoiser.network), *digests)}
     records: list[Record] = []
     # Image by image, so that a run that is stopped has all sigmas of those it has.
-    for i, sigma in tqdm(list(product(range(len(images)), args.sigmas)), unit="certificate"):
+    every = list(product(enumerate(places_in_full(images)), args.sigmas))
+    for (i, place), sigma in tqdm(every, unit="certificate", desc=network):
         image, label = images[i]
-        place = places_in_full(images)[i]
-        votes = votes_on(image, place, sigma, denoiser, classifiers, args, weights)
+        votes = votes_on(image, place, sigma, denoiser, classifiers, args, settings)
         for spec, certificate in certificates(votes, sigma, int(label), args).items():
             records.append({**common, **fields[spec], "sigma": sigma, "image": place, **certificate})
     return records
@@ -113,12 +129,12 @@ def votes_on(
     denoiser: Denoiser,
     classifiers: dict[str, nn.Module],
     args: argparse.Namespace,
-    weights: str,
+    settings: Record,
 ) -> Votes:
     """The votes on one image, uint8 (C, H, W), from its file under --work if it is there.
 
-    ``place``, the image's in the full test set, seeds its draws, which all sigmas share. ``weights`` is a digest of the
-    network and the classifiers.
+    ``place``, the image's in the full test set, seeds its draws, which all networks and sigmas share. ``settings`` is
+    all that the votes on every image depend on.
     """
     device = default_device()
 
@@ -133,9 +149,9 @@ def votes_on(
         first, second = (count_votes(smoothed, classifiers, pixels, noise) for noise in (choosing, draws))
         return {name: (first[name], second[name]) for name in classifiers}
 
-    settings = {"network": args.network, "n0": args.n0, "n": args.n, "seed": args.seed, "classifiers": args.classifier}
-    settings |= {"sigma": sigma, "digests": [weights, digest(image)], "device": device.type}
-    votes: Votes = kept(args.work / args.dataset / f"sigma-{sigma:g}" / f"{place}.pt", settings, make)
+    settings = {**settings, "sigma": sigma, "image": digest(image), "device": device.type}
+    folder = args.work / args.dataset / Path(settings["network"]).stem / f"sigma-{sigma:g}"
+    votes: Votes = kept(folder / f"{place}.pt", settings, make)
     return votes
 
 
@@ -169,8 +185,10 @@ def certificates(votes: Votes, sigma: float, label: int, args: argparse.Namespac
 
 
 def plot_curves(records: Sequence[Record], path: Path) -> None:
-    """A panel for each sigma, a curve for each recipe over all its seeds' certificates together."""
+    """A panel for each sigma, a curve for each recipe and network over all seeds' certificates together."""
     every = frame(records)
+    if every.network.nunique() > 1:
+        every = every.assign(recipe=every.recipe + ", " + every.network)
     sigmas = sorted(every.sigma.unique())
     figure, panels = new_figure(1, len(sigmas), (10, 3.4), sharey=True)
     for panel, sigma in zip(panels[0], sigmas):

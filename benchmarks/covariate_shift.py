@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Subset
 
 from diffaug_transforms.robustness import CORRUPTIONS, DDA
 from diffaug_transforms.robustness.adaptation import BORDERS, START_TIMESTEP
@@ -35,13 +34,13 @@ from diffaug_transforms.robustness.evaluation.digests import (
 )
 from diffaug_transforms.robustness.evaluation.judging import Options, Part, judge_parts, without_images
 from diffaug_transforms.robustness.evaluation.modes import Views, dda_views, ensemble_views, purify_views
-from diffaug_transforms.robustness.evaluation.sets import CROP, Images, holds_corruptions
+from diffaug_transforms.robustness.evaluation.sets import CROP, holds_corruptions
 from diffaug_transforms.score import Denoiser
 from diffaug_transforms.score.schedule import ENSEMBLE_TIMESTEPS
 from diffaug_transforms.transforms import Purify
 
 from .harness.classifiers import open_classifiers
-from .harness.data import SETS, check_classes, open_set
+from .harness.data import SETS, check_classes, every_nth, open_set
 from .harness.options import default_workers, script_parser
 from .harness.pictures import new_figure, save_figure
 from .harness.records import RESULTS, Record, write_results
@@ -135,15 +134,10 @@ def open_parts(
     """Each part of the data set with all that its records depend on."""
     for corruption, severity in pairs(args):
         images = open_set(args.dataset, args.data, corruption, severity, resize=args.resize)
-        images = every_nth(images, args.every) if args.every > 1 else images
+        images = every_nth(images, args.every)
         images = random_subset(images, args.limit) if args.limit else images
         check_classes(images, classifiers)
         yield Part(corruption, severity, images), {**settings, "images": digest_of_data(images)}
-
-
-def every_nth(images: Images, n: int) -> Images:
-    """Every nth image, from the first on: those that a network was not trained on."""
-    return Subset(images, range(0, len(images), n))  # type: ignore[arg-type]
 
 
 def digest_of_weights(network: str, classifiers: dict[str, nn.Module], fields: dict[str, dict[str, Any]]) -> str:

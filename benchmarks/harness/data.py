@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import Subset, default_collate
 
 from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.robustness import IMAGENET_SETS
@@ -70,6 +70,11 @@ def open_set(
     if corruption == "clean":
         return clean
     return Corrupted(clean, corruption, severity, corruption_set=name, transform=square)
+
+
+def every_nth(images: Images, n: int) -> Images:
+    """Every nth image, from the first on: those that a network was not trained on."""
+    return images if n == 1 else Subset(images, range(0, len(images), n))  # type: ignore[arg-type]
 
 
 def check_classes(data: Any, classifiers: Mapping[str, Any]) -> None:

@@ -8,6 +8,8 @@ from ..harness.tables import columns, frame, markdown, mean_and_error, over_seed
 
 #: The paper's.
 RADII = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
+#: On photos, where few draws are affordable.
+PHOTO_RADII = (0.0, 0.1, 0.25, 0.5)
 
 
 def at_radius(certificates: pd.DataFrame, radius: float) -> pd.DataFrame:
@@ -57,6 +59,20 @@ def certify_coverage(records: pd.DataFrame) -> str:
     return note + "promise.\n\n" + cells
 
 
+def certify_photos(records: pd.DataFrame) -> str:
+    """Certified accuracy on photos from radius 0 on, with each network: errors over images."""
+    records = records.assign(sigma=records.sigma.map("{:g}".format))
+    (draws,), (level,), images = records.draws.unique(), records.failure_probability.unique(), records.image.nunique()
+    rows = []
+    for (model, network, sigma), own in records.groupby(["model", "network", "sigma"], sort=False):
+        reached = [at_radius(own, radius).value.tolist() for radius in PHOTO_RADII]
+        abstained = (100.0 * (own.prediction == -1)).tolist()
+        rows.append([model, network, sigma, *map(mean_and_error, [*reached, abstained])])
+    head = ["classifier", "network", "sigma", *(f"{radius:g}" for radius in PHOTO_RADII), "abstained (%)"]
+    note = f"{images} photos; {draws:,} draws, failure probability {level:g}; standard errors over photos.\n\n"
+    return note + markdown(head, rows)
+
+
 def _gain(without: pd.DataFrame, reached: pd.DataFrame) -> str:
     before, after = (own.groupby("image", sort=False).value.mean() for own in (without, reached))
     return mean_and_error((after - before).tolist(), sign="+")
@@ -74,5 +90,6 @@ def _note(records: pd.DataFrame) -> str:
 TABLES = {
     "certify": lambda: certify(frame("certify")),
     "certify_sigmas": lambda: certify_sigmas(frame("certify")),
+    "certify_photos": lambda: certify_photos(frame("certify_photos")),
     "certify_coverage": lambda: certify_coverage(frame("certify_coverage", metric="failed")),
 }

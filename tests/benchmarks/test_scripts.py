@@ -235,6 +235,16 @@ def test_certify_resumes_and_extends(run, tmp_path, cifar10, classifiers, monkey
     assert len(counted) == 4  # two sigmas of the new image, choosing and bounding
 
 
+def test_certify_compares_networks_on_every_second_image(run, tmp_path, cifar10, classifiers):
+    options: list[object] = ["--data", cifar10, "--classifier", classifiers[0], "--sigmas", 0.25, "--n0", 4, "--n", 8]
+    options += ["--failure-probability", 0.3, "--work", tmp_path / "work", "--every", 2, "--images", 2]
+    records = run(certify, *options, "--network", "cifar10", "photos")
+    assert [r["network"] for r in records] == ["cifar10", "cifar10", "photos", "photos"]
+    assert [r["image"] for r in records[:2]] == [r["image"] for r in records[2:]]
+    assert all(r["image"] % 2 == 0 for r in records)
+    assert run(certify, *options, "--network", "photos") == records[2:]
+
+
 def test_certify_coverage(run):
     records = run(certify, "coverage", "--simulations", 100, "--n", 50)
     assert {r["metric"] for r in records} == {"failed", "abstained", "radius_ratio"}

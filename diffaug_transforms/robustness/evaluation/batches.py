@@ -17,8 +17,14 @@ T = TypeVar("T")
 
 
 def places_in_full(data: Images) -> list[int]:
-    """The place of each image in the full set, of which ``data`` may be a Subset. An image's noise depends on it."""
-    return list(data.indices) if isinstance(data, Subset) else list(range(len(data)))  # type: ignore[arg-type]
+    """The place of each image in the full set, of which ``data`` may be a Subset, or a Subset of one.
+
+    An image's noise depends on it.
+    """
+    if not isinstance(data, Subset):
+        return list(range(len(data)))  # type: ignore[arg-type]
+    places = places_in_full(data.dataset)
+    return [places[index] for index in data.indices]
 
 
 class Batch(NamedTuple):
