@@ -27,6 +27,7 @@ LAYERS = (
     "images",
     "classify",
     "figures",
+    "airbench",
     "classifiers",
     "score",
     "transforms",
