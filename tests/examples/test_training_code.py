@@ -45,12 +45,12 @@ def run(tmp_path, monkeypatch):
 
 
 def prepare_robustbench(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """The package that RobustBench from PyPI lacks, and a CIFAR-10-C of two corruptions that change nothing."""
+    """The package that RobustBench from PyPI lacks, and a CIFAR-10-C with one corruption, which changes nothing."""
     if not importlib.util.find_spec("autoattack") and importlib.util.find_spec("pyautoattack"):
         monkeypatch.setitem(sys.modules, "autoattack", importlib.import_module("pyautoattack"))
         monkeypatch.setitem(sys.modules, "autoattack.state", importlib.import_module("pyautoattack.state"))
     data = pytest.importorskip("robustbench.data", exc_type=ImportError)
-    monkeypatch.setattr(data, "CORRUPTIONS", data.CORRUPTIONS[:2])
+    monkeypatch.setattr(data, "CORRUPTIONS", data.CORRUPTIONS[:1])
     names, pictures = zip(*list(sample_images().items())[:4])
     classes = load_classifier("cifar10-diffaug").classes
     pixels = np.zeros((40_004, 32, 32, 3), np.uint8)
@@ -170,7 +170,7 @@ def test_the_model_for_pipelines_that_normalise(run):
 
 def test_robustbench(run):
     piece = run("RobustBench")
-    assert len(piece.accuracies) == 10
+    assert len(piece.accuracies) == 5
     assert piece.score > 0.6
 
 
