@@ -75,6 +75,8 @@ HELD = (
     "diffaug_transforms/assets/classifiers/cifar10-diffaug/model.safetensors",
     "diffaug_transforms/assets/classifiers/cifar10-denoise-augmented/encoder/diffusion_pytorch_model.safetensors",
     "diffaug_transforms/assets/samples/cat.png",
+    "diffaug_transforms/assets/frost/frost4.jpg",
+    "diffaug_transforms/assets/frost/LICENSE",
     "diffaug_transforms/py.typed",
 )
 
@@ -95,18 +97,21 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_wheel_and_sdist_hold_what_they_should(distributions):
+    info = f"diffaug_transforms-{diffaug_transforms.__version__}"
     with zipfile.ZipFile(next(distributions.glob("*.whl"))) as wheel:
         names = set(wheel.namelist())
         metadata = wheel.read(next(name for name in names if name.endswith("METADATA"))).decode()
     assert set(HELD) <= names
-    assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "examples/"))]
+    assert {name.split("/")[0] for name in names} == {"diffaug_transforms", f"{info}.dist-info"}
+    assert f"{info}.dist-info/licenses/LICENSE" in names
     needs = {
         re.match(r"[\w-]+", line)[0] for line in re.findall(r"Requires-Dist: (.*)", metadata) if "extra" not in line
     }
     assert needs == {"torch", "torchvision", "diffusers", "huggingface_hub", "safetensors"}
     with tarfile.open(next(distributions.glob("*.tar.gz"))) as sdist:
         inside = {name.split("/", 1)[-1] for name in sdist.getnames()}
-    assert {*HELD, "LICENSE", "README.md", "setup.cfg", "pyproject.toml"} <= inside
+    assert {*HELD, "LICENSE", "README.md", "CHANGELOG.md", "setup.cfg", "pyproject.toml"} <= inside
+    assert not [name for name in inside if name.startswith(("tests/", "benchmarks/", "examples/"))]
 
 
 def modules_with_examples() -> list[str]:

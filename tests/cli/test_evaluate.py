@@ -156,6 +156,6 @@ def test_a_missing_extra_is_named_before_anything_is_judged(folders, tmp_path, m
     assert cli.main(arguments(folders, tmp_path / "out")) == 2
     captured = capsys.readouterr()
     assert (
-        'corruptions need OpenCV, SciPy, scikit-image and imagecorruptions-imaug: pip install "diffaug' in captured.err
+        'corruptions need OpenCV, SciPy and scikit-image: pip install "diffaug' in captured.err
     )
     assert captured.out == ""

@@ -24,7 +24,7 @@ FORMULAS = {
     "cifar10-c": "the 15 corruptions with CIFAR-10-C's constants, severities 2 and 5",
     "imagenet-c": "the 15 corruptions with ImageNet-C's constants, severities 2 and 5",
 }
-NEEDS = ("cv2", "skimage", "imagecorruptions")
+NEEDS = ("cv2", "skimage")
 SEED = 5
 SEVERITIES = (2, 5)
 #: Enlargement of the 32-pixel sample image, and every how many pixels are kept.

@@ -22,7 +22,7 @@ def test_the_sources_own_numbers(module: ModuleType) -> None:
     assert not wrong
 
 
-@pytest.mark.skipif(importlib.util.find_spec("imagecorruptions") is None, reason="the extra benchmarks")
+@pytest.mark.skipif(importlib.util.find_spec("skimage") is None, reason="the extra benchmarks")
 def test_the_page_has_a_row_for_each_formula() -> None:
     """Its differences are not compared: the last digits of float32 depend on the machine."""
     rows = [line.split(" | ")[:3] for line in table().splitlines()]

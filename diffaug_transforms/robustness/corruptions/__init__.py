@@ -76,8 +76,7 @@ def corrupt(
         from . import functions
     except ImportError as error:
         raise ImportError(
-            "corruptions need OpenCV, SciPy, scikit-image and imagecorruptions-imaug: "
-            f'pip install "diffaug-transforms[benchmarks]" ({error})'
+            f'corruptions need OpenCV, SciPy and scikit-image: pip install "diffaug-transforms[benchmarks]" ({error})'
         ) from error
     function = getattr(functions, corruption)
     constants = CONSTANTS[corruption_set][corruption][severity - 1]

@@ -8,10 +8,8 @@ the extra ``benchmarks``, so it is imported where it is used.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import io
 import math
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -22,8 +20,13 @@ import skimage.color
 import skimage.util
 from scipy import ndimage
 
+from ...images import ASSETS
+
 Array = npt.NDArray[Any]
 Rng = np.random.Generator
+
+#: The official pictures of frost in ``assets/frost``. The third has the pixels of the second.
+FROST_PICTURES = ("frost1.png", "frost2.png", "frost2.png", "frost4.jpg", "frost5.jpg")
 
 
 def gaussian_noise(image: Array, rng: Rng, sigma: float) -> Array:
@@ -221,17 +224,10 @@ def plasma_fractal(side: int, decay: float, rng: Rng) -> Array:
 
 @functools.lru_cache(maxsize=16)
 def frost_picture(index: int, scale: float, height: int, width: int) -> Array:
-    """An official picture of frost, uint8 RGB, scaled by ``scale``, or by more if it would not cover the image.
-
-    The package imagecorruptions ships the pictures. Only its folder is read, because importing it would compile code.
-    """
-    package = importlib.util.find_spec("imagecorruptions")
-    if package is None or not package.submodule_search_locations:
-        raise ImportError("the pictures of frost are missing: imagecorruptions-imaug has them")
-    name = f"frost{index + 1}.{'png' if index < 3 else 'jpg'}"
-    path = Path(package.submodule_search_locations[0], "frost", name)
+    """An official picture of frost, uint8 RGB, scaled by ``scale``, or by more if it would not cover the image."""
+    path = ASSETS / "frost" / FROST_PICTURES[index]
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if picture is None:
-        raise OSError(f"{path} is missing or no picture: install imagecorruptions-imaug again")
+        raise OSError(f"{path} is missing or no picture: install diffaug-transforms again")
     scale = max(scale, (height + 1) / picture.shape[0], (width + 1) / picture.shape[1])
     return cv2.resize(picture, (0, 0), fx=scale, fy=scale)[..., ::-1]
