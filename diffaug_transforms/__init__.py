@@ -13,6 +13,7 @@ Where to look first:
 Files and folders in the order of their layers. A layer imports only from layers above it:
 
     deprecated.py   old public names that still work, with a warning
+    public_names.py what dir() shows
     without_waiting.py   constants for a device, and checks on it that are read at a later call
     arguments.py    every check of an argument, stated once
     files.py        JSON and tensors that others wrote, read with care
@@ -36,6 +37,8 @@ image, and is downloaded then if it has to be.
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from .public_names import only_public
 
 if TYPE_CHECKING:
     from .score import ScoreNetwork, list_score_networks, load_score_network
@@ -64,5 +67,4 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_HOME[name], __name__), name)
 
 
-def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+__dir__ = only_public(__name__, "__version__")

@@ -19,6 +19,7 @@ PACKAGE = Path(__file__).parent.parent / "diffaug_transforms"
 #: A layer imports only from those before it.
 LAYERS = (
     "deprecated",
+    "public_names",
     "without_waiting",
     "arguments",
     "files",
@@ -34,8 +35,8 @@ LAYERS = (
     "robustness",
     "offline",
     "app",
-    "cli",
     PACKAGE.name,
+    "cli",
 )
 #: Before Python 3.12 a comprehension was a call too.
 COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")

@@ -12,6 +12,7 @@ purify.py     Purify: each image denoised at its own noise level, clean images l
 A new augmentation is a torchvision v2 transform in a file of its own here. ``compose_with`` takes any v2 transform.
 """
 
+from ..public_names import only_public
 from .anytime import AnytimeEnsemble, AnytimePrediction
 from .augmix import AugMix
 from .compose import RECIPES, Views, ViewsLoss, compose_with, recipe
@@ -37,3 +38,5 @@ __all__ = [
     "estimate_sigma",
     "recipe",
 ]
+
+__dir__ = only_public(__name__)
