@@ -47,6 +47,12 @@ def find_labels(sample: Any) -> Any:
     return next((sample[key] for key in exact + [key for key in names if "label" in key.lower()]), None)
 
 
+def class_names_in(classifier: Any) -> tuple[str, ...]:
+    """A classifier's ``classes``, if it has them and they are names."""
+    names = getattr(classifier, "classes", None)
+    return tuple(names) if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names) else ()
+
+
 def as_labels(
     labels: Any,
     number: int,
@@ -72,7 +78,7 @@ def as_labels(
     try:
         index = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        known = f", the places of the names in {listed(class_names)}" if class_names else ""
+        known = f", 0...{len(class_names) - 1} for {listed(class_names)}" if class_names else ""
         raise ValueError(f"labels must be integer classes{known}. Got {shown(labels)}") from error
     if not index.numel():
         index = index.long()  # an empty list has no integers to tell its type by
