@@ -20,9 +20,11 @@ PACKAGE = Path(__file__).parent.parent / "diffaug_transforms"
 LAYERS = (
     "deprecated",
     "public_names",
+    "versions",
     "without_waiting",
     "arguments",
     "files",
+    "hub",
     "labels",
     "pictures",
     "images",

