@@ -20,7 +20,7 @@ from diffaug_transforms.classifiers.storage import read_config
 from tests.hub_server import run_python, serve_hub
 
 DEAD = "http://127.0.0.1:9"
-NAMES = ["cat", "dog", "owl|barn"]
+NAMES = ["cat", "/dog/1", "owl|barn"]
 # The client's waits between its retries are skipped; the retries are not.
 LOAD = """
 import time, torch
@@ -64,6 +64,7 @@ print(push_classifier_to_hub({str(folder)!r}, "me/x", token="hf_secret"))
         for name, content in hub.uploaded.items():
             (repo / name).write_bytes(content)
             assert b"somebody" not in content
+    assert json.loads((repo / "classifier.json").read_text())["classes"] == NAMES
     assert (repo / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
     expected = load_classifier(folder)(torch.linspace(0, 1, 3 * 16**2).reshape(1, 3, 16, 16)).double().sum().item()
     with serve_hub({"me/x": repo}) as hub:
@@ -100,11 +101,12 @@ def test_a_hub_that_does_not_answer_says_that_there_is_no_folder_either(tmp_path
 
 
 def test_the_card_says_what_the_folder_says(folder):
-    card = model_card(without_folders(read_config(folder / "classifier.json")), "me/x")
+    config = read_config(folder / "classifier.json")
+    card = model_card({**config, "command": without_folders(config["command"])}, "me/x")
     assert card.startswith("---\npipeline_tag: image-classification\n")
     assert "\ndatasets: [uoft-cs/cifar10]\n---\n# x\n" in card
     rows = ("recipe | diffaug", "image size | 16 x 16 pixels", "test accuracy | 82.78 %", "training images seen | 640")
-    for row in (*rows, "classes | 3: cat, dog, owl\\|barn"):
+    for row in (*rows, "classes | 3: cat, /dog/1, owl\\|barn"):
         assert f"| {row} |\n" in card
     assert f"torch {torch.__version__}" in card
     assert "python examples/train_classifier.py --output a\n" in card

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..arguments import as_path, check_instance, listed
 from ..hub import upload_folder
-from .storage import CONFIG, REPOSITORY, WEIGHTS, find_folder, load_classifier, read_config
+from .storage import CONFIG, REPOSITORY, RULES, WEIGHTS, find_folder, load_classifier, read_config
 
 CARD = "README.md"
 #: The most class names in a card.
@@ -47,7 +47,8 @@ def push_classifier_to_hub(
     if not source.is_dir():
         raise OSError(f"there is no folder {source}")
     load_classifier(source)  # so that nothing damaged is sent
-    config = without_folders(read_config(source / CONFIG))
+    config = read_config(source / CONFIG)
+    config = {key: value if key in RULES else without_folders(value) for key, value in config.items()}
     with tempfile.TemporaryDirectory() as name:
         new = Path(name)
         shutil.copyfile(source / WEIGHTS, new / WEIGHTS)

@@ -97,6 +97,8 @@ def load_classifier(
         >>> classifier.classes[robust(torch.rand(1, 3, 32, 32)).argmax()] in classifier.classes
         True
     """
+    check_instance("revision", revision, (str, type(None)))
+    check_instance("token", token, (str, bool, type(None)))
     name = str(as_path("folder", folder))
     path = find_folder(name)
     if is_repository(name, path):
