@@ -33,7 +33,8 @@ from diffaug_transforms.robustness.evaluation.digests import (
     digest_of_network,
 )
 from diffaug_transforms.robustness.evaluation.judging import Options, Part, judge_parts, without_images
-from diffaug_transforms.robustness.evaluation.modes import Views, dda_views, ensemble_views, purify_views
+from diffaug_transforms.robustness.evaluation.modes import MODES, Views, dda_views, ensemble_views, purify_views
+from diffaug_transforms.robustness.evaluation.report import add_summaries
 from diffaug_transforms.robustness.evaluation.sets import CROP, holds_corruptions
 from diffaug_transforms.score import Denoiser
 from diffaug_transforms.score.schedule import ENSEMBLE_TIMESTEPS
@@ -47,7 +48,6 @@ from .harness.records import RESULTS, Record, write_results
 from .harness.tables import frame
 from .tables.adaptation import shift_table
 
-MODES = ("default", "de", "purify", "purify-se", "dda", "dda-se")
 #: Arguments that change no part's records.
 FREE = ("corruptions", "severities", "work", "output", "mce_baseline", "batch_size", "workers")
 
@@ -118,6 +118,7 @@ def run(args: argparse.Namespace, accelerator: Any) -> list[Record]:
         candidates=candidate_classes(args.dataset),
         crop=CROP if args.resize else None,
         keep_probabilities=args.keep_probabilities,
+        calls=True,
     )
     head = {"benchmark": "covariate_shift", "dataset": name}
     tail = {"network": args.network} | ({"resize": args.resize} if args.resize else {})
@@ -125,7 +126,15 @@ def run(args: argparse.Namespace, accelerator: Any) -> list[Record]:
     views = make_views(args)
     work, total = args.work / name, len(pairs(args))
     found = judge_parts(parts, classifiers, fields, views, accelerator, options, work, head, tail, total)
-    return without_images(found)
+    return without_images(record for own in by_classifier(found) for record in add_summaries(own))
+
+
+def by_classifier(records: Sequence[Record]) -> list[list[Record]]:
+    """The records of each classifier."""
+    found: dict[tuple[Any, ...], list[Record]] = {}
+    for record in records:
+        found.setdefault((record["model"], record["recipe"], record["seed"]), []).append(record)
+    return list(found.values())
 
 
 def open_parts(
@@ -163,7 +172,7 @@ def make_views(args: argparse.Namespace) -> list[Views]:
     if {"purify", "purify-se"} & set(args.modes):
         views.append(purify_views(Purify(denoiser), args.timesteps[0], crop))
     for timesteps in args.timesteps:
-        if "de" in args.modes:
+        if {"de", "anytime"} & set(args.modes):
             steps = known[timesteps] if timesteps in known else tuple(map(int, timesteps.split(",")))
             views.append(ensemble_views(denoiser, timesteps, steps, crop))
         if {"dda", "dda-se"} & set(args.modes) and timesteps in known:

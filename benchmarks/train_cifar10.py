@@ -2,12 +2,13 @@
 
     python -m benchmarks.train_cifar10 --parallel 2                   # on CPUs, with prepared DiffAug views
     python -m benchmarks.train_cifar10 --in-loop --start-steps 40000 --steps 8000 --workers 12 --model cifar_resnet-128
+    python -m benchmarks.train_cifar10 --recipes diffaug diffaug@cifar10-small   # DiffAug with either network
     python -m benchmarks.train_cifar10 --known 6                      # afterwards: classifiers for benchmarks.ood
 
 For each seed one classifier is trained as usual (the start). From it every recipe trains on for the same number of
 steps and images, as the paper trains from published checkpoints. `+synth` adds synthetic images from the embedded
-network to the training set. Everything is kept under --work: a stopped run resumes. Images of other data, and
-classifiers of other options, are refused there.
+network to the training set. `@NETWORK` makes DiffAug's views with another network. Everything is kept under --work: a
+stopped run resumes. Images of other data, and classifiers of other options, are refused there.
 
 `--known 6` trains classifiers that see only six classes, for each seed another six, and judges none: benchmarks.ood
 asks how well they tell the four unknown classes, over random splits (Neal et al., ECCV 2018).
@@ -47,6 +48,8 @@ from .harness.data import CIFAR10_CLASSES, side_of
 from .harness.options import default_device, script_parser
 from .harness.records import RESULTS, Record, write_results
 
+#: DiffAug's, of recipes that name no other.
+NETWORK = "cifar10"
 SCRIPT = Path(__file__).parent.parent / "examples" / "train_classifier.py"
 MAIN_RECIPES = ("baseline", "diffaug", "augmix", "augmix+diffaug")
 SEVERAL_SEEDS = (*MAIN_RECIPES, "baseline+synth", "diffaug+synth")
@@ -56,8 +59,9 @@ def parse_arguments() -> argparse.Namespace:
     work, output = Path("runs/cifar10_recipes"), RESULTS / "train_cifar10.json"
     parser = script_parser(__doc__, data="uoft-cs/cifar10", work=work, batch_size=128, output=output)
     parser.add_argument("--seeds", type=int, default=3, help="of the main recipes; the others have one")
-    parser.add_argument("--model", default="cifar_resnet-32")
-    parser.add_argument("--start-steps", type=int, help="default: 4000, and 2000 with --known")
+    parser.add_argument("--recipes", nargs="+", type=recipe_name, help="default: all")
+    parser.add_argument("--model", default="cifar_resnet-32", help="cifar_resnet-W or airbench94")
+    parser.add_argument("--start-steps", type=int, help="default: 4000, for airbench94 735; half with --known")
     parser.add_argument("--steps", type=int, default=600, help="of every recipe, from the start on")
     parser.add_argument("--in-loop", action="store_true", help="DiffAug while training, not prepared beforehand")
     parser.add_argument("--copies", type=int, default=2, help="prepared DiffAug views of each training image")
@@ -68,6 +72,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=0, help="DataLoader processes of each training")
     parser.add_argument("--known", type=int, help="train on that many random classes, in the folders that a run made")
     return parser.parse_args()
+
+
+def recipe_name(text: str) -> str:
+    """What ``--recipes`` takes: a recipe, perhaps with +synth, perhaps with @NETWORK if it has DiffAug."""
+    name, at, network = text.partition("@")
+    if name.removesuffix("+synth") not in RECIPES or (at and not ("diffaug" in name and network)):
+        known = f"{', '.join(RECIPES)}, perhaps with +synth, and @NETWORK if it has diffaug"
+        raise argparse.ArgumentTypeError(f"it must be one of {known}. Got {text}")
+    return text
 
 
 def main() -> None:
@@ -90,13 +103,16 @@ def plan(args: argparse.Namespace) -> list[tuple[str, int]]:
     """(recipe, seed) of all runs: the first seed of every recipe, then the further seeds of the main ones."""
     if args.known is not None:
         return [(name, seed) for seed in range(args.seeds) for name in MAIN_RECIPES]
-    names = [*RECIPES, "baseline+synth", "diffaug+synth"]
-    return [(name, seed) for seed in range(args.seeds) for name in names if seed == 0 or name in SEVERAL_SEEDS]
+    names = args.recipes or [*RECIPES, "baseline+synth", "diffaug+synth"]
+    several = {name for name in names if args.recipes or name in SEVERAL_SEEDS}
+    return [(name, seed) for seed in range(args.seeds) for name in names if seed == 0 or name in several]
 
 
 def prepare(args: argparse.Namespace) -> None:
     """Folders of real and synthetic images, and of their DiffAug views."""
     for name in ("images", "synth"):
+        if name == "synth" and not any("+synth" in recipe for recipe, _ in plan(args)):
+            continue
         folder = args.work / name
         own = images_digest(args.data) if name == "images" else digest(args.synthetic, network_digest())
         check_made_of(folder, own)
@@ -104,9 +120,20 @@ def prepare(args: argparse.Namespace) -> None:
             export_images(args.data, folder) if name == "images" else write_synthetic(folder, args.synthetic)
             (folder / "done").touch()
         if not args.in_loop:
-            command = [sys.executable, "-m", "diffaug_transforms.cli", "augment", folder / "train"]
-            command += [f"{folder}_diffaug", "--copies", args.copies]
-            subprocess.run([str(part) for part in command], check=True)
+            for network in sorted({network_of(recipe) for recipe, _ in plan(args) if "diffaug" in recipe}):
+                command = [sys.executable, "-m", "diffaug_transforms.cli", "augment", folder / "train"]
+                command += [prepared_views(folder, network), "--network", network, "--copies", args.copies]
+                subprocess.run([str(part) for part in command], check=True)
+
+
+def network_of(name: str) -> str:
+    """The network that makes a recipe's DiffAug views."""
+    return name.partition("@")[2] or NETWORK
+
+
+def prepared_views(folder: Path, network: str) -> Path:
+    """Where the DiffAug views of a folder of images are."""
+    return Path(f"{folder}_diffaug" + ("" if network == NETWORK else f"@{Path(network).name}"))
 
 
 def check_made_of(folder: Path, own: str) -> None:
@@ -126,7 +153,7 @@ def images_digest(data: str) -> str:
 
 @cache
 def network_digest() -> str:
-    return digest_of_network(Denoiser("cifar10").network)
+    return digest_of_network(Denoiser(NETWORK).network)
 
 
 def export_images(data: str, folder: Path) -> None:
@@ -145,7 +172,7 @@ def save_image(pixels: Tensor, path: Path) -> None:
 
 def write_synthetic(folder: Path, per_class: int, classes: Sequence[str] = CIFAR10_CLASSES) -> None:
     """folder/train/class/00000.png, in batches with ten images of each class; a stopped run resumes at a batch."""
-    network = Denoiser("cifar10").ready(default_device())
+    network = Denoiser(NETWORK).ready(default_device())
     labels = torch.arange(len(classes)).repeat(10)
     for batch in tqdm(range(-(-per_class // 10)), desc="synthesize"):
         names = [f"{classes[k]}/{10 * batch + i // len(classes):05d}.png" for i, k in enumerate(labels)]
@@ -169,28 +196,41 @@ def synthesize(network: ScoreNetwork, labels: Tensor, steps: int, generator: tor
 def train(args: argparse.Namespace, name: str, seed: int) -> None:
     """Train one classifier by examples/train_classifier.py, unless it is there. "start" is the recipes' start."""
     work = args.work if args.known is None else args.work / f"known_classes-{seed}"
-    output = work / f"{name}-{seed}"
-    recipe = "baseline" if name == "start" else name.removesuffix("+synth")
+    output = run_folder(work, name, seed)
+    recipe = "baseline" if name == "start" else name.partition("@")[0].removesuffix("+synth")
     options: dict[str, Any] = {"recipe": recipe, "model": args.model, "batch_size": args.batch_size, "seed": seed}
     if name == "start":
-        options |= {"steps": args.start_steps or (4000 if args.known is None else 2000), "lr": 0.2}
+        options |= start_options(args)
     else:
         options |= {"steps": args.steps, "lr": 0.05, "init": work / f"start-{seed}"}
-    options |= {"data": work / "images"}
-    folders = [work / "images_diffaug"]
-    if "+synth" in name:
-        options |= {"extra_data": work / "synth"}
-        folders += [work / "synth_diffaug"]
-    if not args.in_loop:
-        options |= {"diffaug_data": folders}
+    sources = [work / "images", *([work / "synth"] if "+synth" in name else [])]
+    options |= dict(zip(("data", "extra_data"), sources))
+    if args.in_loop:
+        options |= {"network": network_of(name)} if "diffaug" in name else {}
+    else:
+        options |= {"diffaug_data": [prepared_views(source, network_of(name)) for source in sources]}
     if is_trained(output, options):
         return
     command = [sys.executable, str(SCRIPT), "--output", str(output), "--workers", str(args.workers)]
     for key, value in options.items():
         command += [f"--{key.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.parallel))}
-    with (work / f"{name}-{seed}.log").open("a") as log:
+    with Path(f"{output}.log").open("a") as log:
         subprocess.run(command, check=True, stderr=log, env=environment)
+
+
+def run_folder(work: Path, name: str, seed: int) -> Path:
+    """Where a run's classifier is. A network's path or Hub id is cut to its last part."""
+    recipe, at, network = name.partition("@")
+    return work / f"{recipe}{at}{Path(network).name}-{seed}"
+
+
+def start_options(args: argparse.Namespace) -> dict[str, Any]:
+    """How a start is trained. airbench94 has a recipe of its own, with larger batches."""
+    if args.model == "airbench94":
+        steps = args.start_steps or (735 if args.known is None else 368)
+        return {"steps": steps, "optimizer": "airbench", "label_smoothing": 0.2, "batch_size": 1024}
+    return {"steps": args.start_steps or (4000 if args.known is None else 2000), "lr": 0.2}
 
 
 def is_trained(output: Path, options: dict[str, Any]) -> bool:
@@ -225,7 +265,7 @@ def link_known_classes(work: Path, number: int, seed: int) -> Path:
 
 def evaluate(args: argparse.Namespace, name: str, seed: int) -> list[Record]:
     """Accuracy of one classifier, clean and under each corruption, by itself and as a DiffAugEnsemble."""
-    folder = args.work / f"{name}-{seed}"
+    folder = run_folder(args.work, name, seed)
     classifier = load_classifier(folder).to(default_device())
     config = json.loads((folder / "classifier.json").read_text())
     common = {"benchmark": "train_cifar10", "model": args.model, "recipe": name, "seed": seed, "metric": "accuracy"}
@@ -271,7 +311,7 @@ def ensemble_views(corruption: str, data: str, number: int, folder: Path) -> Ten
         if corruption != "clean":
             images = corrupt(images, corruption, 5, corruption_set="cifar10-c", seed=0)
         torch.manual_seed(("clean", *CORRUPTIONS).index(corruption))
-        denoiser = Denoiser("cifar10")
+        denoiser = Denoiser(NETWORK)
         steps = denoiser.ensemble_timesteps
         views = []
         for part in tqdm(images.to(default_device()).split(50), desc=corruption):

@@ -17,7 +17,7 @@ from diffaug_transforms.cli import build_parser  # noqa: E402
 
 project = "diffaug_transforms"
 author = "the diffaug_transforms maintainers"
-copyright = "MIT licence"
+copyright = "2026, the diffaug_transforms maintainers. MIT licence"
 version = release = diffaug_transforms.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, OneCycl
 from diffaug_transforms.classifiers import NormalizedClassifier
 from diffaug_transforms.files import load_pickle, reading
 
-OPTIMIZERS = ("sgd", "adamw", "lamb")
+OPTIMIZERS = ("sgd", "adamw", "lamb", "airbench")
 SCHEDULES = ("onecycle", "step", "constant", "cosine")
 #: The learning rate and weight decay of a run that names none and takes none from a checkpoint.
 LR, WEIGHT_DECAY = 0.2, 5e-4
@@ -32,7 +32,9 @@ KEPT = {
 
 def add_optimizer_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("optimiser")
-    group.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd", help="sgd has momentum 0.9")
+    group.add_argument(
+        "--optimizer", choices=OPTIMIZERS, default="sgd", help="sgd has momentum 0.9; airbench is for airbench94"
+    )
     nesterov = "Nesterov's momentum for sgd (default: with onecycle only), unless --init-optimizer says"
     group.add_argument("--nesterov", action=argparse.BooleanOptionalAction, help=nesterov)
     group.add_argument("--lr", type=float, help=f"default: {LR}, or that of --init-optimizer")

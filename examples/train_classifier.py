@@ -2,6 +2,8 @@ r"""Train a classifier with one of the paper's recipes: several views of every i
 
     python examples/train_classifier.py --recipe augmix+diffaug --output runs/a        # CIFAR-10 from the Hub
     python examples/train_classifier.py --recipe augmix+diffaug --output runs/a        # again: resumes
+    python examples/train_classifier.py --recipe baseline --output runs/strong --model airbench94 --optimizer airbench \
+        --label-smoothing 0.2 --batch-size 1024 --steps 735                            # 93 % in half an hour, two cores
     accelerate launch examples/train_classifier.py --data imagenet/ --model resnet50 --size 224 --output runs/rn50 \
         --network imagenet256 --recipe diffaug --steps 450000 --batch-size 32 --schedule step --lr 0.1 \
         --weight-decay 1e-4 --workers 12 --compile                                     # the paper's RN50, 8 GPUs
@@ -32,6 +34,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from airbench_training import (
+    WHITENING_IMAGES,
+    Lookahead,
+    build_airbench_optimizer,
+    check_airbench_arguments,
+    shifted_crop,
+    whiten,
+)
 from deit import (
     RecipeLoss,
     add_deit_arguments,
@@ -110,6 +120,7 @@ def parse_arguments() -> argparse.Namespace:
     add_deit_arguments(parser)
     args = parser.parse_args()
     try:
+        check_airbench_arguments(args)
         set_optimizer_defaults(args)
         check_deit_arguments(args)
         args.deepaugment_weights = weights_by_network(args.deepaugment, args.deepaugment_weights)
@@ -141,7 +152,7 @@ def build_views(args: argparse.Namespace, prepared: bool) -> tuple[Views, ViewsL
         name,
         diffaug=DiffAug(args.network, p=args.p, dtype=dtype, **options),
         deepaugment=[DeepAugment(name, weights=args.deepaugment_weights.get(name)) for name in args.deepaugment],
-        clean=clean_transform(args.size, args.augment),
+        clean=shifted_crop(args.size) if args.optimizer == "airbench" else clean_transform(args.size, args.augment),
         original=geometry(args.size)[1],
     )
 
@@ -223,7 +234,14 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> tuple[Normalize
     loss_of, mix = RecipeLoss(views_loss, args.bce, args.label_smoothing), mixing(args, len(images.classes))
     raw = build_classifier(args, images.classes)
     raw.model = synchronise_batch_norm(raw.model, accelerator.num_processes, accelerator.device)
-    optimizer, schedule = build_optimizer(args, raw)
+    lookahead = None
+    if args.optimizer == "airbench":
+        whiten(raw, (geometry(args.size)[1](images[i][0]) for i in images.some(WHITENING_IMAGES)))
+        optimizer, schedule = build_airbench_optimizer(args, raw)
+        lookahead = Lookahead(raw.model, args.steps)
+        accelerator.register_for_checkpointing(lookahead)
+    else:
+        optimizer, schedule = build_optimizer(args, raw)
     classifier, optimizer = accelerator.prepare(raw, optimizer)
     accelerator.register_for_checkpointing(schedule)
     progress = Progress(accelerator, args, images)
@@ -243,6 +261,8 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> tuple[Normalize
         accelerator.backward(loss)
         optimizer.step()
         schedule.step()
+        if lookahead is not None:
+            lookahead.step(progress.step)
         optimizer.zero_grad()
         right = (logits["clean"].argmax(dim=1) == (labels if mix is None else targets.argmax(dim=1))).float().mean()
         progress.report(float(schedule.get_last_lr()[0]), loss, accuracy=100 * right)

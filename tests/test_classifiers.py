@@ -168,7 +168,7 @@ def test_one_mean_for_all_channels():
 
 
 def test_what_cannot_be_built_or_loaded(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="torchvision classifier, timm/NAME or cifar_resnet-WIDTH. Got 'resnet51'"):
+    with pytest.raises(ValueError, match="timm/NAME, airbench94 or cifar_resnet-WIDTH. Got 'resnet51'"):
         build_model("resnet51", 10)
     with pytest.raises(ValueError, match="cifar_resnet-WIDTH. Got 'cifar_resnet-wide'"):
         build_model("cifar_resnet-wide", 10)

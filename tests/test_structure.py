@@ -30,6 +30,7 @@ LAYERS = (
     "images",
     "classify",
     "figures",
+    "airbench",
     "classifiers",
     "score",
     "transforms",

@@ -8,6 +8,7 @@ from statistics import mean
 import pandas as pd
 
 from diffaug_transforms.robustness import CORRUPTIONS, mean_corruption_error
+from diffaug_transforms.robustness.evaluation.report import ALL
 
 from ..harness.tables import columns, frame, in_order, markdown, over_seeds, rounded, table, with_error
 from .training import FAMILIES, FAMILY
@@ -17,6 +18,7 @@ MODES = {
     "dda": "DDA",
     "dda-se": "DDA-SE",
     "de": "DE",
+    "anytime": "anytime DE",
     "purify": "Purify",
     "purify-se": "Purify-SE",
 }
@@ -51,7 +53,7 @@ def shift_table(records: pd.DataFrame, baseline: str = "alexnet") -> str:
 
 def labelled(records: pd.DataFrame) -> pd.DataFrame:
     """Each mode's accuracies with the table's first fields. Default has no timesteps: it is on each line."""
-    accuracy = in_order(records[records.metric == "accuracy"], mode=MODES)
+    accuracy = in_order(records[(records.metric == "accuracy") & (records.corruption != ALL)], mode=MODES)
     models, recipes = accuracy.model.nunique() > 1, accuracy.recipe.nunique() > 1
     names = accuracy.model + ", " + accuracy.recipe if models else accuracy.recipe if recipes else accuracy.model
     accuracy = accuracy.assign(classifier=names, mode=accuracy["mode"].map(MODES))

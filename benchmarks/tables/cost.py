@@ -21,6 +21,23 @@ def psnr() -> str:
     return table(records, ["mode"], "timestep", rounded(1), header=["PSNR (dB) at t ="])
 
 
+def small_networks() -> str:
+    """eps-MSE without labels and PSNR over t of each network, on the same images and noise."""
+    records = frame("denoising_small")
+    records = records[records["mode"] == "unconditional"]
+    errors = records[records.metric == "eps_mse"].set_index("network")
+    psnrs = records[records.metric == "psnr"]
+    steps = sorted(psnrs.timestep.unique())
+    body = []
+    for network, own in psnrs.groupby("network", sort=False):
+        decibels = own.set_index("timestep").value
+        error = errors.loc[network]
+        body.append(
+            [network, f"{error.value:.4f} ± {error.standard_error:.4f}", *(f"{decibels[t]:.1f}" for t in steps)]
+        )
+    return markdown(["network", "eps-MSE", *(f"PSNR (dB) at t = {t}" for t in steps)], body)
+
+
 def throughput() -> str:
     """Speeds, ratios of times with their standard errors, and shares of the matrix product."""
 
@@ -81,12 +98,12 @@ def photos_psnr() -> str:
     return table(both, ["network"], "timestep", rounded(1), header=["PSNR (dB) at t ="])
 
 
-def training_step() -> str:
+def training_step(name: str = "training_step") -> str:
     header = ["DiffAug", "time, ratio", "memory, ratio", "seconds a step", "peak GiB"]
     formats: Formats = {"time_ratio": "{:.1f}".format, "memory_ratio": "{:.2f}".format}
     formats["seconds_per_step"] = "{:.2f}".format
     formats["peak_bytes"] = lambda value: f"{value / 2**30:.2f}"
-    return metrics_table(frame("training_step"), "method", header, formats)
+    return metrics_table(frame(name), "method", header, formats)
 
 
 def imagenet_hours() -> str:
@@ -136,6 +153,8 @@ TABLES = {
     "throughput_photos": throughput_photos,
     "photos_psnr": photos_psnr,
     "training_step": training_step,
+    "training_step_small": lambda: training_step("training_step_small"),
+    "small_networks": small_networks,
     "imagenet_hours": imagenet_hours,
     "imagenet_operations": lambda: _imagenet(
         "flop_per_image", "part", "GFLOP an image", lambda value: f"{value / 1e9:,.0f}"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.transforms.v2 import functional as F
 
+from ..airbench import Airbench
 from ..arguments import (
     as_integer,
     as_names,
@@ -83,17 +84,18 @@ class NormalizedClassifier(nn.Module):
 
 
 def build_model(name: str, num_classes: int, pretrained: bool = False, *, new_head: bool = False) -> nn.Module:
-    """A model by name: torchvision's ``resnet50``, ``timm/resnet50`` (extra ``train``), ``cifar_resnet-32``.
+    """A model by name: torchvision's ``resnet50``, ``timm/resnet50`` (extra ``train``), or one for CIFAR-10.
 
     Args:
-        name: ``cifar_resnet-W`` is ``cifar_resnet(num_classes, width=W)``.
+        name: of the library's model. ``cifar_resnet-W`` is ``cifar_resnet(num_classes, width=W)``, and ``airbench94``
+            the stronger ``airbench.Airbench``.
         num_classes: number of outputs.
         pretrained: start from the library's default weights.
         new_head: allow a pretrained model with another number of classes. It gets a new last layer with random weights,
             which must be trained before its answers mean anything.
 
     Raises:
-        ValueError, TypeError: no library knows the name, a ``cifar_resnet`` is to be pretrained, pretrained weights are
+        ValueError, TypeError: no library knows the name, a CIFAR-10 model is to be pretrained, pretrained weights are
             for another number of classes and ``new_head`` is False, or an argument of another kind.
         ImportError: timm is needed and missing.
 
@@ -105,10 +107,10 @@ def build_model(name: str, num_classes: int, pretrained: bool = False, *, new_he
     num_classes = as_integer("num_classes", num_classes, 1)
     check_flags(pretrained=pretrained, new_head=new_head)
     own, _, width = name.partition("-")
-    if own == "cifar_resnet" and width.isdecimal() and int(width):
+    if name == "airbench94" or (own == "cifar_resnet" and width.isdecimal() and int(width)):
         if pretrained:
             raise ValueError(f"there are no pretrained weights for {name}")
-        return cifar_resnet(num_classes, width=int(width))
+        return Airbench(num_classes) if name == "airbench94" else cifar_resnet(num_classes, width=int(width))
     if name.startswith("timm/"):
         try:
             import timm
@@ -123,7 +125,9 @@ def build_model(name: str, num_classes: int, pretrained: bool = False, *, new_he
         except RuntimeError as error:
             raise ValueError(f"timm cannot make the model {name!r} (see timm.list_models()): {error}") from error
     if name not in models.list_models(module=models):
-        raise ValueError(f"model must be a torchvision classifier, timm/NAME or cifar_resnet-WIDTH. Got {name!r}")
+        raise ValueError(
+            f"model must be a torchvision classifier, timm/NAME, airbench94 or cifar_resnet-WIDTH. Got {name!r}"
+        )
     if not pretrained:
         return models.get_model(name, num_classes=num_classes)
     model = models.get_model(name, weights="DEFAULT")

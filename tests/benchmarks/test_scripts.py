@@ -127,7 +127,7 @@ def test_covariate_shift_resumes_and_two_processes_say_what_one_says(
     command += ["benchmarks.covariate_shift", *map(str, options), "--output", str(tmp_path / "two.json")]
     subprocess.run(command, check=True, timeout=300, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
     two = json.loads((tmp_path / "two.json").read_text())["records"]
-    assert {r["corruption"] for r in two} == {"clean", "fog", "contrast"}
+    assert {r["corruption"] for r in two} == {"clean", "fog", "contrast", "all"}
     assert {r["mode"] for r in two} == {"default", "de", "dda", "dda-se", "view"}
     assert {r["n"] for r in two} == {4}
     part = tmp_path / "work" / "cifar10-c" / "fog-5" / "records.pt"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import re
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -267,7 +269,7 @@ def test_train_cifar10_uses_no_other_images_and_classifiers(tmp_path, monkeypatc
     for data in (first, other):
         (data / "train-00000-of-00001.parquet").write_bytes((data / "test-00000-of-00001.parquet").read_bytes())
     args = Namespace(work=tmp_path / "work", data=str(first), synthetic=0, in_loop=True, known=None, model="resnet18")
-    vars(args).update(batch_size=8, start_steps=5, workers=0, parallel=1)
+    vars(args).update(batch_size=8, start_steps=5, workers=0, parallel=1, seeds=1, recipes=None)
     train_cifar10.prepare(args)
     train_cifar10.prepare(args)
     assert len(list((args.work / "images" / "train").rglob("*.png"))) == 8
@@ -294,6 +296,35 @@ def test_train_cifar10_uses_no_other_images_and_classifiers(tmp_path, monkeypatc
     with pytest.raises(ValueError, match=r"start-0 was trained with {'steps': 5}. Got {'steps': 6}: remove it"):
         train_cifar10.train(Namespace(**{**vars(args), "start_steps": 6}), "start", 0)
     assert len(commands) == 1
+
+
+def test_train_cifar10_compares_networks(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(train_cifar10, "export_images", lambda data, folder: folder.mkdir(exist_ok=True))
+    monkeypatch.setattr(train_cifar10, "images_digest", lambda data: "digest")
+    monkeypatch.setattr(train_cifar10.subprocess, "run", lambda command, **options: commands.append(command))
+    recipes = ["baseline", "diffaug", "diffaug@hub/small"]
+    args = Namespace(work=tmp_path, data="", in_loop=False, known=None, seeds=2, recipes=recipes, copies=2)
+    vars(args).update(batch_size=128, start_steps=None, steps=600, workers=0, parallel=1, model="airbench94")
+    assert train_cifar10.plan(args) == [(name, seed) for seed in (0, 1) for name in recipes]
+    train_cifar10.prepare(args)
+    views = [f"{tmp_path}/images_diffaug", f"{tmp_path}/images_diffaug@small"]
+    assert [command[5] for command in commands] == views
+    assert [command[7] for command in commands] == ["cifar10", "hub/small"]
+    train_cifar10.train(args, "start", 1)
+    train_cifar10.train(args, "diffaug@hub/small", 1)
+    start, small = (" ".join(command) for command in commands[2:])
+    assert "--optimizer airbench --label-smoothing 0.2" in start
+    assert "--batch-size 1024" in start
+    assert f"--init {tmp_path}/start-1" in small
+    assert "--recipe diffaug " in small
+    assert small.endswith(views[1])
+
+
+@pytest.mark.parametrize("name", ["diffaugs", "baseline@photos", "diffaug@", "augmix+synth@photos"])
+def test_recipes_of_other_names_are_refused(name):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"Got {re.escape(name)}"):
+        train_cifar10.recipe_name(name)
 
 
 def test_ensemble_rules_read_finished_parts_of_one_run(tmp_path):

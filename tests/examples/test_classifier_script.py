@@ -72,6 +72,15 @@ def test_a_killed_transformer_with_deits_recipe_resumes_to_the_same_classifier(f
     assert load_classifier(tmp_path / "whole")(torch.rand(2, 3, 32, 32)).shape == (2, 4)
 
 
+def test_a_killed_airbench_resumes_to_the_same_classifier(folder, tmp_path):
+    """With the whitening of its training images, and Lookahead's slow weights from the checkpoint."""
+    options = ["--data", folder, "--model", "airbench94", "--optimizer", "airbench", "--label-smoothing", "0.2"]
+    options += ["--recipe", "baseline", "--mixed-precision", "no", "--lr", "0.05"]
+    options += ["--steps", "12", "--batch-size", "8", "--checkpoint-every", "6"]
+    check_a_killed_run_resumes(tmp_path, *options)
+    assert load_classifier(tmp_path / "whole").model.whiten.weight.abs().max() > 1
+
+
 def test_two_processes_prepared_views_extra_data_and_a_start(folder, tmp_path):
     prepared = tmp_path / "prepared"
     assert diffaug_command(["augment", str(folder / "train"), str(prepared), "--copies", "2"]) == 0

@@ -23,7 +23,7 @@ def add_summaries(records: Sequence[Record]) -> list[Record]:
     gain is the mean of the images' own differences. The standard errors are those of the images' values.
 
     Args:
-        records: with ``right``, as ``judge_parts`` makes them.
+        records: of one classifier, with ``right``, as ``judge_parts`` makes them.
     """
     found: list[Record] = []
     answers = [record for record in records if "right" in record]
@@ -42,14 +42,18 @@ def add_summaries(records: Sequence[Record]) -> list[Record]:
     if len({part_of(record) for record in corrupted}) < 2:
         return found
     mean_of = {}
-    for mode in dict.fromkeys(record["mode"] for record in corrupted):
-        own = [record for record in corrupted if record["mode"] == mode]
-        mean_of[mode] = torch.stack([as_percent(record["right"]) for record in own]).mean(dim=0)
+    for method in dict.fromkeys(map(method_of, corrupted)):
+        own = [record for record in corrupted if method_of(record) == method]
+        mean_of[method] = torch.stack([as_percent(record["right"]) for record in own]).mean(dim=0)
         common = {**without(own[0]), "corruption": ALL, "severity": 0}
-        found.append({**common, "metric": "accuracy", **mean_and_error(mean_of[mode])})
-        if mode != "default":
-            found.append({**common, "metric": "gain", **mean_and_error(mean_of[mode] - mean_of["default"])})
+        found.append({**common, "metric": "accuracy", **mean_and_error(mean_of[method])})
+        if method[0] != "default":
+            found.append({**common, "metric": "gain", **mean_and_error(mean_of[method] - mean_of["default", ""])})
     return found
+
+
+def method_of(record: Record) -> tuple[str, str]:
+    return record["mode"], record["timesteps"]
 
 
 def part_of(record: Record) -> tuple[str, int]:
