@@ -24,6 +24,7 @@ Files and folders in the order of their layers. A layer imports only from layers
     images.py       the images in a sample, of any type <-> a float batch; assets/, the only data folder
     classify.py     one call of a user's classifier
     figures.py      labelled grids of images
+    airbench.py     airbench94, a strong classifier for CIFAR-10
     classifiers/    classifiers by name, and the folders and Hub repositories that training writes
     score/          the diffusion side: schedules, networks, and Denoiser, the engine that the layers below use
     transforms/     DiffAug, AugMix, DeepAugment and compose_with for training; DiffAugEnsemble and Purify for test time
