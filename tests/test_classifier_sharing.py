@@ -17,6 +17,7 @@ from diffaug_transforms.classifiers import (
 )
 from diffaug_transforms.classifiers.sharing import model_card, without_folders
 from diffaug_transforms.classifiers.storage import read_config
+from diffaug_transforms.versions import versions
 from tests.hub_server import run_python, serve_hub
 
 DEAD = "http://127.0.0.1:9"
@@ -108,7 +109,7 @@ def test_the_card_says_what_the_folder_says(folder):
     rows = ("recipe | diffaug", "image size | 16 x 16 pixels", "test accuracy | 82.78 %", "training images seen | 640")
     for row in (*rows, "classes | 3: cat, /dog/1, owl\\|barn"):
         assert f"| {row} |\n" in card
-    assert f"torch {torch.__version__}" in card
+    assert f"torch {versions()['torch']}" in card
     assert "python examples/train_classifier.py --output a\n" in card
     code = card[card.index("```python\n") + len("```python\n") :].partition("```")[0]
     namespace: dict[str, object] = {}
