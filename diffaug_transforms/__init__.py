@@ -13,15 +13,19 @@ Where to look first:
 Files and folders in the order of their layers. A layer imports only from layers above it:
 
     deprecated.py   old public names that still work, with a warning
+    public_names.py what dir() shows
+    versions.py     versions of installed packages
     without_waiting.py   constants for a device, and checks on it that are read at a later call
     arguments.py    every check of an argument, stated once
     files.py        JSON and tensors that others wrote, read with care
+    hub.py          repositories of the Hugging Face Hub, downloaded and uploaded
     labels.py       the labels in a sample, for those who ask for them
     pictures.py     the one reader of picture files
     images.py       the images in a sample, of any type <-> a float batch; assets/, the only data folder
     classify.py     one call of a user's classifier
     figures.py      labelled grids of images
-    classifiers.py  classifiers by name, and the folders that training writes
+    airbench.py     airbench94, a strong classifier for CIFAR-10
+    classifiers/    classifiers by name, and the folders and Hub repositories that training writes
     score/          the diffusion side: schedules, networks, and Denoiser, the engine that the layers below use
     transforms/     DiffAug, AugMix, DeepAugment and compose_with for training; DiffAugEnsemble and Purify for test time
     guidance/       noisy and denoise-augmented classifiers, and the guide that they give to sampling
@@ -36,6 +40,8 @@ image, and is downloaded then if it has to be.
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from .public_names import only_public
 
 if TYPE_CHECKING:
     from .score import ScoreNetwork, list_score_networks, load_score_network
@@ -64,5 +70,4 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_HOME[name], __name__), name)
 
 
-def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+__dir__ = only_public(__name__, "__version__")

@@ -237,6 +237,17 @@ def _per_channel(name: str, values: Any) -> list[float]:
     return [as_number(name, value) for value in (values if several else [values])]
 
 
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Names with commas between them. Of more than ``most`` names the others are counted.
+
+    Example:
+        >>> listed(["cat", "dog", "owl"], most=2)
+        'cat, dog and 1 more'
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
 def shown(value: Any) -> str:
     """A value as error messages show it: its repr, shortened, or its type if that is long."""
     if isinstance(value, nn.Module):

@@ -25,6 +25,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -279,7 +281,8 @@ def main() -> None:
     accelerator = start_accelerator(args.mixed_precision, args.output)
     classifier, metadata = train(args, accelerator)
     if accelerator.is_main_process:
-        save_classifier(classifier, args.output, args.model, **metadata, arguments=vars(args))
+        command = shlex.join(["python", *sys.argv])
+        save_classifier(classifier, args.output, args.model, **metadata, command=command, arguments=vars(args))
         print(f"Saved {args.output}: test accuracy {metadata.get('test_accuracy', float('nan')):.2f} %")
         if metadata.get("skipped"):
             print(f"{metadata['skipped']} images could not be read and were skipped: {args.output / SKIPPED}")

@@ -156,7 +156,8 @@ def test_link_leads_somewhere(page, target):
 def test_reference_has_every_public_name(folder):
     name = folder.__name__.rpartition(".")[2]
     documented = re.findall(r"^\.\. auto\w+:: (\w+)$", (DOCS / "api" / f"{name}.md").read_text(), re.M)
-    assert set(folder.__all__) <= set(documented)
+    functions = {public for public in folder.__all__ if not isinstance(getattr(folder, public), ModuleType)}
+    assert functions <= set(documented)
     assert len(documented) == len(set(documented))
 
 

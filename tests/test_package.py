@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import diffaug_transforms
-from diffaug_transforms import guidance, robustness, score, transforms
+from diffaug_transforms import classifiers, guidance, offline, robustness, score, transforms
 from diffaug_transforms.score import sampling
 
 ROOT = Path(__file__).parent.parent
@@ -56,9 +56,15 @@ print([name for name in {LAZY} if name in sys.modules])
 
 
 def test_public_names():
-    assert set(diffaug_transforms.__all__) <= set(dir(diffaug_transforms))
+    assert set(dir(diffaug_transforms)) == {*diffaug_transforms.__all__, "__version__"}
     for name in diffaug_transforms.__all__:
         assert getattr(diffaug_transforms, name).__doc__
+
+
+@pytest.mark.parametrize("folder", [score, transforms, guidance, robustness, classifiers, offline])
+def test_dir_shows_public_names_only(folder):
+    assert dir(folder) == sorted(folder.__all__)
+    assert all(hasattr(folder, name) for name in dir(folder))
 
 
 def test_citation_names_this_version():

@@ -8,6 +8,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 
+from .. import __version__
 from . import app, augment, convert, demo, evaluate, networks, purify, sample, show
 
 COMMANDS = (demo, show, augment, purify, evaluate, sample, app, networks, convert)
@@ -18,6 +19,7 @@ USER_ERRORS = (OSError, ValueError, TypeError, ImportError)
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command. A command's ``run`` is in ``args.run``."""
     parser = argparse.ArgumentParser(prog="diffaug", description="DiffAug: diffuse-and-denoise augmentation.")
+    parser.add_argument("--version", action="version", version=f"diffaug {__version__}")
     traceback_help = "show the full traceback of an error"
     parser.add_argument("--traceback", action="store_true", help=traceback_help)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")

@@ -22,7 +22,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     text = "default: %(default)s, this machine only; on another host, visitors may choose only named networks"
     parser.add_argument("--host", default="127.0.0.1", help=text)
     parser.add_argument("--port", type=int, default=7860, help="0: any free one; default: %(default)s")
-    text = "written by examples/train_classifier.py, or an embedded name; may be repeated, the first is shown first; "
+    text = "folder of examples/train_classifier.py, Hub repository of push_classifier_to_hub, or an embedded name; may "
+    text += "be repeated, the first is shown first; "
     text += f"default: {' and '.join(DEFAULT_CLASSIFIERS)}"
     parser.add_argument("--classifier", action="append", metavar="FOLDER", help=text)
     add_shared(parser, "device", "network")

@@ -9,12 +9,11 @@ from typing import Any
 
 import PIL.Image
 import torch
-from torchvision.transforms.v2 import functional as F
 
 from ..figures import draw_grid, fit_to_network, stack_pictures
 from ..images import sample_images, sample_photo
 from ..score import Denoiser, views_over_time
-from .options import add_figure_options, new_command, parse_timesteps
+from .options import add_figure_options, find_device, new_command, parse_timesteps
 
 #: Networks for images above this size are shown the photo, the others the sample images.
 SMALL = 64
@@ -30,7 +29,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    steps = parse_timesteps(args.timesteps)
+    steps, device = parse_timesteps(args.timesteps), find_device(args.device)
     pictures = []
     for network in [args.network] if args.network else ["cifar10", "photos"]:
         started = time.perf_counter()
@@ -38,9 +37,8 @@ def run(args: argparse.Namespace) -> int:
         size = denoiser.network.image_size
         loaded = time.perf_counter()
         is_small = size is not None and size <= SMALL
-        picture, calls = (
-            draw_samples(denoiser, steps, args.seed) if is_small else draw_photo(denoiser, steps, args.seed)
-        )
+        draw = draw_samples if is_small else draw_photo
+        picture, calls = draw(denoiser, steps, args.seed, device)
         pictures.append(picture)
         seconds = time.perf_counter() - loaded
         each = f"{seconds / calls * 1e3:.0f} ms an augmentation, loading {loaded - started:.1f} s"
@@ -51,21 +49,26 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def draw_samples(denoiser: Denoiser, steps: Sequence[int], seed: int) -> tuple[PIL.Image.Image, int]:
+def draw_samples(
+    denoiser: Denoiser, steps: Sequence[int], seed: int, device: torch.device
+) -> tuple[PIL.Image.Image, int]:
     """The sample images' rows, denoised at every t, and the number of network calls for one image each."""
     images = sample_images()
-    batch = torch.stack([fit_to_network(image, denoiser.network.image_size) for image in images.values()]) / 255
+    batch = torch.stack([fit_to_network(image, denoiser.network.image_size) for image in images.values()])
+    batch = batch.to(device) / 255
     _, denoised = views_over_time(denoiser, batch, steps, seed)
     rows = list(torch.cat([batch[None], denoised]).transpose(0, 1))
     return draw_grid(rows, ["image", *(f"t = {t}" for t in steps)], list(images)), len(steps) * len(batch)
 
 
-def draw_photo(denoiser: Denoiser, steps: Sequence[int], seed: int) -> tuple[PIL.Image.Image, int]:
+def draw_photo(
+    denoiser: Denoiser, steps: Sequence[int], seed: int, device: torch.device
+) -> tuple[PIL.Image.Image, int]:
     """The photo at every second t: a row diffused, a row denoised. It keeps its size if the network takes any."""
     shown = steps[1::2] or steps
     photo = sample_photo()
     size = denoiser.network.image_size
-    batch = (F.pil_to_tensor(photo) if size is None else fit_to_network(photo, size))[None] / 255
+    batch = fit_to_network(photo, size)[None].to(device) / 255
     diffused, denoised = views_over_time(denoiser, batch, shown, seed)
     rows = [torch.cat([batch, views[:, 0]]) for views in (diffused, denoised)]
     columns = ["photo", *(f"t = {t}" for t in shown)]

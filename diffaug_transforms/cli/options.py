@@ -10,7 +10,7 @@ import torch
 
 TIMESTEPS_HELP = "500, 50,100,150 or start:stop:step"
 SHARED: dict[str, dict[str, Any]] = {
-    "device": {"help": "default: cuda if there is one, else cpu"},
+    "device": {"help": "where the network runs, such as cpu; default: cuda if there is one, else cpu"},
     "network": {
         "default": "cifar10",
         "help": "score network: name, Hub repository, folder or .pt; default: %(default)s",
@@ -32,7 +32,7 @@ def add_figure_options(parser: argparse.ArgumentParser, name: str, network: str)
     parser.add_argument("--timesteps", default=steps, help=f"{TIMESTEPS_HELP}; default: %(default)s")
     parser.add_argument("--output", type=Path, default=output, help="the picture to write; default: %(default)s")
     parser.add_argument("--network", help=f"score network: name, Hub repository, folder or .pt; {network}")
-    add_shared(parser, "seed")
+    add_shared(parser, "device", "seed")
 
 
 def add_shared(parser: argparse.ArgumentParser, *names: str) -> None:

@@ -21,9 +21,11 @@ import PIL.Image
 import torch
 from torch import Tensor
 
+from ..arguments import as_optional_integer, listed
 from ..figures import save_grid
 from ..guidance import DenoiseAugmentedClassifier, NoisyClassifier, classifier_guide, load_guidance_classifier
-from ..score import Denoiser, ScoreNetwork, list_score_networks, sampling, space_timesteps, to_unit
+from ..score import Denoiser, ScoreNetwork, sampling, space_timesteps, to_unit
+from ..score.hub import class_names_of
 from ..score.timesteps import PAPER_SIZE
 from .options import add_shared, find_device, new_command
 
@@ -50,6 +52,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--classes", help="names or numbers: cat,dog or 3,5; default: all of them, at most ten")
     text = "images, of the seeds from --seed on; default: %(default)s"
     parser.add_argument("--per-class", type=int, default=4, help=text)
+    text = f"side of the images in pixels, for a network of any size; default: the network's, or {PAPER_SIZE}"
+    parser.add_argument("--size", type=int, help=text)
     parser.add_argument("--scale", type=float, help=SCALE_HELP)
     parser.add_argument("--classifier", help="a guidance classifier's folder, or OpenAI's .pt file")
     text = "score network of a denoise-augmented classifier; default: the one that its folder names"
@@ -68,12 +72,13 @@ def run(args: argparse.Namespace) -> int:
     check_arguments(args)
     started = time.perf_counter()
     network = Denoiser(args.network, dtype=torch.float32).ready(find_device(args.device))
+    size = choose_size(args.size, network)
     classifier = load_classifier(args, network)
     set_scale(args, network)
     names = class_names(args, network, classifier)
     chosen = choose_classes(args.classes, names)
     seeds = range(args.seed, args.seed + args.per_class)
-    images = make_images(args, network, classifier, chosen or [None], seeds)
+    images = make_images(args, network, size, classifier, chosen or [None], seeds)
     labels = [names[number] for number in chosen] or ["no class"]
     save_grid(images, [f"seed {seed}" for seed in seeds], labels, args.output)
     seconds = time.perf_counter() - started
@@ -85,9 +90,8 @@ def check_arguments(args: argparse.Namespace) -> None:
     """ValueError for what would otherwise fail after the images were made."""
     if PIL.Image.registered_extensions().get(args.output.suffix.lower()) not in PIL.Image.SAVE:
         raise ValueError(f"OUTPUT must be a picture's file name, such as out.png. Got {args.output}")
-    for name in ("per_class", "batch_size"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1. Got {getattr(args, name)}")
+    for name in ("per_class", "batch_size", "size"):
+        as_optional_integer(f"--{name.replace('_', '-')}", getattr(args, name), 1)
     if args.scale is not None and not math.isfinite(args.scale):
         raise ValueError(f"--scale must be finite. Got {args.scale}")
     if args.method != "ddim" and args.eta:
@@ -95,6 +99,16 @@ def check_arguments(args: argparse.Namespace) -> None:
     for name in ("openai_flags", "classifier_network"):
         if args.classifier is None and getattr(args, name) is not None:
             raise ValueError(f"--{name.replace('_', '-')} goes with --classifier. Got {getattr(args, name)}")
+
+
+def choose_size(size: int | None, network: ScoreNetwork) -> int:
+    """The side of the images. ValueError unless it is the network's own, and one that its strides divide."""
+    own = network.image_size or size or PAPER_SIZE
+    if size not in (None, own):
+        raise ValueError(f"--size goes with a network of any size, here it must be {own}. Got {size}")
+    if own % network.stride:
+        raise ValueError(f"--size must be a multiple of {network.stride} for this network. Got {own}")
+    return own
 
 
 def load_classifier(args: argparse.Namespace, network: ScoreNetwork) -> Classifier | None:
@@ -124,12 +138,11 @@ def set_scale(args: argparse.Namespace, network: ScoreNetwork) -> None:
 
 def class_names(args: argparse.Namespace, network: ScoreNetwork, classifier: Classifier | None) -> list[str]:
     """A name or number for each class that can be asked for. ValueError if network and classifier know other names."""
-    card = list_score_networks().get(args.network)
-    known = list(card.class_names) if card and not args.unconditional else []
+    known = [] if args.unconditional else list(class_names_of(args.network))
     number = None if args.unconditional else network.num_classes
     if classifier is not None:
         if known and classifier.classes not in (None, known):
-            raise ValueError(f"{SAME_CLASSES}. Got {', '.join(known)} and {', '.join(classifier.classes or [])}")
+            raise ValueError(f"{SAME_CLASSES}. Got {listed(known)}, and {listed(classifier.classes or [])}")
         known, number = known or classifier.classes or [], classifier.encoder.config["num_classes"]
     return known or [str(k) for k in range(number or 0)]
 
@@ -146,13 +159,15 @@ def choose_classes(text: str | None, names: Sequence[str]) -> list[int]:
         if part not in numbers:
             nearest = [] if part.isdigit() else difflib.get_close_matches(part, numbers, n=3, cutoff=0.4)
             hint = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
-            raise ValueError(f"classes must be names or numbers in 0...{len(names) - 1}. Got {part!r}.{hint}")
+            limits = f"names or numbers in 0...{len(names) - 1}: {listed(names)}"
+            raise ValueError(f"classes must be {limits}. Got {part!r}.{hint}")
     return [numbers[part] for part in wanted]
 
 
 def make_images(
     args: argparse.Namespace,
     network: ScoreNetwork,
+    size: int,
     classifier: Classifier | None,
     classes: Sequence[int | None],
     seeds: Sequence[int],
@@ -164,7 +179,7 @@ def make_images(
     parts = []
     for first in range(0, len(pairs), args.batch_size):
         numbers, batch_seeds = zip(*pairs[first : first + args.batch_size])
-        noise = draw_noise(batch_seeds, network)
+        noise = draw_noise(batch_seeds, network, size)
         x_t = network.schedule.noise_scale[steps[-1]] * next(noise)
         guide = None
         if classifier is not None:
@@ -177,10 +192,9 @@ def make_images(
     return list(torch.cat(parts).split(len(seeds)))
 
 
-def draw_noise(seeds: Sequence[int], network: ScoreNetwork) -> Iterator[Tensor]:
+def draw_noise(seeds: Sequence[int], network: ScoreNetwork, size: int) -> Iterator[Tensor]:
     """Batches of standard normal noise on the network's device, without end. Each image has its own generator."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    size = network.image_size or PAPER_SIZE
     shape = (network.in_channels, size, size)
     while True:
         yield torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(network.device)

@@ -16,7 +16,7 @@ from ..figures import fit_to_network, save_grid
 from ..images import load_image
 from ..score import Denoiser, views_over_time
 from ..score.hub import CIFAR10_SIDE, embedded_network
-from .options import add_figure_options, new_command, parse_timesteps
+from .options import add_figure_options, find_device, new_command, parse_timesteps
 
 #: Larger photos are reduced to this shorter side by default: one call takes seconds for ten million pixels.
 LARGEST = 512
@@ -39,9 +39,9 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     image = load_image(args.image)
-    steps = parse_timesteps(args.timesteps)
+    steps, device = parse_timesteps(args.timesteps), find_device(args.device)
     denoiser = Denoiser(args.network or embedded_network(image.height, image.width))
-    batch = fit(image, as_optional_integer("size", args.size, 1), denoiser.network.image_size)[None] / 255
+    batch = fit(image, as_optional_integer("size", args.size, 1), denoiser.network.image_size)[None].to(device) / 255
     height, width = batch.shape[-2:]
     if (width, height) != image.size:
         print(f"{args.image} has {image.width}x{image.height} pixels. The network sees {width}x{height} of it.")

@@ -1,5 +1,6 @@
 """Classifiers of noisy images, with or without the denoised image as a second input, and the guide for sampling."""
 
+from ..public_names import only_public
 from .classifiers import DenoiseAugmentedClassifier, NoisyClassifier
 from .encoder import GuidanceEncoder
 from .guide import classifier_guide
@@ -12,3 +13,5 @@ __all__ = [
     "classifier_guide",
     "load_guidance_classifier",
 ]
+
+__dir__ = only_public(__name__)

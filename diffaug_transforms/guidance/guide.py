@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import as_number, check_classifier, check_instance
-from ..labels import as_labels, check_labels
+from ..labels import as_labels, check_labels, class_names_in
 from ..score import NoiseSchedule
 from ..score.functional import ReverseStep, scales
 from ..score.sampling import Guide, Predict
@@ -57,7 +57,7 @@ def classifier_guide(
     check_instance("schedule", schedule, NoiseSchedule)
     guidance_scale = as_number("guidance_scale", guidance_scale)
     # How many images there are is known at the first step.
-    index = as_labels(labels, number_of(labels), "cpu")
+    index = as_labels(labels, number_of(labels), "cpu", class_names=class_names_in(classifier))
 
     def guide(x_t: Tensor, timesteps: Tensor, predict: Predict) -> ReverseStep:
         shift = guidance_scale * log_probability_gradient(classifier, x_t, timesteps, index)
@@ -97,6 +97,7 @@ def log_probability_gradient(
             raise ValueError("classifier must let gradients pass to x_t. Got none")
         if logits.ndim != 2 or len(logits) != len(x_t):
             raise ValueError(f"classifier must return logits ({len(x_t)}, K). Got shape {tuple(logits.shape)}")
-        index = send(check_labels(index, logits.shape[1]).clone(), x_t.device)[:, None]
+        names = class_names_in(classifier)
+        index = send(check_labels(index, logits.shape[1], class_names=names).clone(), x_t.device)[:, None]
         (gradient,) = torch.autograd.grad(logits.log_softmax(1).gather(1, index).sum(), x_t)
     return gradient.float()

@@ -11,6 +11,7 @@
 A copy's draw depends only on the seed, the image's path and the number of the copy. All ways give the same pixels.
 """
 
+from ..public_names import only_public
 from .copies import ResizeAndCrop
 from .folders import is_image_folder
 from .local import augment_folder
@@ -18,3 +19,5 @@ from .local_shards import augment_shards
 from .ray_data import augment_dataset
 
 __all__ = ["ResizeAndCrop", "augment_dataset", "augment_folder", "augment_shards", "is_image_folder"]
+
+__dir__ = only_public(__name__)

@@ -12,7 +12,6 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from torchvision.transforms import v2
 from ..files import read_json, remove_part, tensors_sha256, writing_file
 from ..score import ScoreNetwork, load_score_network
 from ..transforms import DeepAugment, DiffAug, Purify
+from ..versions import package_version
 from .copies import QUALITY, Augment, Prepare, ResizeAndCrop
 from .folders import is_parquet, is_picture, is_tar
 
@@ -46,14 +46,6 @@ def describe_options(
         **more,
     }
     return json.loads(json.dumps(options))
-
-
-def package_version() -> str:
-    """The installed package's version."""
-    try:
-        return version("diffaug-transforms")
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def describe_augment(augment: Augment) -> dict[str, Any]:

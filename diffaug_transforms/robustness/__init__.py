@@ -12,6 +12,7 @@ jacobian.py    the Jacobian of the denoised image
 """
 
 from ..deprecated import renamed_names
+from ..public_names import only_public
 from .adaptation import DDA
 from .corruptions import CORRUPTION_SETS, CORRUPTIONS, corrupt
 from .datasets import (
@@ -68,6 +69,8 @@ __all__ = [
     "random_subset",
     "vector_jacobian_product",
 ]
+
+__dir__ = only_public(__name__)
 
 __getattr__ = renamed_names(
     __name__,

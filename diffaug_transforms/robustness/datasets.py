@@ -24,7 +24,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from ..arguments import as_integer, as_path, check_callable, check_choice, check_instance, shown
+from ..arguments import as_integer, as_path, check_callable, check_choice, check_instance, listed, shown
 from ..images import ASSETS
 from ..pictures import load_image
 from .corruptions import check_corruption, check_severity, corrupt
@@ -137,7 +137,8 @@ def load_imagenet_set(
     for root in roots:
         classes = [path.name for path in root.iterdir() if path.is_dir() and path.name[0] != "."]
         if unknown := sorted(set(classes) - set(targets)):
-            raise ValueError(f"{name} must be laid out as {LAYOUTS[name]}. Got the folder {root / unknown[0]}")
+            known = f"{LAYOUTS[name]}, with classes of {listed([*targets], 5)}"
+            raise ValueError(f"{name} must be laid out as {known}. Got the folder {root / unknown[0]}")
         if classes:
             parts.append(LabelledFiles(root, {wnid: targets[wnid] for wnid in classes}, transform))
     if not any(map(len, parts)):

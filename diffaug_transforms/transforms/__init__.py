@@ -1,6 +1,7 @@
 """Transforms for a pipeline, and wrappers around a classifier.
 
 diffaug.py    DiffAug: a Denoiser and a random draw
+functional.py diffaug: the same without the draw, as a function
 augmix.py     AugMix, after the official code
 deepaugment/  DeepAugment: image-to-image networks with randomly changed weights
 compose.py    compose_with: named views of one image; ViewsLoss over them; the paper's recipes
@@ -12,6 +13,8 @@ purify.py     Purify: each image denoised at its own noise level, clean images l
 A new augmentation is a torchvision v2 transform in a file of its own here. ``compose_with`` takes any v2 transform.
 """
 
+from ..public_names import only_public
+from . import functional
 from .anytime import AnytimeEnsemble, AnytimePrediction
 from .augmix import AugMix
 from .compose import RECIPES, Views, ViewsLoss, compose_with, recipe
@@ -35,5 +38,8 @@ __all__ = [
     "ViewsLoss",
     "compose_with",
     "estimate_sigma",
+    "functional",
     "recipe",
 ]
+
+__dir__ = only_public(__name__)

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from diffaug_transforms import cli, load_score_network
+import diffaug_transforms
+from diffaug_transforms import cli, list_score_networks, load_score_network
 from diffaug_transforms.figures import draw_grid
 from tests.openai_checkpoints import golden
 
@@ -122,7 +123,28 @@ def test_networks_prints_every_card(capsys):
     assert cli.main(["networks"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["name", "cifar10", "photos"]
-    assert "unknown" in next(line for line in lines if line.startswith("imagenet256-diffusers"))
+    assert lines[1].split("  ")[-1] == "images of 32 pixels, as CIFAR-10's"
+    assert lines[1].split()[1:7] == ["32", "10", "+", "null", "MIT", "2.3"]
+    assert lines[2].split()[1:5] == ["any", "none", "MIT", "29.0"]
+    assert max(map(len, lines)) <= 100
+    text = " ".join(" ".join(lines).split())
+    for card in list_score_networks().values():
+        whether = "sha256 checked" if card.sha256 else "sha256 unknown"
+        assert f"{card.name} {card.source}; {card.note}; {whether}" in text
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"diffaug {diffaug_transforms.__version__}\n"
+
+
+@pytest.mark.parametrize("command", [["demo"], ["show", "mine.png"], ["purify", "mine.png", "x.png"], ["sample"]])
+def test_the_device_is_checked_everywhere(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    F.to_pil_image(torch.rand(3, 40, 60)).save("mine.png")
+    assert cli.main([*command, "--device", "tpu"]) == 2
+    assert "--device must be a device of this machine, such as cpu or cuda. Got tpu" in capsys.readouterr().err
 
 
 def test_convert(tmp_path):

@@ -11,11 +11,12 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from diffaug_transforms import ScoreNetwork, cli, list_score_networks, load_score_network
-from diffaug_transforms.cli.sample import choose_classes
+from diffaug_transforms.cli.sample import choose_classes, choose_size
 from diffaug_transforms.figures import draw_grid
 from diffaug_transforms.guidance import DenoiseAugmentedClassifier as Augmented
 from diffaug_transforms.guidance import NoisyClassifier, classifier_guide, load_guidance_classifier
 from diffaug_transforms.score import NoiseSchedule, sampling, to_unit
+from diffaug_transforms.score.timesteps import PAPER_SIZE
 from tests.conftest import tiny_unet
 from tests.exploding_oracle import EXPLODING
 from tests.guidance.guidance_encoders import tiny_encoder
@@ -155,6 +156,16 @@ def test_the_embedded_networks_classes_have_names(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("2 images in 2 steps, ")
 
 
+def test_a_size_for_a_network_of_any_size(tmp_path, network):
+    output = tmp_path / "out.png"
+    options = ["--network", "photos", "--size", "32", "--steps", "2", "--per-class", "1"]
+    assert cli.main(["sample", str(output), *options]) == 0
+    assert output.exists()
+    photos = load_score_network("photos")
+    assert [choose_size(size, photos) for size in (None, 32)] == [PAPER_SIZE, 32]
+    assert [choose_size(size, network) for size in (None, 16)] == [16, 16]
+
+
 def test_choose_classes():
     names = list_score_networks()["cifar10"].class_names
     assert choose_classes(None, names) == list(range(10))
@@ -168,8 +179,11 @@ def test_choose_classes():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--network", "cifar10", "--classes", "cta"], "names or numbers in 0...9. Got 'cta'. Did you mean 'cat'?"),
-        (["--classes", "4,5"], "classes must be names or numbers in 0...4. Got '5'."),
+        (["--network", "cifar10", "--classes", "cta"], "frog, horse, ship, truck. Got 'cta'. Did you mean 'cat'?"),
+        (["--classes", "4,5"], "classes must be names or numbers in 0...4: 0, 1, 2, 3, 4. Got '5'."),
+        (["--size", "32"], "--size goes with a network of any size, here it must be 16. Got 32"),
+        (["--network", "photos", "--size", "100"], "--size must be a multiple of 16 for this network. Got 100"),
+        (["--size", "0"], "--size must be at least 1. Got 0"),
         (["--unconditional", "--classes", "cat"], "--classes needs --classifier, or labels given to the network."),
         (["--unconditional", "--scale", "2"], "--scale needs --classifier, or labels given to the network. Got 2.0"),
         (["--scale", "nan"], "--scale must be finite. Got nan"),

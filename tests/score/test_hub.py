@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from diffaug_transforms import ScoreNetwork, list_score_networks, load_score_network
 from diffaug_transforms.score import hub as hub_module
@@ -143,6 +145,14 @@ def test_cards_name_what_is_known():
     assert cards["imagenet256"].ensemble_timesteps == tuple(range(0, 451, 50))
     assert cards["cifar10"].ensemble_timesteps == (0, 3, 9, 16, 23, 33, 44, 57, 74, 96)
     assert len(cards["cifar10"].augment_timesteps) == 1000
+
+
+@pytest.mark.parametrize(("name", "size"), [("cifar10", 32), ("photos", 224)])
+def test_a_cards_cost_is_that_of_one_call(name, size):
+    network = load_score_network(name)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        network.eps(torch.zeros(1, 3, size, size), torch.tensor([100]))
+    assert counter.get_total_flops() / 1e9 == pytest.approx(list_score_networks()[name].gflop, rel=1e-3)
 
 
 def test_the_embedded_network_fits_its_card():

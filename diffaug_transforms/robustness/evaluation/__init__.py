@@ -11,9 +11,12 @@ report.py       standard errors, means over corruptions, a table, a picture
 records.py      tidy records, finished parts on the disk; digests.py: what these depend on
 """
 
+from ...public_names import only_public
 from .classifiers import OpenedClassifier, open_classifier
 from .data import TestSet, open_data
 from .evaluate import evaluate
 from .modes import MODES
 
 __all__ = ["MODES", "OpenedClassifier", "TestSet", "evaluate", "open_classifier", "open_data"]
+
+__dir__ = only_public(__name__)

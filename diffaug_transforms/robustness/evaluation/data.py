@@ -11,7 +11,7 @@ from typing import Any
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from ...arguments import check_choice
+from ...arguments import check_choice, listed
 from ..corruptions import CORRUPTIONS
 from ..datasets import (
     IMAGENET_SETS,
@@ -217,7 +217,3 @@ def match_classes(names: Sequence[str], known: Sequence[str], data: str) -> list
             f"{data} must have classes that the classifier knows: {listed(known)}. Got also {listed(unknown)}"
         )
     return [places[name] for name in names]
-
-
-def listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

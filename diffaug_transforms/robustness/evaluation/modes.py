@@ -22,10 +22,11 @@ from ...score import Denoiser
 from ...transforms.anytime import decided
 from ...transforms.ensemble import denoised_views, log_mean_probabilities, number_of_noisy
 from ...transforms.purify import Purify
+from ...versions import versions
 from ..adaptation import DDA
 from .batches import Batch, draw_noise
 from .digests import digest, digest_of_network
-from .records import versions, whole_file
+from .records import whole_file
 
 
 class Answer(NamedTuple):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,8 +13,7 @@ from typing import Any
 import torch
 
 from ...files import sweep_parts, writing_file
-
-PACKAGES = ("diffaug-transforms", "torch", "torchvision", "diffusers", "numpy")
+from ...versions import versions
 
 #: One flat measurement: ``benchmark, dataset, model, recipe, mode, metric, value, n, seed`` and what else it needs.
 Record = dict[str, Any]
@@ -39,17 +36,6 @@ def write_lines(header: dict[str, Any], records: Sequence[Record], path: Path) -
     lines = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records)
     with whole_file(path) as temporary:
         temporary.write_text("{\n" + ",\n".join(fields) + f',\n "records": [\n{lines}\n ]\n}}\n')
-
-
-def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-def version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def device_name() -> str:

@@ -12,8 +12,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from ...arguments import as_number, as_optional_integer, check_generator, shown
+from ...hub import download_file
 from ...images import batch_shape, check_channels, from_batch, to_batch, transform_sample
-from ...score.storage import ADVICE, download_file
 from ...without_waiting import LateChecks, send
 from ..workers import pack_generator, unpack_generator, worker_generator
 from .cae import cae, corrupt_cae_weights, load_cae
@@ -190,11 +190,10 @@ class DeepAugment(v2.Transform):
         return self._loaded[device]
 
     def _read(self) -> Weights:
-        try:
-            hub = ("eugenesiow/edsr-base", "pytorch_model_4x.pt")
-            path = download_file(*hub) if self.weights is None else Path(self.weights).expanduser()
-        except OSError as error:
-            raise OSError(str(error).replace(ADVICE, EDSR_ADVICE)) from error
+        if self.weights is None:
+            path = download_file("eugenesiow/edsr-base", "pytorch_model_4x.pt", advice=EDSR_ADVICE)
+        else:
+            path = Path(self.weights).expanduser()
         return PRETRAINED[self.network].load(path)
 
     def __getstate__(self) -> dict[str, Any]:

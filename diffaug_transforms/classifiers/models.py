@@ -1,62 +1,30 @@
-"""Classifiers by name, and the folders that training writes: safetensors, and JSON with all that rebuilds them."""
+"""Classifiers by name: torchvision's, timm's, and a small one for 32 pixels; and the normalisation in front of them."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.transforms.v2 import functional as F
 
-from .airbench import Airbench
-from .arguments import (
+from ..airbench import Airbench
+from ..arguments import (
     as_integer,
     as_names,
     as_normalize,
     as_optional_integer,
-    as_path,
     check_classifier,
     check_flags,
     check_instance,
 )
-from .classify import to_own_dtype
-from .files import (
-    Rule,
-    add_checksum,
-    check_entries,
-    check_finite,
-    integer,
-    load_pickle,
-    load_safetensors,
-    number,
-    optional,
-    read_json,
-    reading,
-    several,
-    text,
-    writing,
-)
-from .images import ASSETS, check_channels
+from ..classify import to_own_dtype
+from ..images import check_channels
 
-#: Classifiers inside the package: `cifar_resnet-32`, trained by benchmarks/train_cifar10.py (seed 0).
-EMBEDDED = ("cifar10-baseline", "cifar10-diffaug")
-#: What ``classifier.json`` may say.
-RULES: dict[str, Rule] = {
-    "name": text(),
-    "mean": several(number(-1e3, 1e3), 64),
-    "std": several(number(1e-6, 1e3), 64),
-    "classes": several(text(), 1_000_000),
-}
 #: The largest images, by their side in pixels, of models that have position embeddings.
 MAX_INPUT_SIZE = 1024
-#: The widest ``cifar_resnet`` that a file may name.
-MAX_FILE_WIDTH = 512
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -229,105 +197,3 @@ class _Residual(nn.Module):
 def _convolution(inputs: int, outputs: int, kernel_size: int = 3, stride: int = 1) -> nn.Sequential:
     convolution = nn.Conv2d(inputs, outputs, kernel_size, stride, padding=1, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
-
-
-def save_classifier(classifier: NormalizedClassifier, folder: str | Path, name: str, **metadata: Any) -> None:
-    """Write a folder for ``load_classifier``: ``model.safetensors`` and ``classifier.json``.
-
-    Args:
-        folder: made if it is missing.
-        name: of the model, as ``build_model`` takes it.
-        metadata: more entries for ``classifier.json``. ``load_classifier`` needs ``classes``, the names of the classes.
-    """
-    check_instance("classifier", classifier, NormalizedClassifier)
-    check_instance("name", name, str)
-    config = {"name": name, "mean": classifier.mean, "std": classifier.std, **metadata}
-    with writing(as_path("folder", folder)) as new:
-        save_model(classifier.model, str(new / "model.safetensors"))
-        add_checksum(new / "model.safetensors")
-        (new / "classifier.json").write_text(json.dumps(config, indent=1, default=str) + "\n")
-
-
-def load_classifier(folder: str | Path) -> NormalizedClassifier:
-    """Load a classifier from a folder that ``examples/train_classifier.py`` wrote, in eval mode.
-
-    Args:
-        folder: a path, or the name of an embedded CIFAR-10 classifier: "cifar10-baseline" or "cifar10-diffaug". Both
-            were trained further from the same weights, by the recipe in their name. Both have a clean accuracy of 83 %.
-
-    Raises:
-        OSError: the folder or one of its two files is missing or damaged. ValueError: ``classifier.json`` says
-            something that is not supported. A file can name no model of the Hub.
-
-    Example:
-        >>> classifier = load_classifier("cifar10-diffaug")
-        >>> robust = DiffAugEnsemble(classifier)
-        >>> classifier.classes[robust(torch.rand(1, 3, 32, 32)).argmax()] in classifier.classes
-        True
-    """
-    name = str(as_path("folder", folder))
-    folder = ASSETS / "classifiers" / name if name in EMBEDDED else Path(folder)
-    if missing := [name for name in ("classifier.json", "model.safetensors") if not (folder / name).is_file()]:
-        known = "a folder written by examples/train_classifier.py, " + " or ".join(EMBEDDED)
-        raise OSError(f"{folder} must be {known}. Missing: {missing}{hint_for_names(name)}")
-    path, weights = folder / "classifier.json", folder / "model.safetensors"
-    config = read_json(path)
-    lacking = [key for key in RULES if key not in config]
-    if lacking:
-        raise ValueError(f"{path} must have the entries {', '.join(RULES)}. Missing: {lacking}")
-    check_entries(config, RULES, path)
-    for key in ("mean", "std"):
-        if len(config[key]) not in (1, 3):
-            raise ValueError(f"{path}: {key} must be one number, or one for each of three channels. Got {config[key]}")
-    check_file_name(config["name"], path)
-    arguments = config.get("arguments")
-    size = arguments.get("size") if isinstance(arguments, dict) else None
-    check_entries({"size": size}, {"size": optional(integer(1, 8192))}, path)
-    try:
-        model = build_model(config["name"], len(config["classes"]))
-        if size is not None:
-            fit_input_size(model, size)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    load_weights(model, weights)
-    return NormalizedClassifier(model, config["mean"], config["std"], config["classes"], size).eval()
-
-
-def hint_for_names(name: str) -> str:
-    """What to do with the name of a library's model where a folder is needed; "" for anything else."""
-    if name not in models.list_models(module=models) and not name.startswith("timm/"):
-        return ""
-    made = f"build_model({name!r}, 1000, pretrained=True)"
-    return f". For a library's model: NormalizedClassifier({made}, IMAGENET_MEAN, IMAGENET_STD).eval()"
-
-
-def check_file_name(name: str, path: Path) -> None:
-    """ValueError unless a file's model name is one that needs nothing from elsewhere.
-
-    timm reads names such as ``hf-hub:owner/name`` and ``local-dir:folder`` as places to load from.
-    """
-    own, _, width = name.partition("-")
-    too_wide = own == "cifar_resnet" and width.isdecimal() and int(width[:9]) > MAX_FILE_WIDTH
-    if too_wide or not re.fullmatch(r"(timm/)?[\w.-]+", name):
-        raise ValueError(
-            f"{path}: name must be a torchvision classifier, timm/NAME or cifar_resnet-WIDTH with a width of at most "
-            f"{MAX_FILE_WIDTH}. Got {name[:100]!r}"
-        )
-
-
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load weights into a model, from a training folder, a ``.safetensors`` file, or a ``.pt`` or ``.pth`` file.
-
-    OSError if the file is missing or damaged, does not fit the model, or holds NaN or infinite values.
-    """
-    path = as_path("path", path)
-    path = path / "model.safetensors" if path.is_dir() else path
-    with reading(path, "is damaged or does not fit the model"):
-        if path.suffix == ".safetensors":
-            load_safetensors(path)  # for its checksum: load_model knows tied weights, but no checksum
-            load_model(model, str(path))
-        else:
-            state = load_pickle(path)
-            state = state.get("state_dict", state)
-            model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
-    check_finite(model.state_dict(), path)
