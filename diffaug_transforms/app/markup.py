@@ -14,6 +14,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 PAPER = "https://arxiv.org/abs/2306.09192"
+#: Where the documentation is if no web address of it is known.
+DOCUMENTATION = "Documentation: the folder docs/ of the project."
 #: Pictures up to this side are drawn with their pixels visible.
 SMALL = 96
 #: How many classes an answer's card lists.
@@ -22,25 +24,27 @@ LISTED = 3
 
 def introduction() -> str:
     """The heading, what the page is about, and where to read on."""
-    links = f'<a href="{PAPER}" target="_blank">Paper</a>'
-    links += "".join(
-        f'<a href="{html.escape(address)}" target="_blank">{html.escape(name)}</a>' for name, address in project_links()
+    found = links_to_read()
+    links = "".join(
+        f'<a href="{html.escape(address)}" target="_blank">{html.escape(name)}</a>' for name, address in found
     )
+    where = "" if "Documentation" in dict(found) else DOCUMENTATION
     return (
         '<div class="intro"><h1>DiffAug</h1><p>DiffAug adds noise to a picture, and a diffusion network removes it '
-        "again in one step. A classifier that averages its answers over several such views is more often right about "
-        f'damaged pictures.</p><p>{links}<a class="to-settings" href="#settings">Settings</a></p></div>'
+        "again in one step. If a classifier averages its answers over several such views, it is more often right about "
+        f'damaged pictures.</p><p>{links}<a class="to-settings" href="#settings">Settings</a>{where}</p></div>'
     )
 
 
-def project_links() -> list[tuple[str, str]]:
-    """(label, address) for each web address that the installed package names, such as its documentation."""
+def links_to_read() -> list[tuple[str, str]]:
+    """(label, address): the paper, and each web address that the installed package names, such as its documentation."""
     try:
         entries = metadata.metadata("diffaug-transforms").get_all("Project-URL") or []
     except metadata.PackageNotFoundError:
-        return []
-    pairs = [entry.partition(", ") for entry in entries]
-    return [(label, address) for label, _, address in pairs if address.startswith("https://")]
+        entries = []
+    found = {address: label for label, _, address in (entry.partition(", ") for entry in entries)}
+    found = {PAPER: "Paper"} | {address: label for address, label in found.items() if address.startswith("https://")}
+    return [(label, address) for address, label in found.items()]
 
 
 def note(*sentences: str) -> str:
@@ -101,6 +105,11 @@ def figures(kind: str, images: Iterable[Tensor], captions: Iterable[Sequence[str
         caption = "<br>".join(html.escape(line) for line in lines)
         row += f"<figure>{picture(image, lines[0])}<figcaption>{caption}</figcaption></figure>"
     return f'<div class="{kind}">{row}</div>'
+
+
+def python(code: str) -> str:
+    """Code that scrolls inside of its box."""
+    return f'<div class="python"><pre>{html.escape(code)}</pre></div>'
 
 
 def section(title: str, text: str) -> str:

@@ -62,6 +62,8 @@ def build_page(models: Models) -> gr.Blocks:
                     buttons=[],
                 )
                 time_note = gr.HTML(formula, elem_id="time-note", padding=False)
+                with gr.Accordion("The same in Python", open=False, elem_id="python"):
+                    gr.HTML(markup.python(results.SAME_IN_PYTHON), padding=False)
             with gr.Column(scale=1, min_width=280, elem_id="settings"):
                 choices = add_choices(models, corruption)
         # Gradio's preprocessing would decode pictures of any size. `prepare` checks every choice itself.

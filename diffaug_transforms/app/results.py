@@ -12,17 +12,32 @@ FEW_CLASSES = 20
 NO_CLASSIFIER = (
     f"No classifier for photos is installed, so there are only pictures and no answers. To get one: {HOW_TO_GET_ONE}"
 )
+#: What the page shows, in Python.
+SAME_IN_PYTHON = """import torch
+from diffaug_transforms import DiffAug, DiffAugEnsemble, Purify
+from diffaug_transforms.classifiers import load_classifier
+
+images = torch.rand(4, 3, 32, 32)  # in [0, 1]
+classifier = load_classifier("cifar10-diffaug")
+
+alone = classifier(images)  # logits (4, 10)
+purified = classifier(Purify("cifar10")(images))
+mean = DiffAugEnsemble(classifier, "cifar10")(images)
+view = DiffAug("cifar10")(images)  # a random view of each image, to train on
+"""
 
 
 def describe(models: Models, setting: Setting, corruption: str, severity: int, *more: str) -> str:
     """What the picture shows, what was done with it, a warning if its size does not fit the network, and more."""
     size = setting.picture.shape[-1]
-    done = f"cut to a square of {size} x {size} pixels"
+    done = f"{size} x {size} pixels"
     if corruption != NO_CORRUPTION:
-        done += f" and damaged by {in_words(corruption)} of severity {severity}"
+        done += f", damaged by {in_words(corruption)} of severity {severity}"
     truth = setting.truth
-    shows = "Your picture is" if truth is None else f"The picture shows {'an' if truth[0] in 'aeiou' else 'a'} {truth},"
-    sentences = [f"{shows} {done}.", *more]
+    shows = (
+        "The network sees your picture" if truth is None else f"This is {'an' if truth[0] in 'aeiou' else 'a'} {truth}"
+    )
+    sentences = [f"{shows}, {done}.", *more]
     if (warning := compute.size_warning(models, setting)) is not None:
         sentences.append(f"Warning: {warning}.")
     return markup.note(*sentences)
@@ -30,8 +45,9 @@ def describe(models: Models, setting: Setting, corruption: str, severity: int, *
 
 def show_answer(setting: Setting, purified: Purified, answer: Answer) -> str:
     """The three answers side by side, and which classes the classifier knows."""
-    found = f"noise of {purified.sigma:.2f} found, with pixels from 0 to 1"
-    how = f"Purify: {found}. One network call removes it." if purified.is_changed else "Purify: no visible noise found."
+    how = f"Purify: one network call removes noise of {purified.sigma:.2f}."
+    if not purified.is_changed:
+        how = "Purify: no visible noise, so the picture stays as it is."
     seen = [
         markup.picture(setting.picture, "the picture as the classifier sees it", kind="seen"),
         markup.picture(purified.image, "the picture without its noise", kind="seen"),

@@ -8,9 +8,10 @@ CSS = """
 .gradio-container {--block-info-text-color: var(--muted); --block-label-text-color: var(--body-text-color)}
 .gradio-container {--block-title-text-color: var(--body-text-color)}
 .gradio-container main.app, .gradio-container .app {padding: 12px 20px}
+.html-container {padding: 0 !important}
 .intro h1 {font-size: 22px; line-height: 1.2; margin: 0 0 4px; font-weight: 700}
 .intro p {margin: 0; line-height: 1.45; color: var(--body-text-color)}
-.intro a {color: var(--link-text-color); text-decoration: underline; margin-right: 14px}
+.intro a {color: var(--link-text-color); text-decoration: underline; margin: 0 14px 0 0; padding: 0}
 .intro .to-settings {display: none}
 .note {color: var(--muted); margin: 0; line-height: 1.45}
 .note b {color: var(--body-text-color)}
@@ -31,6 +32,7 @@ CSS = """
 .bar span:first-child {overflow: hidden; text-overflow: ellipsis; white-space: nowrap}
 .bar i {grid-column: 1 / 3; height: 4px; border-radius: 2px; background: var(--border-color-primary); margin: 1px 0 3px}
 .bar i b {display: block; height: 100%; border-radius: 2px; background: #3b82f6}
+.python pre {font: 12.5px/1.5 monospace; margin: 0; overflow-x: auto; color: var(--body-text-color)}
 .pixels {image-rendering: pixelated}
 .mosaic {display: grid; gap: 1px; align-content: start}
 .mosaic img {width: 100%; display: block}
@@ -42,14 +44,17 @@ CSS = """
 .views figcaption {font-size: 12px; overflow-wrap: anywhere}
 .steps {display: flex; gap: 12px; margin-top: 6px}
 .steps figure {flex: 0 1 200px}
-#picture img {image-rendering: pixelated}
+.views + .note {margin-top: 6px}
+#picture img {image-rendering: pixelated; object-fit: contain !important; width: 100%; height: 100%}
 #samples .gallery {gap: 5px}
 #samples .gallery-item .container {width: 48px; height: 48px}
 #samples .gallery-item img {width: 100%; height: 100%; object-fit: cover}
 @media (max-width: 760px) {
     .gradio-container main.app, .gradio-container .app {padding: 10px 12px}
     .intro .to-settings {display: inline}
-    .cards {grid-template-columns: minmax(0, 1fr)}
+    .intro p, .note {font-size: 14px}
+    .cards {grid-template-columns: minmax(0, 1fr); gap: 8px}
+    .card .bar:last-child {display: none}
     .card {grid-template-columns: 92px minmax(0, 1fr); padding: 8px 10px}
     .card .seen {width: 92px; height: 92px}
     .views {grid-template-columns: repeat(5, minmax(0, 1fr)); gap: 6px}
