@@ -54,8 +54,9 @@ def note(*sentences: str) -> str:
 
 def problem(error: Exception) -> str:
     """An error's message as one paragraph that stands out, and what to do."""
-    message = " ".join(str(error).split()).rstrip(".")
-    advice = "The results are still those from before. Change what the message names, and they follow."
+    message = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    message = message[0].upper() + message[1:]
+    advice = "The results are still those from before. Change your last choice, or try again."
     return f'<p class="note error" role="alert">{html.escape(f"{message}. {advice}")}</p>'
 
 

@@ -45,9 +45,9 @@ def describe(models: Models, setting: Setting, corruption: str, severity: int, *
 
 def show_answer(setting: Setting, purified: Purified, answer: Answer) -> str:
     """The three answers side by side, and which classes the classifier knows."""
-    how = f"Purify: one network call removes noise of {purified.sigma:.2f}."
+    how = f"Purify removes noise of {purified.sigma:.2f} in one call."
     if not purified.is_changed:
-        how = "Purify: no visible noise, so the picture stays as it is."
+        how = "Purify finds no noise and leaves the picture as it is."
     seen = [
         markup.picture(setting.picture, "the picture as the classifier sees it", kind="seen"),
         markup.picture(purified.image, "the picture without its noise", kind="seen"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 CSS = """
 .gradio-container {--muted: #4b5563; --good: #15803d; --bad: #b91c1c}
 .dark .gradio-container, .gradio-container.dark {--muted: #c3c7cf; --good: #4ade80; --bad: #fca5a5}
-.gradio-container {--block-info-text-color: var(--muted); --block-label-text-color: var(--body-text-color)}
+.gradio-container {--block-info-text-color: var(--muted); --block-label-text-color: var(--body-text-color);
+    --body-text-color-subdued: var(--muted)}
 .gradio-container {--block-title-text-color: var(--body-text-color)}
 .gradio-container main.app, .gradio-container .app {padding: 12px 20px}
 .html-container {padding: 0 !important}
@@ -38,7 +39,7 @@ CSS = """
 .mosaic img {width: 100%; display: block}
 .seen img, img.seen {border-radius: 4px; object-fit: contain}
 .section {font-size: 15px; font-weight: 600; margin: 0 0 4px; line-height: 1.3}
-.views {display: grid; grid-template-columns: repeat(auto-fill, minmax(76px, 1fr)); gap: 8px; margin-top: 6px}
+.views {display: grid; grid-template-columns: repeat(auto-fit, minmax(76px, 1fr)); gap: 8px; margin-top: 6px}
 .views figure, .steps figure {margin: 0; text-align: center; font-size: 13px; line-height: 1.35; min-width: 0}
 .views img, .steps img {width: 100%; border-radius: 4px; display: block; margin-bottom: 3px}
 .views figcaption {font-size: 12px; overflow-wrap: anywhere}
