@@ -81,7 +81,8 @@ def prepare(
     # The size that the classifier was trained on. If that is not known, the network's.
     size = None if name is None else models.classifier(name).size
     network = models.network_for(size or side) if network == AUTOMATIC else network
-    picture = fit_picture(image, size or models.denoiser(network).network.image_size or ANY_SIZE)
+    native = models.denoiser(network).network.image_size
+    picture = fit_picture(image, size or native or ANY_SIZE)
     if corruption != NO_CORRUPTION:
         constants = corruption_set(picture.shape[-1])
         picture = corrupt(picture, corruption, severity, corruption_set=constants, seed=seed)

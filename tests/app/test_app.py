@@ -295,7 +295,9 @@ def test_a_network_of_another_size_is_named(models):
     setting = prepare(models, CAT)
     assert size_warning(models, setting) is None
     large = Setting(setting.picture.repeat(1, 3, 3), *setting[1:])
-    assert size_warning(models, large).startswith("the picture's 96x96 pixels are far from the network's 32x32")
+    assert size_warning(models, large).startswith(
+        "the picture's 96x96 pixels are far from the denoising network's 32x32"
+    )
 
 
 # The page's plain HTML
