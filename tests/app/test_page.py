@@ -139,7 +139,7 @@ def test_a_function_that_fails_fills_only_a_note(tmp_path, monkeypatch):
     setting = prepare(models, SAMPLES / "cat.png")
     row, note = page_module.show_steps(models, setting, 5000)
     assert row == kept
-    assert "timesteps must be in 0...999" in note
+    assert "Timesteps must be in 0...999" in note
     monkeypatch.setattr(page_module.compute, "classify", lambda *_: torch.zeros(2) @ torch.zeros(3))
     cards, views, note = page_module.show_answer(models, setting)
     assert (cards, views) == (kept, kept)
