@@ -1,34 +1,50 @@
-"""The parts of the page that are plain HTML: small print, errors, the row of views. And the page's style."""
+"""The parts of the page that are plain HTML: small print, errors, the answers' cards, rows of pictures."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
+from importlib import metadata
 
 import PIL.Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-INTRODUCTION = """# DiffAug
-DiffAug diffuses an image to time t and takes one denoising step back with a pretrained score network. The result is an
-augmentation to train on. At test time, a classifier's mean over such views at several t (DE, the DiffAug-Ensemble)
-adapts it to covariate shift. [Sastry et al., NeurIPS 2024](https://arxiv.org/abs/2306.09192)"""
-CSS = """
-.note {color: var(--body-text-color); opacity: .75; margin: 0}
-.note.error {color: var(--error-text-color); opacity: 1; background: var(--error-background-fill); padding: 8px 12px;
-    border: 1px solid var(--error-border-color); border-radius: 6px}
-.views {display: grid; grid-template-columns: repeat(auto-fill, minmax(76px, 1fr)); gap: 8px}
-.views figure {margin: 0; text-align: center; font-size: var(--text-xs); line-height: 1.4}
-.views img {width: 100%; image-rendering: pixelated; border-radius: 4px}
-.picture label.float {position: static; border: none; box-shadow: none; background: none}
-.picture img {width: 100%; height: 100%; object-fit: contain; image-rendering: pixelated}
-#picture .image-container {height: calc(100% - 28px)}
-#samples .gallery {gap: 6px}
-#samples .gallery-item .container {width: 62px; height: 62px}
-#samples .gallery-item img {width: 100%; height: 100%}
-"""
+PAPER = "https://arxiv.org/abs/2306.09192"
+#: Where the documentation is if no web address of it is known.
+DOCUMENTATION = "Documentation: the folder docs/ of the project."
+#: Pictures up to this side are drawn with their pixels visible.
+SMALL = 96
+#: How many classes an answer's card lists.
+LISTED = 3
+
+
+def introduction() -> str:
+    """The heading, what the page is about, and where to read on."""
+    found = links_to_read()
+    links = "".join(
+        f'<a href="{html.escape(address)}" target="_blank">{html.escape(name)}</a>' for name, address in found
+    )
+    where = "" if "Documentation" in dict(found) else DOCUMENTATION
+    return (
+        '<div class="intro"><h1>DiffAug</h1><p>DiffAug adds noise to a picture, and a diffusion network removes it '
+        "again in one step. If a classifier averages its answers over several such views, it is more often right about "
+        f'damaged pictures.</p><p>{links}<a class="to-settings" href="#settings">Settings</a>{where}</p></div>'
+    )
+
+
+def links_to_read() -> list[tuple[str, str]]:
+    """(label, address): the paper, and each web address that the installed package names, such as its documentation."""
+    try:
+        entries = metadata.metadata("diffaug-transforms").get_all("Project-URL") or []
+    except metadata.PackageNotFoundError:
+        entries = []
+    found = {address: label for label, _, address in (entry.partition(", ") for entry in entries)}
+    found = {PAPER: "Paper"} | {address: label for address, label in found.items() if address.startswith("https://")}
+    return [(label, address) for address, label in found.items()]
 
 
 def note(*sentences: str) -> str:
@@ -37,23 +53,81 @@ def note(*sentences: str) -> str:
 
 
 def problem(error: Exception) -> str:
-    """An error's message as one paragraph that stands out."""
-    return f'<p class="note error" role="alert">{html.escape(" ".join(str(error).split()))}</p>'
+    """An error's message as one paragraph that stands out, and what to do."""
+    message = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    message = message[0].upper() + message[1:]
+    advice = "The results are still those from before. Change your last choice, or try again."
+    return f'<p class="note error" role="alert">{html.escape(f"{message}. {advice}")}</p>'
 
 
-def row_of_views(views: Iterable[Tensor], captions: Iterable[tuple[str, str]]) -> str:
-    """A row of images (3, H, W) in [0, 1] that wraps. Each has a caption of two lines."""
-    figures = ""
-    for view, (first, second) in zip(views, captions):
-        figures += f'<figure><img src="{data_address(view)}" alt="{html.escape(first)}">'
-        figures += f"<figcaption>{html.escape(first)}<br>{html.escape(second)}</figcaption></figure>"
-    return f'<div class="views">{figures}</div>'
+def card(title: str, seen: str, classes: Sequence[str], probabilities: Tensor, how: str, truth: str | None) -> str:
+    """One answer: what was seen, the likeliest class, the first few classes with a bar each, and how it came about.
+
+    Args:
+        title: the heading.
+        seen: HTML of the picture.
+        classes: the names of the K classes.
+        probabilities: (K,).
+        how: a sentence.
+        truth: the right class if it is known. The card then says whether the answer is right.
+    """
+    order = probabilities.argsort(descending=True)[:LISTED].tolist()
+    best = classes[order[0]]
+    kind = "" if truth not in classes else " right" if best == truth else " wrong"
+    mark = f'<p class="mark">{"✓ right" if best == truth else "✗ wrong"}</p>' if kind else ""
+    bars = ""
+    for index in order:
+        name, share = html.escape(classes[index]), f"{probabilities[index]:.0%}"
+        bars += f'<div class="bar"><span title="{name}">{name}</span><span>{share}</span>'
+        bars += f'<i><b style="width: {share}"></b></i></div>'
+    says = f'<div><p class="says">{html.escape(best)}</p>{mark}{bars}</div>'
+    return (
+        f'<section class="card{kind}"><h2>{html.escape(title)}</h2>{seen}{says}<p class="how">{html.escape(how)}</p>'
+        "</section>"
+    )
 
 
-def data_address(image: Tensor) -> str:
-    """A PNG of the image, at most 128 pixels wide and high, as a data: address, which needs no file."""
-    picture = F.to_pil_image(image)
-    picture.thumbnail((128, 128), PIL.Image.Resampling.LANCZOS)
+def cards(*each: str) -> str:
+    return f'<div class="cards">{"".join(each)}</div>'
+
+
+def mosaic(images: Sequence[Tensor]) -> str:
+    """Many small pictures in a square, for a card."""
+    columns = math.ceil(math.sqrt(len(images)))
+    pictures = "".join(picture(image, "", 64) for image in images)
+    style = f"grid-template-columns: repeat({columns}, 1fr)"
+    return f'<div class="seen mosaic" style="{style}">{pictures}</div>'
+
+
+def figures(kind: str, images: Iterable[Tensor], captions: Iterable[Sequence[str]]) -> str:
+    """A row of pictures, each with a caption of some lines. ``kind`` is the row's class in the style."""
+    row = ""
+    for image, lines in zip(images, captions):
+        caption = "<br>".join(html.escape(line) for line in lines)
+        row += f"<figure>{picture(image, lines[0])}<figcaption>{caption}</figcaption></figure>"
+    return f'<div class="{kind}">{row}</div>'
+
+
+def python(code: str) -> str:
+    """Code that scrolls inside of its box."""
+    return f'<div class="python"><pre>{html.escape(code)}</pre></div>'
+
+
+def section(title: str, text: str) -> str:
+    """A heading and a sentence below it."""
+    return f'<h2 class="section">{html.escape(title)}</h2>{note(text)}'
+
+
+def picture(image: Tensor, description: str, side: int = 256, kind: str = "") -> str:
+    """An image (3, H, W), uint8 or in [0, 1], as HTML. ``kind`` is a class of the style."""
+    kinds = " ".join(filter(None, [kind, "pixels" if image.shape[-1] <= SMALL else ""]))
+    return f'<img class="{kinds}" src="{data_address(image, side)}" alt="{html.escape(description)}">'
+
+
+def data_address(image: Tensor, side: int = 256) -> str:
+    """A PNG of the image, at most ``side`` pixels wide and high, as a data: address, which needs no file."""
+    drawn = F.to_pil_image(image)
+    drawn.thumbnail((side, side), PIL.Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    drawn.save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

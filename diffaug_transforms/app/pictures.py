@@ -1,12 +1,13 @@
 """Pictures that strangers send: stricter than ``pictures.load_image``.
 
-    file --read_picture--> RGB, upright --fit_picture--> uint8 (3, size, size)
+file --read_picture--> RGB, upright --fit_picture--> uint8 (3, size, size)
 
-`enlarge` makes small images large enough to look at.
 """
 
 from __future__ import annotations
 
+import hashlib
+from functools import cache
 from pathlib import Path
 
 import PIL.Image
@@ -14,6 +15,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from ..figures import fit_to_network
+from ..images import ASSETS
 from ..pictures import MAX_SIDE, check_sides, upright_rgb
 
 #: The largest file that is read, in bytes.
@@ -22,6 +24,7 @@ MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 50_000_000
 #: Pillow's names of the formats that are read. Others are left out on purpose: EPS would start Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+SMALLER = "Choose a smaller picture"
 PIXEL_LIMIT = f"a picture must have at most {MAX_PIXELS / 1e6:.0f} million pixels"
 
 
@@ -38,22 +41,26 @@ def read_picture(path: str | Path) -> PIL.Image.Image:
     path = Path(path)
     size = path.stat().st_size
     if size > MAX_BYTES:
-        raise ValueError(f"a picture's file must have at most {MAX_BYTES / 2**20:.0f} MiB. Got {size / 2**20:.1f} MiB")
+        raise ValueError(
+            f"a picture's file must have at most {MAX_BYTES >> 20} MiB. Got {size / 2**20:.1f} MiB. {SMALLER}"
+        )
     try:
         with PIL.Image.open(path, formats=FORMATS) as file:
             width, height = file.size
             small = width * height <= MAX_PIXELS and max(width, height) <= MAX_SIDE
             upright = upright_rgb(file) if small else None
     except PIL.Image.DecompressionBombError:
-        raise ValueError(f"{PIXEL_LIMIT}. Got far more") from None
+        raise ValueError(f"{PIXEL_LIMIT}. Got far more. {SMALLER}") from None
     except PIL.UnidentifiedImageError:
         known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-        raise ValueError(f"a picture must be a {known} file. Got {path.name}, which is none of these") from None
+        raise ValueError(
+            f"a picture must be a {known} file. Got {path.name}, which is none of these. Save it as PNG"
+        ) from None
     except Exception as error:  # decoders raise errors of many kinds
-        raise ValueError(f"{path.name} cannot be read: {error}") from error
+        raise ValueError(f"{path.name} cannot be read: {error}. Choose another picture") from error
     if upright is None:
         check_sides(file)
-        raise ValueError(f"{PIXEL_LIMIT}. Got {width} x {height}")
+        raise ValueError(f"{PIXEL_LIMIT}. Got {width} x {height}. {SMALLER}")
     return upright
 
 
@@ -63,8 +70,16 @@ def fit_picture(image: PIL.Image.Image, size: int) -> Tensor:
     return fit_to_network(F.center_crop(image, [min(image.size)]), size)
 
 
-def enlarge(image: Tensor, side: int = 256) -> PIL.Image.Image:
-    """An image (3, H, W), uint8 or in [0, 1], with its pixels repeated until it is about ``side`` wide."""
-    factor = max(1, side // image.shape[-1])
-    picture = F.to_pil_image(image)
-    return picture.resize((factor * picture.width, factor * picture.height), PIL.Image.Resampling.NEAREST)
+@cache
+def _classes_of_samples() -> dict[str, str]:
+    """The class of each CIFAR-10 image that the package ships, by the digest of its file."""
+    return {_digest(path): path.stem for path in (ASSETS / "samples").glob("*.png")}
+
+
+def sample_class(path: str | Path) -> str | None:
+    """What a file shows, if it is a copy of one of the package's CIFAR-10 images. Otherwise None."""
+    return _classes_of_samples().get(_digest(Path(path)))
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

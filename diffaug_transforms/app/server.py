@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .compute import Models
+from .models import Models
 
 
 def serve(
@@ -42,9 +42,9 @@ def serve(
 def _serve_page(models: Models, host: str, port: int) -> None:
     import gradio as gr
 
-    from .markup import CSS
     from .page import build_page
     from .pictures import MAX_BYTES
+    from .style import CSS
 
     page = build_page(models)
     try:

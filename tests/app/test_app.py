@@ -6,6 +6,7 @@ import importlib.util
 import socket
 import struct
 import zlib
+from email.message import Message
 
 import numpy as np
 import PIL.Image
@@ -13,14 +14,26 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from diffaug_transforms import DiffAugEnsemble, cli
-from diffaug_transforms.app import compute, markup, pictures, server
-from diffaug_transforms.app.compute import MAX_SEED, Models, Setting, classify, denoise, prepare, scales, size_warning
-from diffaug_transforms.app.pictures import enlarge, fit_picture, read_picture
+from diffaug_transforms import DiffAugEnsemble, Purify, cli
+from diffaug_transforms.app import imagenet, markup, pictures, results, server
+from diffaug_transforms.app import models as models_module
+from diffaug_transforms.app.compute import (
+    MAX_SEED,
+    Setting,
+    classify,
+    denoise,
+    prepare,
+    purify,
+    scales,
+    size_warning,
+)
+from diffaug_transforms.app.models import Models
+from diffaug_transforms.app.pictures import fit_picture, read_picture, sample_class
 from diffaug_transforms.images import ASSETS, sample_images
 from diffaug_transforms.score import Denoiser, views_over_time
 
 CAT = ASSETS / "samples" / "cat.png"
+PHOTO = ASSETS / "samples" / "photo.jpg"
 
 
 @pytest.fixture(scope="module")
@@ -110,11 +123,11 @@ def test_fit_picture():
     assert torch.equal(fit_picture(cat, 32), F.pil_to_tensor(cat))
 
 
-def test_enlarge_repeats_pixels():
-    image = torch.arange(12, dtype=torch.uint8).reshape(3, 2, 2)
-    large = F.pil_to_tensor(enlarge(image, 7))
-    assert torch.equal(large, image.repeat_interleave(3, 1).repeat_interleave(3, 2))
-    assert enlarge(torch.rand(3, 300, 300)).size == (300, 300)
+def test_a_sample_is_known_by_its_bytes(tmp_path):
+    (tmp_path / "dog.png").write_bytes(CAT.read_bytes())
+    assert sample_class(tmp_path / "dog.png") == "cat"
+    PIL.Image.open(CAT).rotate(90).save(tmp_path / "cat.png")
+    assert sample_class(tmp_path / "cat.png") is None
 
 
 # Computing
@@ -123,8 +136,10 @@ def test_enlarge_repeats_pixels():
 def test_the_same_seed_gives_the_same(models):
     def run(seed: int) -> list[torch.Tensor]:
         setting = prepare(models, CAT, corruption="gaussian_noise", severity=4, seed=seed)
-        answer = classify(models, setting)
-        return [setting.picture, *denoise(models, setting, 300), answer.views, answer.default, answer.de]
+        purified = purify(models, setting)
+        answer = classify(models, setting, purified.image)
+        pictures = [setting.picture, purified.image, *denoise(models, setting, 300), answer.views]
+        return [*pictures, answer.default, answer.purified, answer.de]
 
     first, again, other = run(3), run(3), run(4)
     assert all(torch.equal(a, b) for a, b in zip(first, again))
@@ -144,8 +159,9 @@ def test_denoise_is_the_package_s(models):
 
 def test_classify_is_the_ensemble(models):
     setting = prepare(models, CAT, classifier="cifar10-baseline", seed=7)
-    answer = classify(models, setting)
-    ensemble = DiffAugEnsemble(models.classifier("cifar10-baseline"), "cifar10")
+    other = torch.rand(3, 32, 32)
+    answer = classify(models, setting, other)
+    ensemble = DiffAugEnsemble(models.classifier("cifar10-baseline").module, "cifar10")
     noise = torch.randn(9, 1, 3, 32, 32, generator=torch.Generator().manual_seed(7))
     image = setting.picture[None] / 255
     views = ensemble.views(image, noise)
@@ -154,9 +170,73 @@ def test_classify_is_the_ensemble(models):
     torch.testing.assert_close(answer.de, logits.softmax(-1).mean(0)[0])
     torch.testing.assert_close(answer.view_probabilities, logits.softmax(-1)[:, 0])
     torch.testing.assert_close(answer.default, ensemble.classifier(image).softmax(-1)[0])
+    torch.testing.assert_close(answer.purified, ensemble.classifier(other[None]).softmax(-1)[0])
     assert answer.timesteps == (0, 3, 9, 16, 23, 33, 44, 57, 74, 96)
     # In bfloat16 a batch of one and a batch of nine round differently.
     torch.testing.assert_close(denoise(models, setting, 3)[1], answer.views[1], rtol=0, atol=2e-3)
+
+
+def test_purify_is_the_package_s(models):
+    noisy = prepare(models, CAT, corruption="gaussian_noise", severity=5)
+    found = purify(models, noisy)
+    torch.testing.assert_close(found.image, Purify("cifar10")(noisy.picture[None] / 255)[0])
+    assert found.is_changed
+    assert 0.06 < found.sigma < 0.14
+    clean = prepare(models, CAT)
+    assert not purify(models, clean).is_changed
+    assert torch.equal(purify(models, clean).image, clean.picture / 255)
+
+
+def test_a_small_picture_and_a_photo_get_what_fits(monkeypatch):
+    classifier = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 1000))
+    for_photos = {"tiny": imagenet.OpenedClassifier(classifier, size=96)}
+    monkeypatch.setattr(models_module, "find_imagenet_classifier", lambda: for_photos)
+    models = Models()
+    small, photo = prepare(models, CAT), prepare(models, PHOTO)
+    assert small[1:] == ("cifar10", "cifar10-diffaug", 0, "cat")
+    assert photo[1:] == ("photos", "tiny", 0, None)
+    assert photo.picture.shape == (3, 96, 96)
+    answer = classify(models, photo, photo.picture / 255)
+    assert answer.classes[281] == "tabby"
+    assert "knows only 1,000 classes, such as tench, " in results.show_views(photo, answer)
+    chosen = prepare(models, PHOTO, classifier="cifar10-diffaug", network="photos")
+    assert chosen[1:] == ("photos", "cifar10-diffaug", 0, None)
+    assert chosen.picture.shape == (3, 32, 32)
+
+
+def test_a_photo_without_a_classifier_for_photos(monkeypatch):
+    monkeypatch.setattr(models_module, "find_imagenet_classifier", dict)
+    models = Models()
+    setting = prepare(models, PHOTO)
+    assert setting[1:] == ("photos", None, 0, None)
+    assert setting.picture.shape == (3, 224, 224)
+    assert results.show_steps(models, setting, 100).count("<figure>") == 4
+
+
+def test_the_network_of_the_command_is_used_if_it_fits(network, tmp_path):
+    network.save_pretrained(tmp_path)
+    models = Models(network=str(tmp_path))
+    near = network.image_size
+    assert [models.network_for(side) for side in (near, 2 * near)] == [str(tmp_path)] * 2
+    assert models.network_for(224) == "photos"
+
+
+def test_a_timm_model_in_the_cache_is_found_without_a_connection(monkeypatch, tmp_path):
+    timm = pytest.importorskip("timm")
+    from safetensors.torch import save_model
+
+    name = "test_resnet.r160_in1k"
+    save_model(timm.create_model(name), str(tmp_path / "model.safetensors"))
+    monkeypatch.setattr(imagenet, "EFFICIENTNETS", ())
+    assert imagenet.find_imagenet_classifier() == {}
+    monkeypatch.setattr(imagenet, "TIMM_MODELS", ("resnet18.a1_in1k", name))
+    found = {f"timm/{name}": str(tmp_path / "model.safetensors")}
+    monkeypatch.setattr(imagenet, "try_to_load_from_cache", lambda repo, file: found.get(repo))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (key,) = opened = imagenet.find_imagenet_classifier()
+    assert key == f"timm:{name}"
+    logits = opened[key].module(torch.rand(1, 3, 64, 64))
+    assert imagenet.class_names(opened[key], logits.shape[-1])[0] == "tench"
 
 
 @pytest.mark.parametrize(
@@ -167,7 +247,7 @@ def test_classify_is_the_ensemble(models):
         ({"seed": -1}, f"seed must be an integer in 0...{MAX_SEED}. Got -1"),
         ({"seed": None}, "Got None"),
         ({"network": "cifar11"}, "Got 'cifar11'. Did you mean 'cifar10'"),
-        ({"classifier": "/etc"}, "classifier must be one of cifar10-diffaug, cifar10-baseline. Got '/etc'"),
+        ({"classifier": "/etc"}, "classifier must be one of cifar10-diffaug, cifar10-baseline.* Got '/etc'"),
     ],
 )
 def test_choices_are_checked(models, choice, message):
@@ -189,7 +269,7 @@ def test_a_network_that_cannot_be_downloaded(models, monkeypatch):
 
 
 def test_networks_are_loaded_once_and_the_oldest_goes(network, conditional, tmp_path, monkeypatch):
-    monkeypatch.setattr(compute, "MAX_NETWORKS", 2)
+    monkeypatch.setattr(models_module, "MAX_NETWORKS", 2)
     network.save_pretrained(tmp_path / "a")
     conditional.save_pretrained(tmp_path / "c")
     models = Models(network=str(tmp_path / "a"))
@@ -215,7 +295,9 @@ def test_a_network_of_another_size_is_named(models):
     setting = prepare(models, CAT)
     assert size_warning(models, setting) is None
     large = Setting(setting.picture.repeat(1, 3, 3), *setting[1:])
-    assert size_warning(models, large).startswith("the picture's 96x96 pixels are far from the network's 32x32")
+    assert size_warning(models, large).startswith(
+        "the picture's 96x96 pixels are far from the denoising network's 32x32"
+    )
 
 
 # The page's plain HTML
@@ -223,13 +305,42 @@ def test_a_network_of_another_size_is_named(models):
 
 def test_text_is_escaped():
     assert "<b>" not in markup.note("<b>") + markup.problem(ValueError("<b>"))
-    assert markup.problem(ValueError("two\n  lines")).count("two lines") == 1
+    assert markup.problem(ValueError("two\n  lines")).count("Two lines. The results are still") == 1
 
 
-def test_row_of_views():
-    row = markup.row_of_views(torch.rand(2, 3, 200, 200), [("t = 0", "<cat> 9%"), ("t = 3", "dog 8%")])
+def test_a_card_says_whether_the_answer_is_right():
+    classes, probabilities = ("cat", "<dog>", "bird", "ship"), torch.tensor([0.6, 0.3, 0.08, 0.02])
+    for truth, kind in (("cat", "right"), ("bird", "wrong"), (None, None), ("deer", None)):
+        card = markup.card("alone", "", classes, probabilities, "how", truth)
+        assert [word in card for word in ("right", "wrong")] == [kind == "right", kind == "wrong"]
+        assert card.count('class="bar"') == 3
+        assert "&lt;dog&gt;</span><span>30%" in card
+
+
+def test_row_of_figures():
+    row = markup.figures("views", torch.rand(2, 3, 200, 200), [("t = 0", "<cat> 9%"), ("t = 3", "dog 8%")])
     assert row.count("<figure>") == 2
     assert "t = 0<br>&lt;cat&gt; 9%" in row
+
+
+def test_links_are_the_paper_and_those_of_the_package(monkeypatch):
+    urls = ["Documentation, https://example.org/docs", "Paper, https://arxiv.org/abs/2306.09192", "Odd, javascript:0"]
+    entries = Message()
+    for url in urls:
+        entries["Project-URL"] = url
+    monkeypatch.setattr(markup.metadata, "metadata", lambda name: entries)
+    assert markup.links_to_read() == [("Paper", markup.PAPER), ("Documentation", "https://example.org/docs")]
+    assert markup.DOCUMENTATION not in markup.introduction()
+    del entries["Project-URL"]
+    assert markup.links_to_read() == [("Paper", markup.PAPER)]
+    assert markup.DOCUMENTATION in markup.introduction()
+
+
+def test_the_same_in_python_runs():
+    names: dict[str, torch.Tensor] = {}
+    exec(results.SAME_IN_PYTHON, names)
+    assert [names[name].shape for name in ("alone", "purified", "mean")] == [(4, 10)] * 3
+    assert names["view"].shape == (4, 3, 32, 32)
 
 
 # The command
@@ -244,7 +355,7 @@ def test_errors_are_one_line(monkeypatch, capsys):
         for arguments, message in (
             (
                 ["--port", "0", "--classifier", "nowhere"],
-                "nowhere must be a folder written by examples/train_classifier",
+                "classifier must be cifar10-baseline or cifar10-diffaug, timm:NAME",
             ),
             (["--port", "70000"], "--port must be in 0...65535. Got 70000"),
             (["--port", "0", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),

@@ -155,7 +155,5 @@ def test_a_missing_extra_is_named_before_anything_is_judged(folders, tmp_path, m
     monkeypatch.setitem(sys.modules, "diffaug_transforms.robustness.corruptions.functions", None)
     assert cli.main(arguments(folders, tmp_path / "out")) == 2
     captured = capsys.readouterr()
-    assert (
-        'corruptions need OpenCV, SciPy and scikit-image: pip install "diffaug' in captured.err
-    )
+    assert 'corruptions need OpenCV, SciPy and scikit-image: pip install "diffaug' in captured.err
     assert captured.out == ""
