@@ -137,7 +137,7 @@ def load_imagenet_set(
     for root in roots:
         classes = [path.name for path in root.iterdir() if path.is_dir() and path.name[0] != "."]
         if unknown := sorted(set(classes) - set(targets)):
-            known = f"{LAYOUTS[name]}, with classes of {listed([*targets], 5)}"
+            known = f"{LAYOUTS[name]}; its classes are {listed([*targets], 5)}"
             raise ValueError(f"{name} must be laid out as {known}. Got the folder {root / unknown[0]}")
         if classes:
             parts.append(LabelledFiles(root, {wnid: targets[wnid] for wnid in classes}, transform))

@@ -182,7 +182,7 @@ def test_choose_classes():
         (["--network", "cifar10", "--classes", "cta"], "frog, horse, ship, truck. Got 'cta'. Did you mean 'cat'?"),
         (["--classes", "4,5"], "classes must be names or numbers in 0...4: 0, 1, 2, 3, 4. Got '5'."),
         (["--size", "32"], "--size goes with a network of any size, here it must be 16. Got 32"),
-        (["--network", "photos", "--size", "100"], "--size must be a multiple of 16 for this network. Got 100"),
+        (["--network", "photos", "--size", "100"], "--size must be a multiple of 8 for this network. Got 100"),
         (["--size", "0"], "--size must be at least 1. Got 0"),
         (["--unconditional", "--classes", "cat"], "--classes needs --classifier, or labels given to the network."),
         (["--unconditional", "--scale", "2"], "--scale needs --classifier, or labels given to the network. Got 2.0"),

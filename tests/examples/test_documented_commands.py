@@ -90,6 +90,8 @@ PAPER: dict[str, tuple[int, int, Callable[[float], float], dict[str, object]]] =
 }
 #: The short runs on CIFAR-10 and photos, with the script's own schedule.
 SHORT = ("a", "b", "c")
+#: airbench94's, whose rates tests/examples/test_airbench_training.py holds to the paper.
+STRONG = "strong"
 
 
 def tiny(model: str) -> NormalizedClassifier:
@@ -133,6 +135,9 @@ def test_the_rate_momentum_and_decay_of_each_step(place, monkeypatch, tmp_path):
     if name in SHORT:
         assert (args.lr, args.weight_decay, args.schedule, args.nesterov) == (0.2, 5e-4, "onecycle", True)
         return
+    if name == STRONG:
+        assert (args.lr, args.batch_size, args.label_smoothing, args.optimizer) == (1.5, 1024, 0.2, "airbench")
+        return
     images, number, rate, options = PAPER[name]
     assert args.batch_size * GPUS == images
     assert args.steps == number
@@ -147,7 +152,7 @@ def test_the_rate_momentum_and_decay_of_each_step(place, monkeypatch, tmp_path):
 
 
 def test_all_runs_of_the_paper_are_documented():
-    assert {place.split()[0] for place in COMMANDS} == {*PAPER, *SHORT}
+    assert {place.split()[0] for place in COMMANDS} == {*PAPER, *SHORT, STRONG}
 
 
 def test_the_default_schedule_moves_rate_and_momentum_against_each_other(monkeypatch, tmp_path):
