@@ -104,7 +104,7 @@ def plan(args: argparse.Namespace) -> list[tuple[str, int]]:
     if args.known is not None:
         return [(name, seed) for seed in range(args.seeds) for name in MAIN_RECIPES]
     names = args.recipes or [*RECIPES, "baseline+synth", "diffaug+synth"]
-    several = {name for name in names if args.recipes or name in SEVERAL_SEEDS}
+    several = args.recipes or SEVERAL_SEEDS
     return [(name, seed) for seed in range(args.seeds) for name in names if seed == 0 or name in several]
 
 
