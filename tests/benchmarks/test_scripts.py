@@ -94,27 +94,17 @@ def test_training_step(run, monkeypatch):
     assert len(commands) == 6
 
 
-def test_train_cifar10_judges_alone_and_as_ensembles(tmp_path, run, monkeypatch, cifar10):
+def test_train_cifar10_writes_down_what_each_run_cost(tmp_path, run, monkeypatch, cifar10):
     for name in ("start-0", "augmix-0"):
         write_classifier(tmp_path / "work" / name, "augmix")
-    monkeypatch.setattr(train_cifar10, "prepare", lambda args: None)
-    monkeypatch.setattr(train_cifar10, "CORRUPTIONS", ("fog", "contrast"))
-    monkeypatch.setattr(train_cifar10, "train", lambda *arguments: None)
-    monkeypatch.setattr(train_cifar10, "plan", lambda args: [("augmix", 0)])
-    options = ["--data", cifar10, "--work", tmp_path / "work", "--seeds", 1, "--images", 2, "--clean-images", 3]
-    records = run(train_cifar10, *options)
-    assert len(records) == 2 * (1 + 1 + 2 * 2)
-    assert {(r["dataset"], r["mode"], r["n"]) for r in records} == {
-        ("cifar10", "default", 8),
-        ("cifar10", "de", 3),
-        ("cifar10-c", "default", 2),
-        ("cifar10-c", "de", 2),
-    }
-    views = train_cifar10.ensemble_views("contrast", str(cifar10), 2, tmp_path / "work" / "views")
-    assert views.shape == (10, 2, 3, 32, 32)
-    images, _ = train_cifar10.load_test_images(str(cifar10))
-    contrast = views[0].float().std(dim=(-1, -2)) / (images[:2] / 255).std(dim=(-1, -2))
-    assert contrast.mean().item() == pytest.approx(0.15, abs=0.01)  # CIFAR-10-C's factor at severity 5
+    for name in ("prepare", "train"):
+        monkeypatch.setattr(train_cifar10, name, lambda *arguments: None)
+    options = ["--data", cifar10, "--work", tmp_path / "work", "--seeds", 1, "--recipes", "augmix"]
+    start, augmix = run(train_cifar10, *options)
+    assert (start["recipe"], augmix["recipe"]) == ("start", "augmix")
+    saved = json.loads((tmp_path / "work" / "augmix-0" / "classifier.json").read_text())
+    assert (augmix["images_seen"], augmix["seconds"]) == (saved["images"], saved["seconds"])
+    assert (augmix["value"], augmix["n"]) == (saved["test_accuracy"], 8)
 
 
 def test_covariate_shift_resumes_and_two_processes_say_what_one_says(
