@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from diffaug_transforms import ScoreNetwork, load_score_network
 from diffaug_transforms.robustness.datasets import random_subset
@@ -33,7 +34,7 @@ from diffaug_transforms.score import Denoiser
 from diffaug_transforms.score.sampling import METHODS
 
 from ..harness.data import side_of
-from ..harness.options import default_device, script_parser
+from ..harness.options import default_device, default_workers, script_parser
 from ..harness.pictures import draw_rows
 from ..harness.records import RESULTS, Record, write_results
 from ..tables.guidance import title
@@ -98,9 +99,9 @@ def run(args: argparse.Namespace) -> list[Record]:
 def read_split(args: argparse.Namespace, split: str, limit: int, size: int) -> tuple[Tensor, Tensor, list[str]]:
     """The first images of a random order, uint8 (N, 3, size, size), their labels (N,), and the names of all classes."""
     data = HubImages(args.data, split, center_crop(size))
-    chosen = random_subset(data, limit)
-    pixels, labels = zip(*(chosen[i] for i in range(len(chosen))))
-    return torch.stack(pixels), torch.tensor(labels), data.classes
+    loader = DataLoader(random_subset(data, limit), args.batch_size, num_workers=default_workers())
+    pixels, labels = zip(*loader)
+    return torch.cat(pixels), torch.cat(labels), data.classes
 
 
 def of_classifiers(

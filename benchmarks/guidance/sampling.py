@@ -142,7 +142,8 @@ def draw_samples(
     """Samples uint8 (B, C, H, W), with the noise of their places, whatever the config."""
     steps = space_timesteps(network.num_timesteps, args.steps, "leading" if args.method == "ddim" else "linspace")
     size = (network.in_channels, side_of(network), side_of(network))
-    x_t, *noise = draw_noise(places, len(steps), size, args.seed).to(network.device)
+    # DDIM takes no noise but the first, which is the same however many are drawn.
+    x_t, *noise = draw_noise(places, 1 if args.method == "ddim" else len(steps), size, args.seed).to(network.device)
     labels = torch.tensor(places) % classes
     given, guide = None, None
     if config.cfg_scale is not None:

@@ -128,6 +128,7 @@ def test_the_features_of_a_classifier(classifiers, samples):
         assert torch.allclose(found.pooled, model[:8](images), atol=1e-5)
         assert torch.allclose(found.probabilities, model(images).softmax(1), atol=1e-5)
     assert features.last_stage_but_one(build_model("resnet18", 10), CPU) == "layer3"
+    assert features.last_stage_but_one(build_model("airbench94", 10), CPU) == "groups.2"
 
 
 def test_inception_takes_openais_layers(monkeypatch, samples):
