@@ -85,6 +85,28 @@ def open_guidance(spec: str, network: str, device: torch.device) -> OpenedClassi
     return OpenedClassifier(forms, fields, hashlib.sha256(weights).hexdigest()[:12])
 
 
+def learning_curve(spec: str) -> Iterator[dict[str, Any]]:
+    """Test accuracies of a classifier's training, from its folder's JSON file, and before them those of its ``init``.
+
+    Each has the recipe, the seed and the images seen so far, those of ``init`` included. None for what was trained
+    without ``--test-every``.
+    """
+    path = Path(spec) / "guidance_classifier.json"
+    if not path.is_file():
+        return
+    metadata: dict[str, Any] = json.loads(path.read_text())
+    arguments = metadata.get("arguments", {})
+    start = Path(arguments.get("init") or "") / "guidance_classifier.json"
+    before = 0
+    if arguments.get("init") and start.is_file():
+        yield from ({**point, "recipe": "their start"} for point in learning_curve(str(start.parent)))
+        before = json.loads(start.read_text())["images"]
+    recipe, seed = arguments.get("form", "noisy"), arguments.get("seed", 0)
+    for point in metadata.get("curve", ()):
+        images_seen = before + metadata["images"] * point["step"] // arguments["steps"]
+        yield {"recipe": recipe, "seed": seed, "images_seen": images_seen, "value": round(point["test_accuracy"], 3)}
+
+
 def with_derivative(classifier: DenoiseAugmentedClassifier, derivative: str) -> DenoiseAugmentedClassifier:
     """The same classifier with the total or the partial derivative as its gradient."""
     through = derivative == "total"
