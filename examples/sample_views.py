@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count, takewhile, zip_longest
+from itertools import chain, count, takewhile, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,7 @@ class ViewsDataset(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[dict[str, Tensor], int]:
         epoch, first = key
-        for index in (*range(first, len(self)), *range(first)):
+        for index in chain(range(first, len(self)), range(first)):  # a tuple of all indices would take milliseconds
             try:
                 (image, label), copy = self.images[index], self.read_copy(epoch, index)
                 break

@@ -40,7 +40,7 @@ from diffaug_transforms.images import sample_images
 from diffaug_transforms.robustness import DDA, auroc
 from diffaug_transforms.robustness.evaluation.sets import HubImages
 
-from .conftest import CLASSES, write_classifier
+from .conftest import CLASSES, write_classifier, write_dataset
 
 KNOWN = ("truck", "bird", "cat", "ship", "frog", "horse")
 
@@ -155,6 +155,19 @@ def test_covariate_shift_with_given_timesteps_on_every_second_image(
         run(covariate_shift, *arguments, "--timesteps", "0..30")
     records = run(covariate_shift, *arguments, "--modes", "default", "purify", "purify-se")
     assert {r["mode"] for r in records} == {"default", "purify", "purify-se"}
+
+
+def test_covariate_shift_with_tiny_imagenet(tmp_path, run, classifiers):
+    """The network has no size of its own, so its timesteps are those for images of 64 pixels."""
+    data = write_dataset(tmp_path, side=64)
+    arguments: list[object] = ["--dataset", "tiny-imagenet-c", "--data", data, "--work", tmp_path / "work"]
+    arguments += ["--network", "photos", "--modes", "default", "de", "anytime", "purify", "--limit", 1]
+    arguments += ["--corruptions", "fog", "--timesteps", "network", "0,30", "--classifier", classifiers[0]]
+    records = run(covariate_shift, *arguments)
+    assert {(r["dataset"], r["corruption"]) for r in records} == {("tiny-imagenet-c", c) for c in ("clean", "fog")}
+    views = {r["timestep"] for r in records if r["mode"] == "view" and r["timesteps"] == "network"}
+    assert views == {0, 9, 22, 36, 52, 69, 91, 116, 147, 185}  # the paper's S, matched to 64 pixels
+    assert {r["timesteps"] for r in records if r["mode"] == "anytime"} == {"network", "0,30"}
 
 
 def test_covariate_shift_with_files_of_imagenet(tmp_path, run, schedule, monkeypatch):
