@@ -39,6 +39,7 @@ from diffaug_transforms.classifiers import load_classifier
 from diffaug_transforms.images import sample_images
 from diffaug_transforms.robustness import DDA, auroc
 from diffaug_transforms.robustness.evaluation.sets import HubImages
+from diffaug_transforms.score import Denoiser
 
 from .conftest import CLASSES, write_classifier, write_dataset
 
@@ -236,6 +237,12 @@ def test_certify_resumes_and_extends(run, tmp_path, cifar10, classifiers, monkey
     assert second[:4] == first
     assert len(second) == 8
     assert len(counted) == 4  # two sigmas of the new image, choosing and bounding
+
+
+def test_certify_leaves_out_sigmas_that_a_network_does_not_know(capsys, schedule):
+    denoiser = Denoiser(ScoreNetwork.from_denoiser(lambda x, sigma: x, image_size=8, sigma_range=(0.01, 0.6)))
+    assert certify.reached_sigmas("short", denoiser, [0.25, 0.5]) == [0.25]
+    assert capsys.readouterr().out.startswith("short is left out at sigma 0.5: sigma must be at most 0.")
 
 
 def test_certify_compares_networks_on_every_second_image(run, tmp_path, cifar10, classifiers):
