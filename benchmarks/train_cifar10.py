@@ -33,16 +33,12 @@ from torchvision.transforms.v2 import functional as F
 from tqdm.auto import tqdm
 
 from diffaug_transforms import ScoreNetwork
-from diffaug_transforms.classifiers import load_classifier
-from diffaug_transforms.robustness import CORRUPTIONS, corrupt
-from diffaug_transforms.robustness.evaluation.answers import log_probabilities
 from diffaug_transforms.robustness.evaluation.digests import digest, digest_of_data, digest_of_network
-from diffaug_transforms.robustness.evaluation.records import kept, whole_file
+from diffaug_transforms.robustness.evaluation.records import whole_file
 from diffaug_transforms.robustness.evaluation.sets import HubImages
 from diffaug_transforms.score import Denoiser, to_unit
 from diffaug_transforms.score.sampling import sample
 from diffaug_transforms.transforms import RECIPES
-from diffaug_transforms.transforms.ensemble import denoised_views, log_mean_probabilities
 
 from .harness.data import CIFAR10_CLASSES, side_of
 from .harness.options import default_device, script_parser
@@ -68,7 +64,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--synthetic", type=int, default=250, help="synthetic images of each class")
     parser.add_argument("--parallel", type=int, default=1, help="classifiers trained at a time, with equal CPU threads")
     parser.add_argument("--workers", type=int, default=0, help="DataLoader processes of each training")
-    parser.add_argument("--known", type=int, help="train on that many random classes, in the folders that a run without --in-loop made")
+    parser.add_argument(
+        "--known", type=int, help="train on that many random classes, in folders of a run without --in-loop"
+    )
     return parser.parse_args()
 
 

@@ -45,7 +45,12 @@ def write_classifier(folder: Path, recipe: str, seed: int = 0, classes: tuple[st
     """A small classifier with random weights, as the training script leaves it."""
     torch.manual_seed(seed)
     model = NormalizedClassifier(build_model("cifar_resnet-8", len(classes)), [0.5], [0.5])
-    metadata = {"images": 5, "seconds": 1.0, "test_accuracy": 50.0, "arguments": {"steps": 1, "recipe": recipe, "seed": seed}}
+    metadata = {
+        "images": 5,
+        "seconds": 1.0,
+        "test_accuracy": 50.0,
+        "arguments": {"steps": 1, "recipe": recipe, "seed": seed},
+    }
     save_classifier(model, folder, "cifar_resnet-8", classes=list(classes), **metadata)
     return folder
 
