@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -33,7 +34,7 @@ from benchmarks import (
     train_cifar10,
 )
 from benchmarks.ood import __main__ as ood
-from benchmarks.ood import sets
+from benchmarks.ood import openood, sets
 from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.classifiers import load_classifier
 from diffaug_transforms.images import sample_images
@@ -392,6 +393,45 @@ def test_classes_that_cifar10_lacks():
     kept = "goldfish,axolotl,common newt,brown bear,ox,ram,Arabian camel,weasel,lesser panda,steam locomotive,plane"
     kept += ",balloon,mountain bike,moped,pier,teddy,pizza,volcano,hen-of-the-woods,crane,bathtub"
     assert {name for name in kept.split(",") if names.index(name) in gone} == set()
+
+
+def tiny_imagenet_labels() -> list[int]:
+    """A class for each val_N.JPEG, 50 of each class, with the images that OpenOOD treats apart in classes of theirs."""
+    labels = {number: label for label, kept in openood.KEPT_OF_CLASS.items() for number in kept}
+    labels |= dict.fromkeys(openood.LEFT_OUT, 0)
+    free = [label for label in range(200) for _ in range(50 - list(labels.values()).count(label))]
+    return [labels[n] if n in labels else free.pop() for n in range(10000)]
+
+
+def write_tiny_imagenet(folder: Path, names: list[str], labels: list[int]) -> str:
+    import datasets
+
+    image = io.BytesIO()
+    PIL.Image.new("RGB", (64, 64), "red").save(image, "JPEG")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    rows = {"image": [{"bytes": image.getvalue(), "path": name} for name in names], "label": labels}
+    folder.mkdir()
+    datasets.Dataset.from_dict(rows, features).to_parquet(folder / "validation-00000-of-00001.parquet")
+    return str(folder)
+
+
+def test_openoods_part_of_tiny_imagenet(tmp_path):
+    """156 whole classes without 15 images, and 8 images of four classes."""
+    labels, names = tiny_imagenet_labels(), [f"val_{n}.JPEG" for n in range(10000)]
+    data = sets.read_set(f"openood:{write_tiny_imagenet(tmp_path / 'a', names, labels)}", 32, 32)
+    assert len(data) == 156 * 50 - 15 + 8 == 7793
+    assert len({labels[i] for i in data.indices}) == 160
+    assert data[0][0].shape == (3, 32, 32)
+    kept = {number for numbers in openood.KEPT_OF_CLASS.values() for number in numbers}
+    assert kept < set(data.indices)
+    assert not openood.LEFT_OUT & set(data.indices)
+    for got, (other, classes) in {
+        "7,793 images. Got": (names, [199 - label for label in labels]),
+        "Got 10000, the first of them 'a.jpg'": (["a.jpg", *names[1:]], labels),
+        "Got 9999, the first of them 'val_1.JPEG'": (names[1:], labels[1:]),
+    }.items():
+        with pytest.raises(ValueError, match=got):
+            sets.read_set(f"openood:{write_tiny_imagenet(tmp_path / str(len(got)), other, classes)}", 32, 32)
 
 
 @pytest.mark.parametrize("module", [certify, ood])

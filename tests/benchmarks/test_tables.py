@@ -7,7 +7,7 @@ from itertools import product
 
 from benchmarks.harness.tables import frame, gains, in_order, over_seeds, table, with_gains
 from benchmarks.tables import __main__ as tables
-from benchmarks.tables import adaptation
+from benchmarks.tables import adaptation, ood
 from diffaug_transforms.robustness import CORRUPTIONS
 from diffaug_transforms.score import NoiseSchedule
 from diffaug_transforms.score.timesteps import match_timesteps
@@ -98,4 +98,31 @@ def test_the_detailed_table_by_hand():
         "| m | Default |  | 50.0 ± 5.0 | 14.0 ± 2.0 |  | 30.0 | 10.0 | 10.0 | 10.0 | 0.0 |",
         "| m | DE | a | 56.0 ± 5.0 | 20.0 ± 2.0 | 6.0 ± 1.0 | 36.0 | 16.0 | 16.0 | 16.0 | 9.0 |",
         "| m | anytime DE | matched | 52.0 ± 5.0 | 16.0 ± 2.0 | 2.0 ± 1.0 | 32.0 | 12.0 | 12.0 | 12.0 | 4.0 |",
+    ]
+
+
+def test_openoods_table():
+    """Far is the mean over its sets without noise; ASH is ASH-B. Seeds 0 and 1 differ by 2, so the error is 1."""
+    places = {"tin": ("near", 70.0), "textures": ("far", 80.0), "fashion-mnist": ("far", 90.0)}
+    places |= {"gaussian noise": ("far", 10.0)}
+    records = [
+        {"model": "m", "recipe": recipe, "seed": seed, "dataset": name, "distance": distance, "method": method}
+        | {"metric": metric, "value": value + gain + 2 * seed - 50 * (metric == "fpr95"), "n": 5, "n_id": 1000}
+        for recipe, gain in (("baseline", 0), ("diffaug", 3))
+        for seed in (0, 1)
+        for name, (distance, value) in places.items()
+        for method in ("msp", "ash-s", "ash-b")
+        for metric in ("auroc", "fpr95", "aupr")
+    ]
+    note, _, header, _, *lines = ood.openood(frame(records)).splitlines()
+    assert "over 2 seeds. Images out of distribution / in it: tin 5 / 1,000, textures 5 / 1,000, fashion-mnist" in note
+    assert header == "| method | classifier | near, AUROC | near, FPR95 | far, AUROC | far, FPR95 |"
+    assert lines == [
+        f"| {method} | {row} |"
+        for method in ("MSP", "ASH")
+        for row in (
+            "baseline | 71.0 ± 1.0 | 21.0 ± 1.0 | 86.0 ± 1.0 | 36.0 ± 1.0",
+            "diffaug | 74.0 ± 1.0 | 24.0 ± 1.0 | 89.0 ± 1.0 | 39.0 ± 1.0",
+            "baseline to diffaug | +3.0 ± 0.0 | +3.0 ± 0.0 | +3.0 ± 0.0 | +3.0 ± 0.0",
+        )
     ]
