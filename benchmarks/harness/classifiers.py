@@ -20,7 +20,14 @@ def open_classifier(spec: str) -> tuple[nn.Module, dict[str, Any]]:
 def open_classifiers(
     specs: Sequence[str], device: torch.device
 ) -> tuple[dict[str, nn.Module], dict[str, dict[str, Any]]]:
-    """Several classifiers on a device, and their fields, each by what it was opened from."""
+    """Several classifiers on a device, and their fields, each by what it was opened from.
+
+    ValueError if two have the same fields: records could not tell them apart.
+    """
     opened = {spec: open_classifier(spec) for spec in specs}
     fields = {spec: field for spec, (_, field) in opened.items()}
+    names: dict[str, str] = {}
+    for spec, field in fields.items():
+        if (first := names.setdefault(repr(field), spec)) != spec:
+            raise ValueError(f"classifiers must differ in model, recipe or seed. {first} and {spec} are both {field}")
     return {spec: classifier.to(device) for spec, (classifier, _) in opened.items()}, fields
