@@ -1,5 +1,6 @@
 """Pictures of the documentation.
 
+    python -m benchmarks.pictures steps      # docs/steps.png: a photo and a small image, diffused, then denoised
     python -m benchmarks.pictures flow       # docs/data_flow.png: what happens to an image, and in which folder
     python -m benchmarks.pictures views      # docs/views.png: the views of the recipe deepaugment+augmix+diffaug
     python -m benchmarks.pictures journey --classifier runs/cifar10_recipes/diffaug-0 --index 37
@@ -20,7 +21,8 @@ from torchvision.transforms.v2 import functional as F
 
 from diffaug_transforms import AugMix, DeepAugment, DiffAug, DiffAugEnsemble, compose_with
 from diffaug_transforms.classifiers import load_classifier
-from diffaug_transforms.images import sample_images
+from diffaug_transforms.figures import draw_grid, stack_pictures
+from diffaug_transforms.images import sample_images, sample_photo
 from diffaug_transforms.robustness import CORRUPTIONS, DDA
 from diffaug_transforms.score import Denoiser, views_over_time
 
@@ -44,22 +46,39 @@ BOXES = (
 
 def parse_arguments() -> argparse.Namespace:
     parser = script_parser(__doc__, data="uoft-cs/cifar10", seed=0)
-    parser.add_argument("what", choices=("flow", "views", "journey"))
+    parser.add_argument("what", choices=("steps", "flow", "views", "journey"))
     parser.add_argument("--classifier", default="cifar10-diffaug", help="of CIFAR-10's classes")
     parser.add_argument("--corruption", choices=CORRUPTIONS, default="gaussian_noise")
     parser.add_argument("--index", type=int, default=37, help="of the test image")
-    parser.add_argument("--output", type=Path, help="default: data_flow.png, views.png or journey.png in docs/")
+    parser.add_argument("--output", type=Path, help="default: docs/ and the name above")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_arguments()
     draw, name = {
+        "steps": (draw_steps, "steps.png"),
         "flow": (draw_flow, "data_flow.png"),
         "views": (draw_views, "views.png"),
         "journey": (draw_journey, "journey.png"),
     }[args.what]
     draw(args, args.output or DOCS / name)
+
+
+def draw_steps(args: argparse.Namespace, path: Path) -> None:
+    """The photo and a small image of the package, each with x_t and its augmentation at several t."""
+    pictures = []
+    for network, image, timesteps, label, cell in (
+        ("photos", sample_photo(), (150, 350), "photo", 122),
+        ("cifar10", sample_images()["dog"], (25, 75, 200), "32 pixels", 128),
+    ):
+        batch = F.pil_to_tensor(image)[None] / 255
+        diffused, denoised = views_over_time(Denoiser(network), batch, timesteps, args.seed)
+        pairs = torch.stack([diffused[:, 0], denoised[:, 0]], dim=1).flatten(0, 1)
+        columns = ["image", *(text for t in timesteps for text in (f"x_t, t = {t}", "augmentation"))]
+        pictures.append(draw_grid([torch.cat([batch, pairs])], columns, [label], cell=cell))
+    stack_pictures(pictures).save(path)
+    print(f"Wrote {path}")
 
 
 def draw_views(args: argparse.Namespace, path: Path) -> None:
