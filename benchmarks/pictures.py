@@ -1,9 +1,9 @@
 """Pictures of the documentation.
 
-    python -m benchmarks.pictures steps      # docs/steps.png: a photo and a small image, diffused, then denoised
-    python -m benchmarks.pictures flow       # docs/data_flow.png: what happens to an image, and in which folder
-    python -m benchmarks.pictures views      # docs/views.png: the views of the recipe deepaugment+augmix+diffaug
-    python -m benchmarks.pictures journey    # docs/journey.png: one test image under Default, DE and DDA, with answers
+python -m benchmarks.pictures steps      # docs/steps.png: a photo and a small image, diffused, then denoised
+python -m benchmarks.pictures flow       # docs/data_flow.png: what happens to an image, and in which folder
+python -m benchmarks.pictures views      # docs/views.png: the views of the recipe deepaugment+augmix+diffaug
+python -m benchmarks.pictures journey    # docs/journey.png: one test image under Default, DE and DDA, with answers
 """
 
 from __future__ import annotations
