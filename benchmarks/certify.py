@@ -113,13 +113,25 @@ def certify(
     settings |= {"weights": digest(digest_of_network(denoiser.network), *digests)}
     records: list[Record] = []
     # Image by image, so that a run that is stopped has all sigmas of those it has.
-    every = list(product(enumerate(places_in_full(images)), args.sigmas))
+    every = list(product(enumerate(places_in_full(images)), reached_sigmas(network, denoiser, args.sigmas)))
     for (i, place), sigma in tqdm(every, unit="certificate", desc=network):
         image, label = images[i]
         votes = votes_on(image, place, sigma, denoiser, classifiers, args, settings)
         for spec, certificate in certificates(votes, sigma, int(label), args).items():
             records.append({**common, **fields[spec], "sigma": sigma, "image": place, **certificate})
     return records
+
+
+def reached_sigmas(name: str, denoiser: Denoiser, sigmas: Sequence[float]) -> list[float]:
+    """Those that the network knows. The others are printed: FFDNet ends at 0.29."""
+    reached = []
+    for sigma in sigmas:
+        try:
+            _ = DenoisedSmoothing(nn.Identity(), denoiser, sigma).timestep
+            reached.append(sigma)
+        except ValueError as error:
+            print(f"{name} is left out at sigma {sigma:g}: {error}")
+    return reached
 
 
 def votes_on(

@@ -4,6 +4,9 @@
         --classifier runs/cifar10_recipes/{baseline,diffaug}-0 --timesteps network paper
     accelerate launch -m benchmarks.covariate_shift --dataset imagenet-c --data data/imagenet-c \\
         --network imagenet256 --classifier resnet50 timm/deit3_base_patch16_224 resnet50@diffaug.pth
+    python -m benchmarks.covariate_shift --dataset tiny-imagenet-c --data zh-plus/tiny-imagenet --network photos \\
+        --limit 1000 --modes default de anytime purify --classifier runs/tiny/{baseline,diffaug} \\
+        --timesteps network paper 0,23,48,76,106,138,175,216,262,312    # the last: the paper's matched to 128 pixels
 
 All classifiers see the same views of the same images, whatever the batch size and the number of processes. Finished
 (corruption, severity) pairs and DDA's images are kept under --work: the same command resumes. What is kept is used only
@@ -123,7 +126,7 @@ def run(args: argparse.Namespace, accelerator: Any) -> list[Record]:
     head = {"benchmark": "covariate_shift", "dataset": name}
     tail = {"network": args.network} | ({"resize": args.resize} if args.resize else {})
     parts = open_parts(args, classifiers, settings)
-    views = make_views(args)
+    views = make_views(args, first_shape(args))
     work, total = args.work / name, len(pairs(args))
     found = judge_parts(parts, classifiers, fields, views, accelerator, options, work, head, tail, total)
     return without_images(record for own in by_classifier(found) for record in add_summaries(own))
@@ -160,14 +163,21 @@ def pairs(args: argparse.Namespace) -> list[tuple[str, int]]:
     return corrupted if holds_corruptions(Path(args.data)) else [("clean", 0), *corrupted]
 
 
-def make_views(args: argparse.Namespace) -> list[Views]:
+def first_shape(args: argparse.Namespace) -> tuple[int, ...]:
+    """The shape of the first image, (3, H, W). All images of a set have one size."""
+    corruption, severity = pairs(args)[0]
+    return tuple(open_set(args.dataset, args.data, corruption, severity, resize=args.resize)[0][0].shape)
+
+
+def make_views(args: argparse.Namespace, shape: tuple[int, ...]) -> list[Views]:
     """As ``args.modes`` needs them: DE for each of ``args.timesteps``, DDA for the network's and the paper's.
 
-    Purify has its own noise level, so it is there once, in the first line of the table.
+    Purify has its own noise level, so it is there once, in the first line of the table. The timesteps of a network
+    without a size of its own are those for images of ``shape``.
     """
     denoiser = Denoiser(args.network, max_batch=args.batch_size)
     crop = CROP if args.resize else None
-    known = {"paper": tuple(ENSEMBLE_TIMESTEPS), "network": denoiser.ensemble_timesteps}
+    known = {"paper": tuple(ENSEMBLE_TIMESTEPS), "network": denoiser.default_timesteps("ensemble", shape)}
     views = []
     if {"purify", "purify-se"} & set(args.modes):
         views.append(purify_views(Purify(denoiser), args.timesteps[0], crop))
@@ -181,7 +191,7 @@ def make_views(args: argparse.Namespace) -> list[Views]:
             own: dict[str, Any] = {"guidance_scale": args.dda_scale, "downscale": args.dda_downscale}
             chosen = reference if timesteps == "paper" else own
             dda = DDA(denoiser.network, border=args.dda_border, checkpointing=args.checkpointing, **chosen)
-            views.append(dda_views(dda, timesteps, Path(args.network).stem, args.seed, crop))
+            views.append(dda_views(dda, timesteps, Path(args.network).stem, args.seed, crop, shape))
     return views
 
 

@@ -1,7 +1,7 @@
-"""The paper's training recipes on CIFAR-10 at one equal budget: clean and corrupted accuracy, Default and DE.
+"""The paper's training recipes on CIFAR-10 at one equal budget. benchmarks.covariate_shift judges the classifiers.
 
     python -m benchmarks.train_cifar10 --parallel 2                   # on CPUs, with prepared DiffAug views
-    python -m benchmarks.train_cifar10 --in-loop --start-steps 40000 --steps 8000 --workers 12 --model cifar_resnet-128
+    python -m benchmarks.train_cifar10 --in-loop --model airbench94 --batch-size 256 --workers 5 --parallel 3   # a GPU
     python -m benchmarks.train_cifar10 --recipes diffaug diffaug@cifar10-small   # DiffAug with either network
     python -m benchmarks.train_cifar10 --known 6                      # afterwards: classifiers for benchmarks.ood
 
@@ -33,16 +33,12 @@ from torchvision.transforms.v2 import functional as F
 from tqdm.auto import tqdm
 
 from diffaug_transforms import ScoreNetwork
-from diffaug_transforms.classifiers import load_classifier
-from diffaug_transforms.robustness import CORRUPTIONS, corrupt
-from diffaug_transforms.robustness.evaluation.answers import log_probabilities
 from diffaug_transforms.robustness.evaluation.digests import digest, digest_of_data, digest_of_network
-from diffaug_transforms.robustness.evaluation.records import kept, whole_file
+from diffaug_transforms.robustness.evaluation.records import whole_file
 from diffaug_transforms.robustness.evaluation.sets import HubImages
 from diffaug_transforms.score import Denoiser, to_unit
 from diffaug_transforms.score.sampling import sample
 from diffaug_transforms.transforms import RECIPES
-from diffaug_transforms.transforms.ensemble import denoised_views, log_mean_probabilities
 
 from .harness.data import CIFAR10_CLASSES, side_of
 from .harness.options import default_device, script_parser
@@ -66,11 +62,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--in-loop", action="store_true", help="DiffAug while training, not prepared beforehand")
     parser.add_argument("--copies", type=int, default=2, help="prepared DiffAug views of each training image")
     parser.add_argument("--synthetic", type=int, default=250, help="synthetic images of each class")
-    parser.add_argument("--images", type=int, default=500, help="test images of each corruption")
-    parser.add_argument("--clean-images", type=int, default=1000, help="clean test images of the DE column")
     parser.add_argument("--parallel", type=int, default=1, help="classifiers trained at a time, with equal CPU threads")
     parser.add_argument("--workers", type=int, default=0, help="DataLoader processes of each training")
-    parser.add_argument("--known", type=int, help="train on that many random classes, in the folders that a run made")
+    parser.add_argument(
+        "--known", type=int, help="train on that many random classes, in folders of a run without --in-loop"
+    )
     return parser.parse_args()
 
 
@@ -95,7 +91,7 @@ def main() -> None:
         with ThreadPoolExecutor(args.parallel) as pool:
             list(pool.map(lambda run: train(args, *run), stage))
     if args.known is None:
-        records = [record for stage in runs for run in stage for record in evaluate(args, *run)]
+        records = [trained(args, *run) for stage in runs for run in stage]
         write_results("train_cifar10", records, args.output)
 
 
@@ -109,10 +105,9 @@ def plan(args: argparse.Namespace) -> list[tuple[str, int]]:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Folders of real and synthetic images, and of their DiffAug views."""
-    for name in ("images", "synth"):
-        if name == "synth" and not any("+synth" in recipe for recipe, _ in plan(args)):
-            continue
+    """Folders of synthetic images, and unless DiffAug is in the loop of real images and DiffAug views."""
+    wanted = {"images": not args.in_loop, "synth": any("+synth" in recipe for recipe, _ in plan(args))}
+    for name in (name for name in wanted if wanted[name]):
         folder = args.work / name
         own = images_digest(args.data) if name == "images" else digest(args.synthetic, network_digest())
         check_made_of(folder, own)
@@ -202,19 +197,21 @@ def train(args: argparse.Namespace, name: str, seed: int) -> None:
     if name == "start":
         options |= start_options(args)
     else:
-        options |= {"steps": args.steps, "lr": 0.05, "init": work / f"start-{seed}"}
+        options |= {"steps": args.steps, "lr": 0.05 * args.batch_size / 128, "init": work / f"start-{seed}"}
     sources = [work / "images", *([work / "synth"] if "+synth" in name else [])]
-    options |= dict(zip(("data", "extra_data"), sources))
-    if args.in_loop:
-        options |= {"network": network_of(name)} if "diffaug" in name else {}
-    else:
+    if not args.in_loop:
         options |= {"diffaug_data": [prepared_views(source, network_of(name)) for source in sources]}
+    elif args.known is None:
+        sources[0] = args.data
+    options |= dict(zip(("data", "extra_data"), sources))
+    options |= {"network": network_of(name)} if "diffaug" in name else {}
     if is_trained(output, options):
         return
     command = [sys.executable, str(SCRIPT), "--output", str(output), "--workers", str(args.workers)]
     for key, value in options.items():
         command += [f"--{key.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.parallel))}
+    work.mkdir(parents=True, exist_ok=True)
     with Path(f"{output}.log").open("a") as log:
         subprocess.run(command, check=True, stderr=log, env=environment)
 
@@ -263,64 +260,13 @@ def link_known_classes(work: Path, number: int, seed: int) -> Path:
     return folder
 
 
-def evaluate(args: argparse.Namespace, name: str, seed: int) -> list[Record]:
-    """Accuracy of one classifier, clean and under each corruption, by itself and as a DiffAugEnsemble."""
-    folder = run_folder(args.work, name, seed)
-    classifier = load_classifier(folder).to(default_device())
-    config = json.loads((folder / "classifier.json").read_text())
+def trained(args: argparse.Namespace, name: str, seed: int) -> Record:
+    """What a run wrote about itself, and its accuracy on all test images."""
+    config = json.loads((run_folder(args.work, name, seed) / "classifier.json").read_text())
     common = {"benchmark": "train_cifar10", "model": args.model, "recipe": name, "seed": seed, "metric": "accuracy"}
     common |= {"images_seen": config["images"], "seconds": config["seconds"], "steps": config["arguments"]["steps"]}
-    records: list[Record] = []
-
-    def add(corruption: str, mode: str, log_p: Tensor, labels: Tensor) -> None:
-        value = 100 * (log_p.argmax(dim=1).cpu() == labels).float().mean().item()
-        is_clean = corruption == "clean"
-        here: Record = {"dataset": "cifar10" if is_clean else "cifar10-c", "corruption": corruption}
-        here |= {"severity": 0 if is_clean else 5, "mode": mode, "value": round(value, 3), "n": len(labels)}
-        records.append({**common, **here})
-
-    images, labels = load_test_images(args.data)
-    add("clean", "default", log_probabilities(classifier, images.to(default_device()) / 255), labels)
-    for corruption in ("clean", *CORRUPTIONS):
-        number = args.clean_images if corruption == "clean" else args.images
-        views = ensemble_views(corruption, args.data, number, args.work / "views").to(default_device())
-        log_p = log_probabilities(classifier, views)
-        if corruption != "clean":
-            add(corruption, "default", log_p[0], labels[:number])
-        add(corruption, "de", log_mean_probabilities(log_p), labels[:number])
-    return records
-
-
-@cache
-def load_test_images(data: str) -> tuple[Tensor, Tensor]:
-    """All test images, uint8 (N, 3, 32, 32), and their labels."""
-    images = HubImages(data)
-    return torch.stack([images[i][0] for i in range(len(images))]), torch.tensor(images.targets)
-
-
-@torch.inference_mode()
-def ensemble_views(corruption: str, data: str, number: int, folder: Path) -> Tensor:
-    """DiffAugEnsemble's views (|S|, N, 3, 32, 32) in [0, 1] of the first test images, at severity 5 if corrupted.
-
-    The first view is the image itself (t = 0). Every classifier is judged on the same views, so they are kept.
-    """
-
-    def make() -> Tensor:
-        images, _ = load_test_images(data)
-        images = images[:number]
-        if corruption != "clean":
-            images = corrupt(images, corruption, 5, corruption_set="cifar10-c", seed=0)
-        torch.manual_seed(("clean", *CORRUPTIONS).index(corruption))
-        denoiser = Denoiser(NETWORK)
-        steps = denoiser.ensemble_timesteps
-        views = []
-        for part in tqdm(images.to(default_device()).split(50), desc=corruption):
-            noise = torch.randn(sum(t > 0 for t in steps), *part.shape, device=part.device)
-            views.append(denoised_views(denoiser, part.float() / 255, steps, noise).half().cpu())
-        return torch.cat(views, dim=1)
-
-    depends = {"images": digest(load_test_images(data)[0][:number]), "network": network_digest()}
-    return kept(folder / f"{corruption}-{number}.pt", {**depends, "device": default_device().type}, make)
+    common |= {"dataset": "cifar10", "corruption": "clean", "severity": 0, "mode": "default"}
+    return {**common, "value": round(config["test_accuracy"], 3), "n": len(HubImages(args.data))}
 
 
 if __name__ == "__main__":

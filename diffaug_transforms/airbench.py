@@ -48,7 +48,9 @@ class Airbench(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.groups(self.whiten(images)).amax(dim=(2, 3))
-        return self.head(features) / LOGIT_DIVISOR
+        # The head has no bias, so dividing in front of it is the same. OODDetector needs the head's outputs to be the
+        # logits.
+        return self.head(features / LOGIT_DIVISOR)
 
     def norm_biases(self) -> list[nn.Parameter]:
         """The biases of the batch norms, which learn much faster than the other parameters (section 3.3)."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from accelerate import Accelerator
 from image_data import LabelledImages
-from sample_views import EvaluationImages, load_test_batches
+from sample_views import Batches, EvaluationImages, load_test_batches
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
@@ -21,16 +21,18 @@ from diffaug_transforms.score.functional import diffuse, to_signed
 Classifier: TypeAlias = NoisyClassifier | DenoiseAugmentedClassifier
 #: Seed of the draws for testing. It does not depend on the seed for training.
 TEST_SEED = 0
+#: Images up to this side are trained on whole, see ``geometry``.
+SMALL = 64
 
 
 def geometry(size: int) -> tuple[v2.Transform, v2.Transform]:
     """The view for training, and the central crop for testing (guided-diffusion, image_datasets.py).
 
-    Up to 64 pixels, training uses the central crop and a flip. Above, it uses a random crop of 0.8 to 1 times the
-    image's side and a flip.
+    Up to ``SMALL`` pixels, training uses the central crop and a flip. Above, it uses a random crop of 0.8 to 1 times
+    the image's side and a flip.
     """
     central = v2.Compose([v2.Resize(size, antialias=True), v2.CenterCrop(size)])
-    if size <= 64:
+    if size <= SMALL:
         return v2.Compose([central, v2.RandomHorizontalFlip()]), central
     resize = v2.RandomResize(size, size * 5 // 4 + 1, antialias=True)
     return v2.Compose([resize, v2.RandomCrop(size), v2.RandomHorizontalFlip()]), central
@@ -43,6 +45,33 @@ def training_layout(device: torch.device) -> torch.memory_format:
 
 def one_view(transform: Callable[[Any], Any], image: Any) -> dict[str, Tensor]:
     return {"image": F.pil_to_tensor(transform(image))}
+
+
+def decode_all(images: LabelledImages, size: int, workers: int = 0) -> Tensor:
+    """The central crops of all images, uint8 (N, 3, size, size)."""
+    _, central = geometry(size)
+    return torch.cat([batch for batch, _, _ in load_test_batches(EvaluationImages(images, central), 250, workers)])
+
+
+def batches_in_memory(
+    pixels: Tensor, labels: Sequence[int], batches: Batches, seed: int
+) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    """What a loader of ``one_view`` gives, for small images that are decoded already, on their device.
+
+    The images are those of the loader, in its order. The flips are other draws: they depend on the seed, the step and
+    the process.
+
+    Args:
+        pixels: uint8 (N, C, H, W), all images of the training.
+        labels: theirs.
+    """
+    targets = torch.tensor(labels, device=pixels.device)
+    for step, keys in enumerate(batches, batches.start + 1):
+        index = torch.tensor([i for _, i in keys]).to(pixels.device, non_blocking=True)
+        generator = torch.Generator(pixels.device).manual_seed(hash((seed, step, batches.rank, 1)) % 2**63)
+        mirrored = torch.rand(len(keys), generator=generator, device=pixels.device) < 0.5
+        chosen = pixels[index]
+        yield {"image": torch.where(mirrored[:, None, None, None], chosen.flip(3), chosen)}, targets[index]
 
 
 def diffuse_uniformly(images: Tensor, schedule: NoiseSchedule, seeds: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -81,36 +110,65 @@ def percent_right(right: Tensor, timesteps: Tensor, num_timesteps: int) -> dict[
     return {"accuracy": percent.mean(), **parts}
 
 
-@torch.inference_mode()
+class NoisyBatch(NamedTuple):
+    """Test images: noisy ones x_t, their timesteps, whether each could be read, and their places in the test set."""
+
+    x_t: Tensor
+    timesteps: Tensor
+    readable: Tensor
+    places: Tensor
+
+
+def noisy_batches(
+    images: LabelledImages,
+    size: int,
+    schedule: NoiseSchedule,
+    accelerator: Accelerator,
+    workers: int = 0,
+    skipped: Path | None = None,
+) -> Iterator[NoisyBatch]:
+    """This process's share of the test images, each diffused to one timestep, x_t and timesteps on its device.
+
+    The draws for image i depend only on i, not on batches, processes, the device or the form of the classifier.
+
+    Args:
+        size: side of the classifier's images in pixels.
+        workers: processes that read the images.
+        skipped: as ``EvaluationImages``'s.
+    """
+    _, central = geometry(size)
+    device, schedule = accelerator.device, schedule.to("cpu")
+    share = EvaluationImages(images, central, accelerator.process_index, accelerator.num_processes, skipped)
+    for batch, labels, index in load_test_batches(share, 64 if size > SMALL else 250, workers):
+        draws = [
+            diffuse_uniformly(image[None] / 255, schedule, (TEST_SEED, i)) for image, i in zip(batch, index.tolist())
+        ]
+        x_t, timesteps = (torch.cat(part).to(device) for part in zip(*draws))
+        yield NoisyBatch(x_t, timesteps, labels >= 0, index)
+
+
+@torch.no_grad()
 def accuracy_on_noise(
     classifier: Classifier,
     images: LabelledImages,
     schedule: NoiseSchedule,
     accelerator: Accelerator,
-    workers: int = 0,
-    skipped: Path | None = None,
+    batches: Iterable[NoisyBatch],
 ) -> dict[str, float]:
-    """``percent_right`` of images that are each diffused to one timestep, under names "test_...".
+    """``percent_right`` of test images that are each diffused to one timestep, under names "test_...".
 
-    Each process takes its share of the images. The draws for image i depend only on i, not on batches, processes, the
-    device or the form of the classifier. A quarter without images is left out.
+    Each process takes its share of the images. A quarter without images is left out.
 
     Args:
-        workers: processes that read the images.
-        skipped: as ``EvaluationImages``'s. Images that cannot be read do not count.
+        batches: of ``noisy_batches``. Images that cannot be read do not count.
     """
-    _, central = geometry(classifier.encoder.config["sample_size"])
-    device, schedule = accelerator.device, schedule.to("cpu")
-    share = EvaluationImages(images, central, accelerator.process_index, accelerator.num_processes, skipped)
+    device = accelerator.device
     predicted, timesteps, readable = torch.zeros(3, len(images), dtype=torch.int64)
     classifier.eval()
-    for batch, labels, index in load_test_batches(share, 64, workers):
-        draws = [
-            diffuse_uniformly(image[None] / 255, schedule, (TEST_SEED, i)) for image, i in zip(batch, index.tolist())
-        ]
-        x_t, timesteps[index] = (torch.cat(part) for part in zip(*draws))
-        logits = classify(classifier, classifier.encoder, x_t.to(device), timesteps[index].to(device), accelerator)
-        predicted[index], readable[index] = logits.argmax(dim=1).cpu(), (labels >= 0).long()
+    for batch in batches:
+        logits = classify(classifier, classifier.encoder, batch.x_t, batch.timesteps, accelerator)
+        predicted[batch.places], timesteps[batch.places] = logits.argmax(dim=1).cpu(), batch.timesteps.cpu()
+        readable[batch.places] = batch.readable.long()
     classifier.train()
     predicted, timesteps, readable = (
         accelerator.reduce(part.to(device)).cpu() for part in (predicted, timesteps, readable)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count, takewhile, zip_longest
+from itertools import chain, count, takewhile, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,7 @@ class ViewsDataset(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[dict[str, Tensor], int]:
         epoch, first = key
-        for index in (*range(first, len(self)), *range(first)):
+        for index in chain(range(first, len(self)), range(first)):  # a tuple of all indices would take milliseconds
             try:
                 (image, label), copy = self.images[index], self.read_copy(epoch, index)
                 break
@@ -212,7 +212,7 @@ class Batches:
         return max(0, self.steps - self.start)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        orders: dict[int, Tensor] = {}
+        orders: dict[int, list[int]] = {}  # lists, because to read a single number of a tensor is slow
         whole, part = (
             self.world * self.batch_size,
             slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size),
@@ -226,8 +226,8 @@ class Batches:
                 if epoch not in orders:
                     generator = torch.Generator().manual_seed(hash((self.seed, epoch)) % 2**63)
                     orders = {k: v for k, v in orders.items() if k == epoch - 1}
-                    orders[epoch] = torch.randperm(self.length, generator=generator)
-                keys.append((epoch * self.repeats + repeat, int(orders[epoch][offset])))
+                    orders[epoch] = torch.randperm(self.length, generator=generator).tolist()
+                keys.append((epoch * self.repeats + repeat, orders[epoch][offset]))
             yield keys
 
 

@@ -95,6 +95,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--pretrained", action="store_true", help="start from the library's default weights")
     parser.add_argument("--size", type=int, default=32, help="pixels that the classifier sees")
     parser.add_argument("--network", default="cifar10", help="DiffAug's score network")
+    timesteps = "DiffAug draws from these, such as the one that a smoothed classifier uses; default: the network's own"
+    parser.add_argument("--timesteps", nargs="+", type=int, help=timesteps)
     parser.add_argument("--p", type=float, default=1.0, help="probability of transforming a sample with DiffAug")
     parser.add_argument("--conditional", action="store_true", help="give the score network each image's label")
     parser.add_argument("--max-batch", type=int, help="largest batch the score network sees at once")
@@ -151,7 +153,7 @@ def build_views(args: argparse.Namespace, prepared: bool) -> tuple[Views, ViewsL
     name = args.recipe.removesuffix("diffaug").rstrip("+") or "baseline" if prepared else args.recipe
     return recipe(
         name,
-        diffaug=DiffAug(args.network, p=args.p, dtype=dtype, **options),
+        diffaug=DiffAug(args.network, timesteps=args.timesteps, p=args.p, dtype=dtype, **options),
         deepaugment=[DeepAugment(name, weights=args.deepaugment_weights.get(name)) for name in args.deepaugment],
         clean=shifted_crop(args.size) if args.optimizer == "airbench" else clean_transform(args.size, args.augment),
         original=geometry(args.size)[1],

@@ -4,6 +4,7 @@
     python examples/train_guidance_classifier.py --output runs/noisy                           # again: resumes
     python examples/train_guidance_classifier.py --form denoise-augmented --output runs/a      # from scratch
     python examples/train_guidance_classifier.py --form denoise-augmented --init runs/noisy --output runs/b
+    python examples/train_guidance_classifier.py --in-memory --batch-size 512 --lr 1e-3 ...    # CIFAR-10 on a GPU
     accelerate launch examples/train_guidance_classifier.py --data imagenet/ --network imagenet256 --size 256
         --widths 128 128 256 256 512 512 --blocks 2 --attention-resolutions 32 16 8 --head-width 64 --downsample resnet
         --steps 300000 --batch-size 32 --workers 12 --compile --output runs/imagenet           # OpenAI's, on 8 GPUs
@@ -15,7 +16,11 @@ use the noise schedule of the score network. The denoise-augmented form also cal
 backward pass, so a step takes four times as long at the default size (on one CPU core 16 ms per image instead of 4 ms).
 
 The test accuracy is measured as in the paper: each test image is diffused to one uniform random timestep. The draws
-depend only on the image, so all classifiers of both forms see the same noisy images of a network.
+depend only on the image, so all classifiers of both forms see the same noisy images of a network. --test-every adds
+the accuracy during the training, as "curve" in guidance_classifier.json.
+
+A GPU trains on small images faster than processes decode them. With --in-memory all images are decoded once, by
+--workers, and kept on the device: 0.15 GB for CIFAR-10, and as much again for the noisy test images.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,19 +37,24 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from checkpoints import write_whole
-from image_data import listed, load_test_images
+from image_data import LabelledImages, listed, load_test_images
 from noisy_images import (
+    SMALL,
     Classifier,
     accuracy_on_noise,
+    batches_in_memory,
     classify,
+    decode_all,
     diffuse_uniformly,
     geometry,
+    noisy_batches,
     one_view,
     percent_right,
     training_layout,
 )
 from progress import Progress, start_accelerator
-from sample_views import SKIPPED, ViewsDataset, load_batches, load_training_images, read_skipped
+from sample_views import SKIPPED, Batches, ViewsDataset, load_batches, load_training_images, read_skipped
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -57,7 +67,10 @@ from diffaug_transforms.guidance import (
     load_guidance_classifier,
 )
 from diffaug_transforms.guidance.classifiers import METADATA
-from diffaug_transforms.score import Denoiser
+from diffaug_transforms.score import Denoiser, NoiseSchedule
+
+#: In the output folder: the test accuracy over the steps.
+CURVE = "curve.json"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -81,11 +94,21 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--mixed-precision", choices=["no", "bf16", "fp16"], default="bf16")
     parser.add_argument("--compile", action="store_true", help="compile the classifier and the score network")
     parser.add_argument("--workers", type=int, default=0, help="DataLoader workers per process")
+    parser.add_argument("--in-memory", action="store_true", help=f"see above; for sizes up to {SMALL} pixels")
+    parser.add_argument("--test-every", type=int, help="steps between measurements of the test accuracy")
     parser.add_argument("--checkpoint-every", type=int, default=200, help="steps between checkpoints")
     parser.add_argument("--limit", type=int, help="use only N images of each split, always the same, to try the script")
     parser.add_argument("--skip-unreadable", action="store_true", help="leave out and count images that are damaged")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """ValueError for options that exclude each other."""
+    if args.in_memory and args.skip_unreadable:
+        raise ValueError("in-memory and skip-unreadable exclude each other: pass one of them")
+    if args.test_every is not None and args.test_every < 1:
+        raise ValueError(f"test-every must be at least 1. Got {args.test_every}")
 
 
 def build_classifier(args: argparse.Namespace, classes: Sequence[str]) -> Classifier:
@@ -141,7 +164,6 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> tuple[Classifie
     """The trained classifier, and metadata of the run with its test accuracies, if there are test images."""
     images, _ = load_training_images([args.data], [], args.limit)
     test = load_test_images(args.data, args.limit, images.classes)
-    skipped = args.output / SKIPPED if args.skip_unreadable else None
     classifier = build_classifier(args, images.classes)
     schedule = network_of(classifier, args.network).schedule.to(accelerator.device)
     raw = classifier.encoder.to(memory_format=training_layout(accelerator.device))
@@ -149,12 +171,11 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> tuple[Classifie
     rate = LambdaLR(optimizer, lambda step: learning_rate_factor(step / args.steps, args.anneal))
     encoder, optimizer = accelerator.prepare(raw, optimizer)
     accelerator.register_for_checkpointing(rate)
-    progress = Progress(accelerator, args, images)
+    progress = Progress(accelerator, args, images, may_change=["test_every"])
     forward = torch.compile(encoder) if args.compile else encoder
-
-    view = partial(one_view, geometry(raw.config["sample_size"])[0])
-    dataset = ViewsDataset(images, view, args.seed, skipped=skipped)
-    for views, labels in progress.over(load_batches(dataset, args, accelerator, progress.step)):
+    measure = test_accuracy(classifier, test, schedule, args, accelerator)
+    curve = read_curve(args.output / CURVE, progress.step)
+    for views, labels in progress.over(load_training_batches(images, raw, args, accelerator, progress.step)):
         labels, pixels = (part.to(accelerator.device, non_blocking=True) for part in (labels, views["image"]))
         seeds = (args.seed, progress.step, accelerator.process_index)
         x_t, timesteps = diffuse_uniformly(pixels / 255, schedule, seeds)
@@ -166,12 +187,65 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> tuple[Classifie
         optimizer.zero_grad()
         found = percent_right(logits.argmax(dim=1) == labels, timesteps, schedule.num_timesteps)
         progress.report(float(rate.get_last_lr()[0]), loss, **found)
+        if args.test_every and progress.step % args.test_every == 0 and progress.step < args.steps:
+            curve.append({"step": progress.step, **measure(progress.step)})
+            if accelerator.is_main_process:
+                write_whole(args.output / CURVE, json.dumps(curve))
     metadata = progress.metadata(args.batch_size)
-    if test is not None:
-        of_test = accuracy_on_noise(classifier, test, schedule, accelerator, args.workers, skipped)
-        accelerator.log(of_test, step=args.steps)
-        metadata |= of_test
+    metadata |= (of_test := measure(args.steps))
+    if args.test_every:
+        metadata["curve"] = [*curve, {"step": args.steps, **of_test}]
+    skipped = skipped_file(args)
     return classifier, metadata | ({"skipped": len(read_skipped(skipped))} if skipped else {})
+
+
+def load_training_batches(
+    images: LabelledImages, encoder: GuidanceEncoder, args: argparse.Namespace, accelerator: Accelerator, start: int
+) -> Iterable[tuple[dict[str, Tensor], Tensor]]:
+    """This process's part of every batch from step ``start`` on. ValueError for large images in memory."""
+    size = encoder.config["sample_size"]
+    if not args.in_memory:
+        dataset = ViewsDataset(images, partial(one_view, geometry(size)[0]), args.seed, skipped=skipped_file(args))
+        return load_batches(dataset, args, accelerator, start)
+    if size > SMALL:
+        raise ValueError(f"in-memory is for images of up to {SMALL} pixels. Got a classifier for {size}")
+    rank, world = accelerator.process_index, accelerator.num_processes
+    batches = Batches(len(images), args.batch_size, args.steps, args.seed, rank, world, start)
+    return batches_in_memory(
+        decode_all(images, size, args.workers).to(accelerator.device), images.labels, batches, args.seed
+    )
+
+
+def test_accuracy(
+    classifier: Classifier,
+    test: LabelledImages | None,
+    schedule: NoiseSchedule,
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+) -> Callable[[int], dict[str, float]]:
+    """What measures and logs the test accuracies after a step. Without test images it gives none."""
+    if test is None:
+        return lambda step: {}
+    size = classifier.encoder.config["sample_size"]
+    noisy = partial(noisy_batches, test, size, schedule, accelerator, args.workers, skipped_file(args))
+    kept = list(noisy()) if args.in_memory else None
+
+    def measure(step: int) -> dict[str, float]:
+        found = accuracy_on_noise(classifier, test, schedule, accelerator, noisy() if kept is None else kept)
+        accelerator.log(found, step=step)
+        return found
+
+    return measure
+
+
+def read_curve(path: Path, step: int) -> list[dict[str, float]]:
+    """The accuracies that this run has measured up to its checkpoint's step."""
+    curve: list[dict[str, float]] = json.loads(path.read_text()) if path.exists() else []
+    return [point for point in curve if point["step"] <= step]
+
+
+def skipped_file(args: argparse.Namespace) -> Path | None:
+    return args.output / SKIPPED if args.skip_unreadable else None
 
 
 def save(classifier: Classifier, folder: Path, **metadata: Any) -> None:
@@ -183,6 +257,7 @@ def save(classifier: Classifier, folder: Path, **metadata: Any) -> None:
 
 def main() -> None:
     args = parse_arguments()
+    check_arguments(args)
     set_seed(args.seed)
     accelerator = start_accelerator(args.mixed_precision, args.output)
     classifier, metadata = train(args, accelerator)

@@ -7,8 +7,8 @@ An unconditional network, or a conditional one without its labels, is guided by 
 total derivative; at `--partial-scales` by the denoise-augmented one's partial derivative too. Scale 0: no guidance.
 `--cfg-scales` adds classifier-free guidance (Ho and Salimans 2022) for a network with a null class; its scale is the
 same factor on the gradient of log p(label | x_t). Samples are kept under --work: a stopped run resumes, one with more
-samples adds to them. Several processes share the work if each is given `--share I N` too: it draws every N-th batch
-from the I-th on, nothing else. A run without it then takes what they kept.
+samples adds to them if it has the same --batch-size. Several processes share the work if each is given `--share I N`
+too: it draws every N-th batch from the I-th on, nothing else. A run without it then takes what they kept.
 
 Samples are judged by features of `--extractor`: "inception", "inception@FILE", or a classifier's folder. Records and
 tables name it, because numbers from two extractors cannot be compared. "real images" are those of the other split: a
@@ -25,21 +25,31 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from diffaug_transforms import ScoreNetwork, load_score_network
 from diffaug_transforms.robustness.datasets import random_subset
 from diffaug_transforms.robustness.evaluation.sets import HubImages, center_crop
+from diffaug_transforms.robustness.jacobian import without_tf32
 from diffaug_transforms.score import Denoiser
 from diffaug_transforms.score.sampling import METHODS
 
 from ..harness.data import side_of
-from ..harness.options import default_device, script_parser
+from ..harness.options import default_device, default_workers, script_parser
 from ..harness.pictures import draw_rows
 from ..harness.records import RESULTS, Record, write_results
 from ..tables.guidance import title
 from .features import NEAREST_K, Extractor, Features, all_metrics, features_of, open_extractor
 from .gradients import REFERENCE, accuracy, alignment, cost, draw_gradients, gradients_of
-from .sampling import Classifier, OpenedClassifier, SamplingConfig, all_samples, make_configs, open_guidance
+from .sampling import (
+    Classifier,
+    OpenedClassifier,
+    SamplingConfig,
+    all_samples,
+    learning_curve,
+    make_configs,
+    open_guidance,
+)
 
 COLUMNS = 10
 
@@ -90,7 +100,10 @@ def run(args: argparse.Namespace) -> list[Record]:
             configs, network, len(HubImages(args.data).classes), args, slice(args.share[0], None, args.share[1])
         )
         return []
-    records = [*of_classifiers(opened, network, args), *of_samples(configs, network, args)]
+    records = of_training(args.classifier)
+    with without_tf32():  # alignment is with a small difference
+        records += of_classifiers(opened, network, args)
+    records += of_samples(configs, network, args)
     common = {"benchmark": "guidance", "dataset": Path(args.data).name, "network": args.network}
     return [{**common, **r} for r in records]
 
@@ -98,16 +111,22 @@ def run(args: argparse.Namespace) -> list[Record]:
 def read_split(args: argparse.Namespace, split: str, limit: int, size: int) -> tuple[Tensor, Tensor, list[str]]:
     """The first images of a random order, uint8 (N, 3, size, size), their labels (N,), and the names of all classes."""
     data = HubImages(args.data, split, center_crop(size))
-    chosen = random_subset(data, limit)
-    pixels, labels = zip(*(chosen[i] for i in range(len(chosen))))
-    return torch.stack(pixels), torch.tensor(labels), data.classes
+    loader = DataLoader(random_subset(data, limit), args.batch_size, num_workers=default_workers())
+    pixels, labels = zip(*loader)
+    return torch.cat(pixels), torch.cat(labels), data.classes
+
+
+def of_training(specs: Sequence[str]) -> list[Record]:
+    """Test accuracies over the training. A start that classifiers share comes once."""
+    points = [{"mode": "training", "metric": "accuracy", **point} for spec in specs for point in learning_curve(spec)]
+    return [point for place, point in enumerate(points) if point not in points[:place]]
 
 
 def of_classifiers(
     opened: Sequence[OpenedClassifier], sampling: ScoreNetwork, args: argparse.Namespace
 ) -> Iterator[Record]:
     """Accuracy at random times, alignment of gradients, their cost; and their picture."""
-    # In float32, because alignment is with a small difference.
+    # In float32, for the alignment.
     network = load_score_network(args.network).to(default_device())
     images, labels, _ = read_split(args, "test", args.accuracy_images, side_of(network))
     few = images[: args.gradient_images], labels[: args.gradient_images]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +132,10 @@ def watch(layer: nn.Module) -> Callable[[], Tensor]:
 
 @torch.inference_mode()
 def last_stage_but_one(model: nn.Module, device: torch.device) -> str:
-    """The last child whose map is larger than the last map there is, as Inception's 17x17 is than its 8x8."""
+    """The last stage whose map is larger than the last map there is, as Inception's 17x17 is than its 8x8.
+
+    Stages are the model's children, and the children of those that are sequences.
+    """
     sides: dict[str, int] = {}
 
     def note(name: str, output: Tensor) -> None:
@@ -141,7 +144,7 @@ def last_stage_but_one(model: nn.Module, device: torch.device) -> str:
 
     handles = [
         child.register_forward_hook(lambda module, inputs, output, name=name: note(name, output))
-        for name, child in model.named_children()
+        for name, child in stages(model)
     ]
     model(torch.zeros(1, 3, 64, 64, device=device))
     for handle in handles:
@@ -150,6 +153,14 @@ def last_stage_but_one(model: nn.Module, device: torch.device) -> str:
     if not larger:
         raise ValueError(f"an extractor must have stages of maps, as ResNets have. Got {type(model).__name__}")
     return larger[-1]
+
+
+def stages(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The children by their names, and what stands in children that are sequences. Such a child comes after its own."""
+    for name, child in model.named_children():
+        if isinstance(child, nn.Sequential):
+            yield from ((f"{name}.{own}", part) for own, part in child.named_children())
+        yield name, child
 
 
 @torch.inference_mode()

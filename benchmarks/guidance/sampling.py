@@ -85,6 +85,28 @@ def open_guidance(spec: str, network: str, device: torch.device) -> OpenedClassi
     return OpenedClassifier(forms, fields, hashlib.sha256(weights).hexdigest()[:12])
 
 
+def learning_curve(spec: str) -> Iterator[dict[str, Any]]:
+    """Test accuracies of a classifier's training, from its folder's JSON file, and before them those of its ``init``.
+
+    Each has the recipe, the seed and the images seen so far, those of ``init`` included. None for what was trained
+    without ``--test-every``.
+    """
+    path = Path(spec) / "guidance_classifier.json"
+    if not path.is_file():
+        return
+    metadata: dict[str, Any] = json.loads(path.read_text())
+    arguments = metadata.get("arguments", {})
+    start = Path(arguments.get("init") or "") / "guidance_classifier.json"
+    before = 0
+    if arguments.get("init") and start.is_file():
+        yield from ({**point, "recipe": "their start"} for point in learning_curve(str(start.parent)))
+        before = json.loads(start.read_text())["images"]
+    recipe, seed = arguments.get("form", "noisy"), arguments.get("seed", 0)
+    for point in metadata.get("curve", ()):
+        images_seen = before + metadata["images"] * point["step"] // arguments["steps"]
+        yield {"recipe": recipe, "seed": seed, "images_seen": images_seen, "value": round(point["test_accuracy"], 3)}
+
+
 def with_derivative(classifier: DenoiseAugmentedClassifier, derivative: str) -> DenoiseAugmentedClassifier:
     """The same classifier with the total or the partial derivative as its gradient."""
     through = derivative == "total"
@@ -142,7 +164,8 @@ def draw_samples(
     """Samples uint8 (B, C, H, W), with the noise of their places, whatever the config."""
     steps = space_timesteps(network.num_timesteps, args.steps, "leading" if args.method == "ddim" else "linspace")
     size = (network.in_channels, side_of(network), side_of(network))
-    x_t, *noise = draw_noise(places, len(steps), size, args.seed).to(network.device)
+    # DDIM takes no noise but the first, which is the same however many are drawn.
+    x_t, *noise = draw_noise(places, 1 if args.method == "ddim" else len(steps), size, args.seed).to(network.device)
     labels = torch.tensor(places) % classes
     given, guide = None, None
     if config.cfg_scale is not None:

@@ -12,13 +12,14 @@ from torch.utils.data import Subset, default_collate
 from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.robustness import IMAGENET_SETS
 from diffaug_transforms.robustness.datasets import Corrupted, load_cifar10_c, load_imagenet_set
+from diffaug_transforms.robustness.evaluation.data import class_folders
 from diffaug_transforms.robustness.evaluation.sets import CROP, HubImages, Images, center_crop, holds_corruptions
 
 from .options import default_device
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-SETS = ("cifar10", "cifar10-c", *IMAGENET_SETS)
+SETS = ("cifar10", "cifar10-c", "tiny-imagenet", "tiny-imagenet-c", *IMAGENET_SETS)
 
 
 def side_of(network: ScoreNetwork) -> int:
@@ -39,15 +40,15 @@ def open_set(
 
     Args:
         name: one of ``SETS``.
-        data: folder of the published files. For ``cifar10``, ``cifar10-c``, ``imagenet`` and ``imagenet-c`` also the
-            clean test set: a Hub id, or a folder in the Hub's layout.
+        data: folder of the published files. For the sets of CIFAR-10 and Tiny ImageNet, ``imagenet`` and ``imagenet-c``
+            also the clean test set: a Hub id, or a folder in the Hub's layout.
         corruption: "clean", or one of ``CORRUPTIONS``.
         severity: 1...5, for a corruption.
         resize: give ImageNet's images as squares of this side, from a shorter side of this length. Corruptions are
             made at 224 pixels all the same. None: 224, ImageNet-C's images as published and the others from 256.
 
     Raises:
-        ValueError: ``resize`` for CIFAR-10, or below 224.
+        ValueError: ``resize`` for CIFAR-10 or Tiny ImageNet, or below 224.
     """
     if resize is not None and (name not in IMAGENET_SETS or resize < CROP):
         raise ValueError(f"resize must be at least {CROP}, and is for ImageNet's sets only. Got {resize} for {name}")
@@ -56,6 +57,8 @@ def open_set(
     if holds_corruptions(folder):
         if name == "cifar10-c":
             return load_cifar10_c(folder, corruption, severity)
+        if name == "tiny-imagenet-c":
+            return class_folders(folder / corruption / str(severity), (), None)
         return load_imagenet_set(name, folder, corruption=corruption, severity=severity, transform=square)
     usual = center_crop(CROP, 256)
     transform = square if square and corruption == "clean" else usual

@@ -4,6 +4,9 @@
     python -m benchmarks.ood --data uoft-cs/cifar10 --photos data/imagenet-val --fashion runs/ood/fashion \\
         --far textures=runs/ood/textures --classifier runs/cifar10_recipes/{baseline,diffaug}-? \\
         runs/cifar10_recipes/known_classes-?/{baseline,diffaug}-?
+    python -m benchmarks.ood --near tin=openood:data/tiny-imagenet --fashion runs/ood/fashion \\
+        --far textures=runs/ood/textures --limit 10000 --output benchmarks/results/ood_openood.json \\
+        --classifier runs/airbench94/{baseline,diffaug}-?
     python -m benchmarks.ood degraded --photos data/imagenet-val --fashion runs/ood/fashion \\
         --classifier runs/cifar10_recipes/{baseline,diffaug}-?
 
@@ -11,7 +14,8 @@ Near sets: `--photos`, ImageNet's photos of classes that CIFAR-10 lacks. Resized
 as sharp as CIFAR-10; `--filters bilinear lanczos` shows what sharpness does. A classifier that knows some of the
 classes gets only the others, `unknown classes`, and no other set. Far sets: Fashion-MNIST and textures (see sets.py),
 and noise. Further sets are a folder of images of any size, a Hub id, or a folder in the Hub's layout:
-`--near cifar100=uoft-cs/cifar100 tin=data/tiny-imagenet/test`, `--far svhn=data/svhn`; for ImageNet's classifiers
+`--near cifar100=uoft-cs/cifar100 tin=data/tiny-imagenet/test`, `--far svhn=data/svhn`. `openood:` in front of Tiny
+ImageNet means the 7,793 images on which OpenOOD tests CIFAR-10's classifiers (see openood.py). ImageNet's classifiers:
 `--size 224 --resize 256 --data imagenet-1k --near ssb_hard=data/ssb_hard ninco=data/ninco --far textures=data/dtd`.
 Writes the records, and a picture of the sets and of their scores; prints the tables.
 

@@ -31,6 +31,7 @@ from diffaug_transforms.robustness.evaluation.classifiers import classifier_fold
 from diffaug_transforms.robustness.evaluation.sets import HubImages, Images, center_crop
 
 from ..harness.options import default_workers
+from .openood import read_tiny_imagenet
 
 #: ImageNet-1k's classes that one of CIFAR-10's ten names fits, or fits what their photos usually show besides
 #: (dogsled, carousel, dock, paddle, car wheel). Wide if in doubt: wild cats, wolves, foxes, hyenas, antelopes, the
@@ -49,6 +50,8 @@ OVERLAP = {
 }
 FILTERS = ("bilinear", "bicubic", "box", "lanczos")
 FASHION_FILE = "t10k-images-idx3-ubyte"
+#: In front of the path or Hub id of Tiny ImageNet, for OpenOOD's part of it.
+OPENOOD = "openood:"
 
 
 class ImageSet(NamedTuple):
@@ -139,7 +142,9 @@ def overlapping_classes() -> set[int]:
 
 
 def read_set(data: str, size: int, resize: int) -> Images:
-    """Any folder of images; or a Hub id, or a folder in the Hub's layout."""
+    """Any folder of images; a Hub id, or a folder in the Hub's layout; behind ``OPENOOD``, a part of Tiny ImageNet."""
+    if data.startswith(OPENOOD):
+        return read_tiny_imagenet(data.removeprefix(OPENOOD), center_crop(size, resize))
     folder = Path(data)
     if folder.is_dir() and not any(folder.rglob("*.parquet")):
         return load_image_folder(folder, size, resize=resize)

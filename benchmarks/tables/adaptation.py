@@ -53,15 +53,20 @@ def shift_table(records: pd.DataFrame, baseline: str = "alexnet") -> str:
 
 def labelled(records: pd.DataFrame) -> pd.DataFrame:
     """Each mode's accuracies with the table's first fields. Default has no timesteps: it is on each line."""
-    accuracy = in_order(records[(records.metric == "accuracy") & (records.corruption != ALL)], mode=MODES)
-    models, recipes = accuracy.model.nunique() > 1, accuracy.recipe.nunique() > 1
-    names = accuracy.model + ", " + accuracy.recipe if models else accuracy.recipe if recipes else accuracy.model
-    accuracy = accuracy.assign(classifier=names, mode=accuracy["mode"].map(MODES))
+    accuracy = named(records[(records.metric == "accuracy") & (records.corruption != ALL)])
     accuracy["seeds"] = accuracy.groupby("classifier").seed.transform("nunique")
     default, others = accuracy[accuracy["mode"] == "Default"], accuracy[accuracy["mode"] != "Default"]
     choices = list(others.timesteps.unique()) or [""]
     every = pd.concat([*(default.assign(timesteps=choice) for choice in choices), others], ignore_index=True)
-    return in_order(every, classifier=names.unique(), timesteps=choices)
+    return in_order(every, classifier=accuracy.classifier.unique(), timesteps=choices)
+
+
+def named(records: pd.DataFrame) -> pd.DataFrame:
+    """The modes' records with the classifiers' shortest distinct names and the modes' titles, in the modes' order."""
+    own = in_order(records, mode=MODES)
+    models, recipes = own.model.nunique() > 1, own.recipe.nunique() > 1
+    names = own.model + ", " + own.recipe if models else own.recipe if recipes else own.model
+    return own.assign(classifier=names, mode=own["mode"].map(MODES))
 
 
 def _errors(records: pd.DataFrame) -> dict[str, float]:
@@ -74,6 +79,38 @@ def shift_families() -> str:
     records = labelled(frame("covariate_shift_cifar10-c"))
     records = records.assign(family=records.corruption.map(FAMILY))[records.timesteps == "network"]
     return table(records, ["classifier", "mode"], "family", across=FAMILIES)
+
+
+def detailed_table(records: pd.DataFrame, choices: dict[str, str]) -> str:
+    """One line per classifier, mode and choice of timesteps: clean, all corruptions, their kinds, and network calls.
+
+    The standard errors are those over images. The kinds have none, because the records of single corruptions do not
+    tell how the errors on one image go together. With several seeds, standard errors are those over seeds.
+
+    Args:
+        choices: the title of each choice of timesteps. Default and Purify have none.
+    """
+    every = named(records)
+    title = every.timesteps.map(choices).fillna(every.timesteps)
+    every = every.assign(timesteps=title.mask(every["mode"].isin(("Default", "Purify", "Purify-SE")), ""))
+    every = in_order(
+        every, classifier=every.classifier.unique(), mode=MODES.values(), timesteps=every.timesteps.unique()
+    )
+    accuracy, mean_of_all = every[every.metric == "accuracy"], every[every.corruption == ALL]
+    parts = {
+        "clean": accuracy[accuracy.corruption == "clean"],
+        "corrupted": mean_of_all[mean_of_all.metric == "accuracy"],
+        "gain": mean_of_all[mean_of_all.metric == "gain"],
+    }
+    parts |= {family: accuracy[accuracy.corruption.isin(kinds)] for family, kinds in FAMILIES.items()}
+    parts |= {"calls": every[(every.metric == "network_calls") & (every.corruption != "clean")]}
+
+    def cell(own: pd.DataFrame) -> str:
+        return with_error(1)(own) if len(own) == 1 and own.standard_error.notna().all() else over_seeds(own)
+
+    number = " or ".join(map(str, sorted(accuracy.n.unique())))
+    note = f"{number} images of each part, the same in every column. Gain: of all corruptions, over Default.\n\n"
+    return note + table(columns(parts), ["classifier", "mode", "timesteps"], "column", cell, across=parts)
 
 
 def photos() -> pd.DataFrame:
@@ -152,7 +189,15 @@ def photos_by_kind() -> str:
     return table(records, ["timesteps", "mode"], "kind", rounded(1), across=["clean", *FAMILIES])
 
 
+#: The paper's timesteps matched to 64 pixels, as they are, and matched to 128 pixels.
+TINY_IMAGENET_TIMESTEPS = {
+    "network": "matched",
+    "paper": "paper's",
+    "0,23,48,76,106,138,175,216,262,312": "halfway",
+}
+
 TABLES = {
+    "tiny_imagenet": lambda: detailed_table(frame("covariate_shift_tiny-imagenet-c"), TINY_IMAGENET_TIMESTEPS),
     "photos_shift": lambda: shift_table(frame("covariate_shift_photos-c")),
     "photos_by_kind": photos_by_kind,
     "photos_over_t": photos_over_t,

@@ -18,6 +18,7 @@ METRICS = {
     "coverage": ("coverage", 3),
     "label_accuracy": ("of its class (%)", 1),
 }
+TOTAL = "denoise-augmented, total"
 QUARTERS = {0: "all t", 1: "first quarter", 2: "second", 3: "third", 4: "last"}
 
 
@@ -28,8 +29,14 @@ def title(fields: Record) -> str:
 
 
 def guidance(records: pd.DataFrame) -> str:
-    """The paper's table: a line for each kind and scale of guidance, mean ± standard error over classifiers' seeds."""
+    """The paper's table: a line for each kind and scale of guidance, mean ± standard error over classifiers' seeds.
+
+    The last lines are what the denoise-augmented classifier's samples have more than the noisy one's, paired by seed.
+    """
     samples = _titled(records[records.metric.isin(list(METRICS))])
+    noisy, total = samples[samples.recipe == "noisy"], samples[samples.title == TOTAL]
+    gain = difference(noisy, total, "seed", "scale", "metric").assign(recipe="gain", title="total less noisy")
+    samples = pd.concat([samples, gain], ignore_index=True)
     judged = records[(records.metric == "accuracy") & (records["mode"] == "diffused") & (records.quarter == 0)]
     accuracy = {recipe: mean_and_error(own.value.tolist()) for recipe, own in judged.groupby("recipe")}
     samples["scale"] = ["" if r == "real images" else f"{s:g}" for r, s in zip(samples.recipe, samples.scale)]
@@ -52,10 +59,20 @@ def guidance_accuracy(records: pd.DataFrame) -> str:
     return table(own, ["recipe"], "quarter", lambda c: _cell(c, 1), header=["classifier"])
 
 
+def guidance_training(records: pd.DataFrame) -> str:
+    """Accuracy over the training: a line for the start and for each form, a column for each number of images seen."""
+    own = records[records["mode"] == "training"].astype({"images_seen": int}).sort_values("images_seen", kind="stable")
+    recipes = [recipe for recipe in ("their start", "noisy", "denoise-augmented") if recipe in set(own.recipe)]
+    own = in_order(own, recipe=recipes, images_seen=own.images_seen.unique())
+    own["column"] = [f"{images / 1e6:.2f} M" for images in own.images_seen]
+    across = own.sort_values("images_seen", kind="stable").column.unique()
+    return table(own, ["recipe"], "column", lambda c: _cell(c, 1), header=["classifier"], across=across)
+
+
 def guidance_alignment(records: pd.DataFrame) -> str:
     """Cosine of the gradients with the score network's own over t: a line for each classifier and derivative."""
     own = _titled(records[records.metric == "score_cosine"]).astype({"timestep": int})
-    noisy, total = own[own.recipe == "noisy"], own[own.title == "denoise-augmented, total"]
+    noisy, total = own[own.recipe == "noisy"], own[own.title == TOTAL]
     gain = difference(noisy, total, "seed", "timestep").assign(title="total over noisy")
     own = pd.concat([own, gain], ignore_index=True)
     own = in_order(own, title=own.title.unique(), timestep=sorted(own.timestep.unique()))
@@ -98,6 +115,7 @@ def _note(samples: pd.DataFrame) -> str:
 TABLES = {
     "guidance": lambda: guidance(frame("guidance")),
     "guidance_accuracy": lambda: guidance_accuracy(frame("guidance")),
+    "guidance_training": lambda: guidance_training(frame("guidance")),
     "guidance_scratch": lambda: guidance_accuracy(frame("guidance_from_scratch")),
     "guidance_scratch_alignment": lambda: guidance_alignment(frame("guidance_from_scratch")),
     "guidance_alignment": lambda: guidance_alignment(frame("guidance")),

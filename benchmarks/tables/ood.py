@@ -11,6 +11,9 @@ from diffaug_transforms.robustness import OOD_METHODS
 from ..harness.tables import frame, in_order, table, with_gains
 
 METHODS = ("msp", "scale")
+#: OpenOOD's names. Its ASH is ASH-B.
+OPENOOD_METHODS = {"msp": "MSP", "react": "ReAct", "ash-b": "ASH", "scale": "SCALE"}
+OPENOOD_METRICS = {"auroc": "AUROC", "fpr95": "FPR95"}
 #: Fields that a gain by DiffAug is paired by.
 PAIRED = ("model", "seed", "dataset", "method")
 
@@ -36,6 +39,25 @@ def ood_sets(records: pd.DataFrame) -> str:
     return note + table(
         every, ["method", "recipe"], "column", header=["method", "classifier"], across=["accuracy", *names]
     )
+
+
+def openood(records: pd.DataFrame) -> str:
+    """AUROC and FPR95 of OpenOOD's methods: near sets, and far sets but for noise, which OpenOOD does not have."""
+    sets = [name for name in _sets(records, "near", "far") if not name.endswith("noise")]
+    own = records[records.dataset.isin(sets) & records.metric.isin(list(OPENOOD_METRICS))]
+    own = in_order(own, method=OPENOOD_METHODS)
+    own = own.assign(column=own.distance + ", " + own.metric.map(OPENOOD_METRICS))
+    every = with_gains(own, *PAIRED, "metric", "column")
+    every = in_order(every, method=OPENOOD_METHODS, recipe=every.recipe.unique())
+    across = [f"{distance}, {name}" for distance in ("near", "far") for name in OPENOOD_METRICS.values()]
+    cells = table(
+        every.assign(method=every.method.map(OPENOOD_METHODS)),
+        ["method", "recipe"],
+        "column",
+        header=["method", "classifier"],
+        across=[column for column in across if column in set(own.column)],
+    )
+    return _note("AUROC (higher is better) and FPR95 (lower is better)", own, "near", "far") + cells
 
 
 def ood_degraded(records: pd.DataFrame) -> str:
@@ -71,5 +93,6 @@ def _numbers(values: Iterable[int]) -> str:
 TABLES = {
     "ood_near": lambda: ood_near(frame("ood")),
     "ood_sets": lambda: ood_sets(frame("ood")),
+    "openood": lambda: openood(frame("ood_openood")),
     "ood_degraded": lambda: ood_degraded(frame("ood_degraded")),
 }

@@ -41,6 +41,8 @@ LAYOUTS = {
     "imagenet-d": "background/chair/* or chair/*",
 }
 IMAGENET_SETS = tuple(LAYOUTS)
+#: The sets whose images the official scripts save as JPEG.
+SAVED_AS_JPEG = ("tiny-imagenet-c", "imagenet-c")
 #: timm's lists of the classes of the sets that hold 200 of them.
 WNID_FILES = {"imagenet-r": "imagenet_r_synsets.txt", "imagenet-a": "imagenet_a_synsets.txt"}
 
@@ -186,12 +188,12 @@ class Corrupted(Dataset[Item]):
     """A data set whose images are corrupted by ``corrupt`` when they are read.
 
     The draws for an image depend on ``seed`` and on the image's index in ``dataset``. So corrupt the full set first and
-    take a ``Subset`` of the result: an image is then the same in every subset. With the constants of ``imagenet-c`` the
-    image is also coded as JPEG of quality 85, as the official ``make_imagenet_c.py`` saves it.
+    take a ``Subset`` of the result: an image is then the same in every subset. With the constants of ``imagenet-c`` and
+    ``tiny-imagenet-c`` the image is also coded as JPEG of quality 85, as the official scripts save it.
 
     Args:
-        dataset: items are (uint8 image (3, H, W), target). Use CIFAR-10 for ``cifar10-c``, and ImageNet at 224 pixels
-            for ``imagenet-c``.
+        dataset: items are (uint8 image (3, H, W), target). Use CIFAR-10 for ``cifar10-c``, Tiny ImageNet for
+            ``tiny-imagenet-c``, and ImageNet at 224 pixels for ``imagenet-c``.
         corruption, severity, corruption_set: as for ``corrupt``.
         seed: an int of at least 0.
         transform: from the corrupted image, a PIL image, to the PIL image that is returned. None: as it is. The paper
@@ -236,7 +238,7 @@ class Corrupted(Dataset[Item]):
         image, target = self.dataset[index]
         options: dict[str, Any] = {"corruption_set": self.corruption_set, "seed": self.seed, "first": index}
         image = corrupt(image, self.corruption, self.severity, **options)
-        image = _code_as_jpeg(image) if self.corruption_set == "imagenet-c" else image
+        image = _code_as_jpeg(image) if self.corruption_set in SAVED_AS_JPEG else image
         if self.transform is not None:
             image = F.pil_to_tensor(self.transform(F.to_pil_image(image)))
         return image, target

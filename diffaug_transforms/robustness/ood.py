@@ -103,6 +103,9 @@ class Method:
 #: How far the logits may be from the last layer's answer to the pooled features, as a share of the largest logit. TF32
 #: and the order of sums account for less. Half a classifier (distilled DeiT) or a ReLU behind the layer is off by more.
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-2, torch.float16: 5e-2, torch.bfloat16: 1e-1}
+#: Negative features are warned of if they make up more than this share of the sum of magnitudes. Behind a LayerNorm
+#: they make up half, behind airbench94's GELU and maximum about 0.5 %.
+NEGATIVE_SHARE = 0.1
 #: The percentiles are those of OpenOOD's configuration files.
 METHODS = {
     "msp": Method(lambda features, percentile: features, max_softmax, None),
@@ -131,7 +134,8 @@ class OODDetector(nn.Module):
             logits for these features. Classifiers with two heads (distilled DeiT, EfficientFormer, VOLO) or with a
             step behind the layer (SqueezeNet) are refused at the call.
         method: one of ``OOD_METHODS``. ``ash-b`` is what OpenOOD calls ASH. ``react`` needs ``fit``. Use ``msp`` for
-            classifiers with a LayerNorm in front of the layer: the other methods warn once if features are negative.
+            classifiers with a LayerNorm in front of the layer: the other methods warn once if negative features make up
+            more than a tenth of the sum of magnitudes.
         percentile: in [0, 100]. None means OpenOOD's: 85 for ``scale``, 90 for the others. ``msp`` has none.
         normalize: as for ``DiffAugEnsemble``.
 
@@ -245,21 +249,24 @@ class OODDetector(nn.Module):
         self._late_checks.check(torch.stack([largest, off]), error_of)
 
     def _warn_of_negative(self, features: Tensor) -> None:
-        """One warning, the first time that a method for features of at least 0 gets negative ones."""
+        """One warning, the first time that a method for features of at least 0 gets many negative ones."""
         if self._warned or self.method == "msp" or not features.numel():
             return
 
-        def warn(lowest: list[float]) -> None:
-            if lowest[0] >= 0 or self._warned:
+        def warn(measured: list[float]) -> None:
+            lowest, share = measured
+            if not share > NEGATIVE_SHARE or self._warned:  # NaN if all features are 0
                 return
             self._warned = True
             warnings.warn(
                 f"{self.method} is made for features of at least 0, as behind a ReLU, and this classifier's go down to "
-                f'{lowest[0]:.3g}, as behind a LayerNorm or a SiLU: use method="msp"',
+                f'{lowest:.3g}, as behind a LayerNorm or a SiLU: use method="msp"',
                 stacklevel=5,
             )
 
-        self._late_checks.check(features.detach().min()[None], warn)
+        features = features.detach().float()
+        share = -features.clamp(max=0).sum() / features.abs().sum()
+        self._late_checks.check(torch.stack([features.min(), share]), warn)
 
     @torch.no_grad()
     def fit(self, data: Tensor | Iterable[Any]) -> OODDetector:

@@ -29,12 +29,12 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return None if all(map(find_spec, needed)) else True
 
 
-def write_dataset(folder: Path) -> Path:
-    """The eight sample images as both splits of CIFAR-10 in the Hub's layout."""
+def write_dataset(folder: Path, side: int = 32) -> Path:
+    """The eight sample images, enlarged to ``side``, as both splits of CIFAR-10 in the Hub's layout."""
     import datasets
 
     features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=list(CLASSES))})
-    images = sample_images()
+    images = {name: image.resize((side, side)) for name, image in sample_images().items()}
     rows = datasets.Dataset.from_dict({"img": list(images.values()), "label": list(images)}, features=features)
     for split in ("train", "test"):
         rows.to_parquet(folder / f"{split}-00000-of-00001.parquet")
@@ -45,7 +45,12 @@ def write_classifier(folder: Path, recipe: str, seed: int = 0, classes: tuple[st
     """A small classifier with random weights, as the training script leaves it."""
     torch.manual_seed(seed)
     model = NormalizedClassifier(build_model("cifar_resnet-8", len(classes)), [0.5], [0.5])
-    metadata = {"images": 5, "seconds": 1.0, "arguments": {"steps": 1, "recipe": recipe, "seed": seed}}
+    metadata = {
+        "images": 5,
+        "seconds": 1.0,
+        "test_accuracy": 50.0,
+        "arguments": {"steps": 1, "recipe": recipe, "seed": seed},
+    }
     save_classifier(model, folder, "cifar_resnet-8", classes=list(classes), **metadata)
     return folder
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.error import URLError
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from benchmarks.guidance.features import (
     open_extractor,
 )
 from benchmarks.guidance.gradients import REFERENCE, accuracy, alignment, cost
+from benchmarks.tables.guidance import guidance_training
 from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.classifiers import build_model, load_classifier
 from diffaug_transforms.guidance import (
@@ -128,6 +130,7 @@ def test_the_features_of_a_classifier(classifiers, samples):
         assert torch.allclose(found.pooled, model[:8](images), atol=1e-5)
         assert torch.allclose(found.probabilities, model(images).softmax(1), atol=1e-5)
     assert features.last_stage_but_one(build_model("resnet18", 10), CPU) == "layer3"
+    assert features.last_stage_but_one(build_model("airbench94", 10), CPU) == "groups.2"
 
 
 def test_inception_takes_openais_layers(monkeypatch, samples):
@@ -192,6 +195,30 @@ def test_opening_classifiers(tmp_path, classes_network, network_folder):
     guided = [("noisy", "total", 2, None), ("denoise-augmented", "total", 2, None)]
     guided.append(("denoise-augmented", "partial", 5, None))
     assert found == [("unguided", "", 0, None), *guided, ("classifier-free", "", 3, 3)]
+
+
+def test_the_curve_of_a_training_goes_on_from_its_start(tmp_path):
+    def accuracies(*points: tuple[int, float]) -> list[dict[str, float]]:
+        return [{"step": step, "test_accuracy": value} for step, value in points]
+
+    start = write_guidance(tmp_path / "start", arguments={"steps": 10, "seed": 3}, images=1000)
+    known: dict[str, Any] = {"steps": 4, "seed": 3, "init": str(start)}
+    noisy = write_guidance(tmp_path / "a", arguments=known, images=400, curve=accuracies((2, 30.0), (4, 31.0)))
+    assert [(p["images_seen"], p["value"]) for p in sampling.learning_curve(str(noisy))] == [(1200, 30), (1400, 31)]
+    write_guidance(start, arguments={"steps": 10, "seed": 3}, images=1000, curve=accuracies((5, 20.0), (10, 25.0)))
+    known["form"] = "denoise-augmented"
+    other = write_guidance(tmp_path / "b", arguments=known, images=400, curve=accuracies((4, 33.0)))
+    records = guidance.of_training([str(noisy), str(other), str(tmp_path / "file.pt")])
+    assert [r["recipe"] for r in records] == [*["their start"] * 2, "noisy", "noisy", "denoise-augmented"]
+    assert {r["seed"] for r in records} == {3}
+    millions = [{**r, "images_seen": 10_000 * r["images_seen"]} for r in records]
+    assert guidance_training(pd.DataFrame(millions)).splitlines() == [
+        "| classifier | 5.00 M | 10.00 M | 12.00 M | 14.00 M |",
+        "| --- | --- | --- | --- | --- |",
+        "| their start | 20.0 | 25.0 |  |  |",
+        "| noisy |  |  | 30.0 | 31.0 |",
+        "| denoise-augmented |  |  |  | 33.0 |",
+    ]
 
 
 def test_samples_are_the_librarys(classes_network):

@@ -29,7 +29,7 @@ from diffaug_transforms.robustness.evaluation.records import kept
 from diffaug_transforms.robustness.evaluation.sets import HubImages, center_crop
 from diffaug_transforms.score import Denoiser
 
-from .conftest import CLASSES, write_classifier
+from .conftest import CLASSES, write_classifier, write_dataset
 
 CPU = torch.device("cpu")
 
@@ -75,6 +75,19 @@ def test_sets_are_published_files_or_made_on_the_fly(tmp_path, cifar10, samples)
     np.save(tmp_path / "labels.npy", np.arange(5))
     published = open_set("cifar10-c", str(tmp_path), "fog", 5)
     assert (len(published), published[0][1], int(published[0][0].max())) == (1, 4, 7)
+
+
+def test_tiny_imagenet_is_corrupted_at_64_pixels(tmp_path):
+    data = str(write_dataset(tmp_path, side=64))
+    made, clean = open_set("tiny-imagenet-c", data, "contrast", 5), open_set("tiny-imagenet-c", data)
+    assert (made[3][0].shape, made[3][1]) == ((3, 64, 64), CLASSES.index("cat"))
+    # The factor at severity 5 is 0.05. The images are then truncated and coded as JPEG.
+    assert made[3][0].float().std() < 0.1 * clean[3][0].float().std()
+    for wnid in ("n02124075", "n01443537"):
+        (tmp_path / "c" / "fog" / "5" / wnid).mkdir(parents=True)
+        sample_images()["cat"].resize((64, 64)).save(tmp_path / "c" / "fog" / "5" / wnid / "a.JPEG")
+    published = open_set("tiny-imagenet-c", str(tmp_path / "c"), "fog", 5)
+    assert [(image.shape[-1], target) for image, target in published] == [(64, 0), (64, 1)]
 
 
 def test_a_test_split_without_labels_gives_way_to_validation(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -33,14 +34,15 @@ from benchmarks import (
     train_cifar10,
 )
 from benchmarks.ood import __main__ as ood
-from benchmarks.ood import sets
+from benchmarks.ood import openood, sets
 from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.classifiers import load_classifier
 from diffaug_transforms.images import sample_images
 from diffaug_transforms.robustness import DDA, auroc
 from diffaug_transforms.robustness.evaluation.sets import HubImages
+from diffaug_transforms.score import Denoiser
 
-from .conftest import CLASSES, write_classifier
+from .conftest import CLASSES, write_classifier, write_dataset
 
 KNOWN = ("truck", "bird", "cat", "ship", "frog", "horse")
 
@@ -94,27 +96,17 @@ def test_training_step(run, monkeypatch):
     assert len(commands) == 6
 
 
-def test_train_cifar10_judges_alone_and_as_ensembles(tmp_path, run, monkeypatch, cifar10):
+def test_train_cifar10_writes_down_what_each_run_cost(tmp_path, run, monkeypatch, cifar10):
     for name in ("start-0", "augmix-0"):
         write_classifier(tmp_path / "work" / name, "augmix")
-    monkeypatch.setattr(train_cifar10, "prepare", lambda args: None)
-    monkeypatch.setattr(train_cifar10, "CORRUPTIONS", ("fog", "contrast"))
-    monkeypatch.setattr(train_cifar10, "train", lambda *arguments: None)
-    monkeypatch.setattr(train_cifar10, "plan", lambda args: [("augmix", 0)])
-    options = ["--data", cifar10, "--work", tmp_path / "work", "--seeds", 1, "--images", 2, "--clean-images", 3]
-    records = run(train_cifar10, *options)
-    assert len(records) == 2 * (1 + 1 + 2 * 2)
-    assert {(r["dataset"], r["mode"], r["n"]) for r in records} == {
-        ("cifar10", "default", 8),
-        ("cifar10", "de", 3),
-        ("cifar10-c", "default", 2),
-        ("cifar10-c", "de", 2),
-    }
-    views = train_cifar10.ensemble_views("contrast", str(cifar10), 2, tmp_path / "work" / "views")
-    assert views.shape == (10, 2, 3, 32, 32)
-    images, _ = train_cifar10.load_test_images(str(cifar10))
-    contrast = views[0].float().std(dim=(-1, -2)) / (images[:2] / 255).std(dim=(-1, -2))
-    assert contrast.mean().item() == pytest.approx(0.15, abs=0.01)  # CIFAR-10-C's factor at severity 5
+    for name in ("prepare", "train"):
+        monkeypatch.setattr(train_cifar10, name, lambda *arguments: None)
+    options = ["--data", cifar10, "--work", tmp_path / "work", "--seeds", 1, "--recipes", "augmix"]
+    start, augmix = run(train_cifar10, *options)
+    assert (start["recipe"], augmix["recipe"]) == ("start", "augmix")
+    saved = json.loads((tmp_path / "work" / "augmix-0" / "classifier.json").read_text())
+    assert (augmix["images_seen"], augmix["seconds"]) == (saved["images"], saved["seconds"])
+    assert (augmix["value"], augmix["n"]) == (saved["test_accuracy"], 8)
 
 
 def test_covariate_shift_resumes_and_two_processes_say_what_one_says(
@@ -165,6 +157,19 @@ def test_covariate_shift_with_given_timesteps_on_every_second_image(
         run(covariate_shift, *arguments, "--timesteps", "0..30")
     records = run(covariate_shift, *arguments, "--modes", "default", "purify", "purify-se")
     assert {r["mode"] for r in records} == {"default", "purify", "purify-se"}
+
+
+def test_covariate_shift_with_tiny_imagenet(tmp_path, run, classifiers):
+    """The network has no size of its own, so its timesteps are those for images of 64 pixels."""
+    data = write_dataset(tmp_path, side=64)
+    arguments: list[object] = ["--dataset", "tiny-imagenet-c", "--data", data, "--work", tmp_path / "work"]
+    arguments += ["--network", "photos", "--modes", "default", "de", "anytime", "purify", "--limit", 1]
+    arguments += ["--corruptions", "fog", "--timesteps", "network", "0,30", "--classifier", classifiers[0]]
+    records = run(covariate_shift, *arguments)
+    assert {(r["dataset"], r["corruption"]) for r in records} == {("tiny-imagenet-c", c) for c in ("clean", "fog")}
+    views = {r["timestep"] for r in records if r["mode"] == "view" and r["timesteps"] == "network"}
+    assert views == {0, 9, 22, 36, 52, 69, 91, 116, 147, 185}  # the paper's S, matched to 64 pixels
+    assert {r["timesteps"] for r in records if r["mode"] == "anytime"} == {"network", "0,30"}
 
 
 def test_covariate_shift_with_files_of_imagenet(tmp_path, run, schedule, monkeypatch):
@@ -233,6 +238,12 @@ def test_certify_resumes_and_extends(run, tmp_path, cifar10, classifiers, monkey
     assert second[:4] == first
     assert len(second) == 8
     assert len(counted) == 4  # two sigmas of the new image, choosing and bounding
+
+
+def test_certify_leaves_out_sigmas_that_a_network_does_not_know(capsys, schedule):
+    denoiser = Denoiser(ScoreNetwork.from_denoiser(lambda x, sigma: x, image_size=8, sigma_range=(0.01, 0.6)))
+    assert certify.reached_sigmas("short", denoiser, [0.25, 0.5]) == [0.25]
+    assert capsys.readouterr().out.startswith("short is left out at sigma 0.5: sigma must be at most 0.")
 
 
 def test_certify_compares_networks_on_every_second_image(run, tmp_path, cifar10, classifiers):
@@ -382,6 +393,45 @@ def test_classes_that_cifar10_lacks():
     kept = "goldfish,axolotl,common newt,brown bear,ox,ram,Arabian camel,weasel,lesser panda,steam locomotive,plane"
     kept += ",balloon,mountain bike,moped,pier,teddy,pizza,volcano,hen-of-the-woods,crane,bathtub"
     assert {name for name in kept.split(",") if names.index(name) in gone} == set()
+
+
+def tiny_imagenet_labels() -> list[int]:
+    """A class for each val_N.JPEG, 50 of each class, with the images that OpenOOD treats apart in classes of theirs."""
+    labels = {number: label for label, kept in openood.KEPT_OF_CLASS.items() for number in kept}
+    labels |= dict.fromkeys(openood.LEFT_OUT, 0)
+    free = [label for label in range(200) for _ in range(50 - list(labels.values()).count(label))]
+    return [labels[n] if n in labels else free.pop() for n in range(10000)]
+
+
+def write_tiny_imagenet(folder: Path, names: list[str], labels: list[int]) -> str:
+    import datasets
+
+    image = io.BytesIO()
+    PIL.Image.new("RGB", (64, 64), "red").save(image, "JPEG")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    rows = {"image": [{"bytes": image.getvalue(), "path": name} for name in names], "label": labels}
+    folder.mkdir()
+    datasets.Dataset.from_dict(rows, features).to_parquet(folder / "validation-00000-of-00001.parquet")
+    return str(folder)
+
+
+def test_openoods_part_of_tiny_imagenet(tmp_path):
+    """156 whole classes without 15 images, and 8 images of four classes."""
+    labels, names = tiny_imagenet_labels(), [f"val_{n}.JPEG" for n in range(10000)]
+    data = sets.read_set(f"openood:{write_tiny_imagenet(tmp_path / 'a', names, labels)}", 32, 32)
+    assert len(data) == 156 * 50 - 15 + 8 == 7793
+    assert len({labels[i] for i in data.indices}) == 160
+    assert data[0][0].shape == (3, 32, 32)
+    kept = {number for numbers in openood.KEPT_OF_CLASS.values() for number in numbers}
+    assert kept < set(data.indices)
+    assert not openood.LEFT_OUT & set(data.indices)
+    for got, (other, classes) in {
+        "7,793 images. Got": (names, [199 - label for label in labels]),
+        "Got 10000, the first of them 'a.jpg'": (["a.jpg", *names[1:]], labels),
+        "Got 9999, the first of them 'val_1.JPEG'": (names[1:], labels[1:]),
+    }.items():
+        with pytest.raises(ValueError, match=got):
+            sets.read_set(f"openood:{write_tiny_imagenet(tmp_path / str(len(got)), other, classes)}", 32, 32)
 
 
 @pytest.mark.parametrize("module", [certify, ood])

@@ -268,8 +268,9 @@ def test_train_cifar10_uses_no_other_images_and_classifiers(tmp_path, monkeypatc
     first, other = write_split(tmp_path / "a", names), write_split(tmp_path / "b", names[::-1])
     for data in (first, other):
         (data / "train-00000-of-00001.parquet").write_bytes((data / "test-00000-of-00001.parquet").read_bytes())
-    args = Namespace(work=tmp_path / "work", data=str(first), synthetic=0, in_loop=True, known=None, model="resnet18")
-    vars(args).update(batch_size=8, start_steps=5, workers=0, parallel=1, seeds=1, recipes=None)
+    args = Namespace(work=tmp_path / "work", data=str(first), synthetic=0, in_loop=False, known=None, model="resnet18")
+    vars(args).update(batch_size=8, start_steps=5, workers=0, parallel=1, seeds=1, recipes=None, copies=1)
+    monkeypatch.setattr(train_cifar10.subprocess, "run", lambda command, **options: commands.append(command))
     train_cifar10.prepare(args)
     train_cifar10.prepare(args)
     assert len(list((args.work / "images" / "train").rglob("*.png"))) == 8
@@ -278,7 +279,7 @@ def test_train_cifar10_uses_no_other_images_and_classifiers(tmp_path, monkeypatc
     with pytest.raises(ValueError, match="synth was made of other data or with other options: remove it"):
         train_cifar10.prepare(Namespace(**{**vars(args), "synthetic": 10}))
 
-    monkeypatch.setattr(train_cifar10.subprocess, "run", lambda command, **options: commands.append(command))
+    commands.clear()
     train_cifar10.train(args, "start", 0)
     assert commands[0][commands[0].index("--steps") + 1] == "5"
     write_classifier(args.work / "start-0", "baseline")
@@ -290,6 +291,7 @@ def test_train_cifar10_uses_no_other_images_and_classifiers(tmp_path, monkeypatc
         "steps": 5,
         "lr": 0.2,
         "data": f"{args.work}/images",
+        "diffaug_data": [f"{args.work}/images_diffaug"],
     }
     config.write_text(json.dumps(metadata))
     train_cifar10.train(args, "start", 0)
@@ -313,12 +315,17 @@ def test_train_cifar10_compares_networks(tmp_path, monkeypatch):
     assert [command[7] for command in commands] == ["cifar10", "hub/small"]
     train_cifar10.train(args, "start", 1)
     train_cifar10.train(args, "diffaug@hub/small", 1)
-    start, small = (" ".join(command) for command in commands[2:])
+    in_loop = Namespace(**{**vars(args), "in_loop": True, "data": "hub/images", "batch_size": 256})
+    train_cifar10.train(in_loop, "diffaug@hub/small", 1)
+    start, small, looped = (" ".join(command) for command in commands[2:])
     assert "--optimizer airbench --label-smoothing 0.2" in start
     assert "--batch-size 1024" in start
     assert f"--init {tmp_path}/start-1" in small
     assert "--recipe diffaug " in small
-    assert small.endswith(views[1])
+    assert f"--diffaug-data {views[1]}" in small
+    assert "--data hub/images" in looped
+    assert looped.endswith("--network hub/small")
+    assert ("--lr 0.05 " in small, "--lr 0.1 " in looped) == (True, True)
 
 
 @pytest.mark.parametrize("name", ["diffaugs", "baseline@photos", "diffaug@", "augmix+synth@photos"])

@@ -7,8 +7,10 @@ from itertools import product
 
 from benchmarks.harness.tables import frame, gains, in_order, over_seeds, table, with_gains
 from benchmarks.tables import __main__ as tables
-from benchmarks.tables import adaptation
+from benchmarks.tables import adaptation, ood
 from diffaug_transforms.robustness import CORRUPTIONS
+from diffaug_transforms.score import NoiseSchedule
+from diffaug_transforms.score.timesteps import match_timesteps
 
 
 def test_every_table_is_what_the_results_say(monkeypatch, capsys):
@@ -66,3 +68,61 @@ def test_mce_in_the_shift_table():
     found = adaptation.shift_table(frame(records), baseline="baseline")
     assert "mCE, Default | mCE, DE |" in found
     assert "| augmix | 1 | network | 60.0 | 60.0 | 50.0 | 50.0 |" in found
+
+
+def test_tiny_imagenets_timesteps_are_the_papers_matched_to_128_pixels():
+    halfway = match_timesteps(range(0, 451, 50), NoiseSchedule.named("linear"), 128)
+    assert adaptation.TINY_IMAGENET_TIMESTEPS[",".join(map(str, halfway))] == "halfway"
+
+
+def test_the_detailed_table_by_hand():
+    """Clean 50, noise 30, all others 10: DE adds 6 everywhere and takes 9 calls, anytime DE 2 and 4."""
+    value = {"clean": 50.0, "gaussian_noise": 30.0, "shot_noise": 30.0, "impulse_noise": 30.0}
+    records = []
+    for mode, timesteps, gain, calls in (("anytime", "network", 2, 4), ("default", "", 0, 0), ("de", "a", 6, 9)):
+        own = {"model": "m", "recipe": "diffaug", "seed": 0, "n": 100, "mode": mode, "timesteps": timesteps}
+        for corruption in ("clean", *CORRUPTIONS):
+            here = {**own, "corruption": corruption, "severity": 5}
+            accuracy = value.get(corruption, 10.0) + gain
+            records.append({**here, "metric": "accuracy", "value": accuracy, "standard_error": 5.0})
+            records.append({**here, "metric": "network_calls", "value": calls})
+        here = {**own, "corruption": "all", "severity": 0}
+        records.append({**here, "metric": "accuracy", "value": 14.0 + gain, "standard_error": 2.0})
+        if mode != "default":
+            records.append({**here, "metric": "gain", "value": gain, "standard_error": 1.0})
+    assert adaptation.detailed_table(frame(records), {"network": "matched"}).splitlines() == [
+        "100 images of each part, the same in every column. Gain: of all corruptions, over Default.",
+        "",
+        "| classifier | mode | timesteps | clean | corrupted | gain | noise | blur | weather | digital | calls |",
+        f"|{' --- |' * 11}",
+        "| m | Default |  | 50.0 ± 5.0 | 14.0 ± 2.0 |  | 30.0 | 10.0 | 10.0 | 10.0 | 0.0 |",
+        "| m | DE | a | 56.0 ± 5.0 | 20.0 ± 2.0 | 6.0 ± 1.0 | 36.0 | 16.0 | 16.0 | 16.0 | 9.0 |",
+        "| m | anytime DE | matched | 52.0 ± 5.0 | 16.0 ± 2.0 | 2.0 ± 1.0 | 32.0 | 12.0 | 12.0 | 12.0 | 4.0 |",
+    ]
+
+
+def test_openoods_table():
+    """Far is the mean over its sets without noise; ASH is ASH-B. Seeds 0 and 1 differ by 2, so the error is 1."""
+    places = {"tin": ("near", 70.0), "textures": ("far", 80.0), "fashion-mnist": ("far", 90.0)}
+    places |= {"gaussian noise": ("far", 10.0)}
+    records = [
+        {"model": "m", "recipe": recipe, "seed": seed, "dataset": name, "distance": distance, "method": method}
+        | {"metric": metric, "value": value + gain + 2 * seed - 50 * (metric == "fpr95"), "n": 5, "n_id": 1000}
+        for recipe, gain in (("baseline", 0), ("diffaug", 3))
+        for seed in (0, 1)
+        for name, (distance, value) in places.items()
+        for method in ("msp", "ash-s", "ash-b")
+        for metric in ("auroc", "fpr95", "aupr")
+    ]
+    note, _, header, _, *lines = ood.openood(frame(records)).splitlines()
+    assert "over 2 seeds. Images out of distribution / in it: tin 5 / 1,000, textures 5 / 1,000, fashion-mnist" in note
+    assert header == "| method | classifier | near, AUROC | near, FPR95 | far, AUROC | far, FPR95 |"
+    assert lines == [
+        f"| {method} | {row} |"
+        for method in ("MSP", "ASH")
+        for row in (
+            "baseline | 71.0 ± 1.0 | 21.0 ± 1.0 | 86.0 ± 1.0 | 36.0 ± 1.0",
+            "diffaug | 74.0 ± 1.0 | 24.0 ± 1.0 | 89.0 ± 1.0 | 39.0 ± 1.0",
+            "baseline to diffaug | +3.0 ± 0.0 | +3.0 ± 0.0 | +3.0 ± 0.0 | +3.0 ± 0.0",
+        )
+    ]

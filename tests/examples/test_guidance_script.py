@@ -134,6 +134,34 @@ def test_an_interrupted_denoise_augmented_run_resumes_to_the_same_classifier(
     assert metadata["images"] == 32
 
 
+def test_training_in_memory_resumes_with_its_curve(data, tmp_path, run_here, monkeypatch):
+    options = ["--data", data, "--in-memory", "--steps", 4, "--test-every", 1, "--checkpoint-every", 2]
+    options += [*ENCODER, *OPTIONS]
+    run_here("--output", tmp_path / "whole", *options)
+    whole = metadata_of(tmp_path / "whole")
+    assert [point["step"] for point in whole["curve"]] == [1, 2, 3, 4]
+    assert {name: whole[name] for name in whole["curve"][3] if name != "step"}.items() <= whole["curve"][3].items()
+    with torch.inference_mode():
+        expected = percent_by_hand(load_guidance_classifier(tmp_path / "whole"), data)
+    assert {name: whole[name] for name in expected} == pytest.approx(expected)
+    with monkeypatch.context() as patch:
+        patch.setattr(script, "cross_entropy", Mock(wraps=script.cross_entropy, side_effect=[DEFAULT] * 3 + [Stop]))
+        with pytest.raises(Stop):
+            run_here("--output", tmp_path / "stopped", *options)
+    run_here("--output", tmp_path / "stopped", *options)
+    assert metadata_of(tmp_path / "stopped")["curve"] == whole["curve"]
+
+
+def test_options_that_exclude_each_other(data, tmp_path, run_here):
+    for options, message in (
+        (["--in-memory", "--skip-unreadable"], "in-memory and skip-unreadable exclude each other"),
+        (["--in-memory", "--size", 80], "in-memory is for images of up to 64 pixels. Got a classifier for 80"),
+        (["--test-every", 0], "test-every must be at least 1. Got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_here("--data", data, "--output", tmp_path / str(options[1]), *options, *ENCODER, *OPTIONS)
+
+
 def test_a_start_is_of_the_form_that_is_wanted(tmp_path):
     encoder = tiny_encoder()
     NoisyClassifier(encoder).save_pretrained(tmp_path / "noisy")

@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 import torch
 from image_data import LabelledImages
+from sample_views import Batches
 
 from diffaug_transforms.guidance import NoisyClassifier
 from diffaug_transforms.score import NoiseSchedule
@@ -52,6 +53,32 @@ def test_views_are_flips_of_small_images_and_crops_of_large_ones():
     assert torch.equal(straight[0, 0], torch.arange(32, dtype=torch.uint8))
 
 
+def test_batches_in_memory_are_the_loaders_with_other_flips():
+    """They resume at any step, and two processes share them, as the loader's."""
+    rng = np.random.default_rng(1)
+    pictures = [PIL.Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in range(5)]
+    images = LabelledImages(pictures, list(range(5)), list("abcde"), None)
+    pixels = noisy_images.decode_all(images, 16)
+    assert torch.equal(pixels[3], torch.from_numpy(np.array(pictures[3])).permute(2, 0, 1))
+
+    def found(*place: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        batches = Batches(5, 4, 30, 7, *place)
+        keys = [[index for _, index in batch] for batch in batches]
+        drawn = [(v["image"], t) for v, t in noisy_images.batches_in_memory(pixels, images.labels, batches, seed=7)]
+        assert [labels.tolist() for _, labels in drawn] == keys
+        return drawn
+
+    mirrored = 0
+    for batch, labels in (whole := found()):
+        straight = (batch == pixels[labels]).flatten(1).all(1)
+        assert torch.equal(torch.where(straight[:, None, None, None], batch, batch.flip(3)), pixels[labels])
+        mirrored += int((~straight).sum())
+    assert 40 < mirrored < 80  # of 120
+    resumed = found(0, 1, 20)
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(whole[20:], resumed, strict=True))
+    assert not torch.equal(found(0, 2)[0][1], found(1, 2)[0][1])
+
+
 def test_processes_share_the_test_images():
     """What two processes find adds up to what one finds alone, for the reduction to sum."""
     rng = np.random.default_rng(1)
@@ -68,7 +95,8 @@ def test_processes_share_the_test_images():
             autocast=nullcontext,
             reduce=lambda part: parts.append(part) or part,
         )
-        noisy_images.accuracy_on_noise(classifier, images, schedule, process)
+        batches = noisy_images.noisy_batches(images, 16, schedule, process)
+        noisy_images.accuracy_on_noise(classifier, images, schedule, process, batches)
         return parts
 
     first, second, (predicted, timesteps, _) = found(0, 2), found(1, 2), found(0, 1)

@@ -1,4 +1,4 @@
-"""The 15 corruptions beside the scripts of hendrycks/robustness that made CIFAR-10-C and ImageNet-C."""
+"""The 15 corruptions beside the scripts of hendrycks/robustness, for CIFAR-10-C, Tiny ImageNet-C and ImageNet-C."""
 
 from __future__ import annotations
 
@@ -22,13 +22,18 @@ TOLERANCE = 0
 UNIT = "of 256 grey levels"
 FORMULAS = {
     "cifar10-c": "the 15 corruptions with CIFAR-10-C's constants, severities 2 and 5",
+    "tiny-imagenet-c": "the 15 corruptions with Tiny ImageNet-C's constants, severities 2 and 5",
     "imagenet-c": "the 15 corruptions with ImageNet-C's constants, severities 2 and 5",
 }
 NEEDS = ("cv2", "skimage")
 SEED = 5
 SEVERITIES = (2, 5)
 #: Enlargement of the 32-pixel sample image, and every how many pixels are kept.
-SIZES = {"cifar10-c": SimpleNamespace(enlarge=1, stride=1), "imagenet-c": SimpleNamespace(enlarge=7, stride=6)}
+SIZES = {
+    "cifar10-c": SimpleNamespace(enlarge=1, stride=1),
+    "tiny-imagenet-c": SimpleNamespace(enlarge=2, stride=3),
+    "imagenet-c": SimpleNamespace(enlarge=7, stride=6),
+}
 
 
 def image(corruption_set: str) -> npt.NDArray[np.uint8]:

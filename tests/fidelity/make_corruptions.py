@@ -1,4 +1,4 @@
-"""Run the original scripts of ImageNet-C and CIFAR-10-C and write ``tests/reference/corruptions.safetensors``.
+"""Run the original scripts of CIFAR-10-C, Tiny ImageNet-C and ImageNet-C and write their results into tests/reference.
 
     git clone https://github.com/hendrycks/robustness SOURCE
     pip install wand                        # and ImageMagick 6.9, such as Debian 12's libmagickwand-6.q16-6
@@ -32,7 +32,11 @@ from wand.image import Image as WandImage
 
 from .corruptions import FILE, SEED, cases, image, kept
 
-SCRIPTS = {"cifar10-c": "make_cifar_c.py", "imagenet-c": "make_imagenet_c.py"}
+SCRIPTS = {
+    "cifar10-c": "make_cifar_c.py",
+    "tiny-imagenet-c": "make_tinyimagenet_c.py",
+    "imagenet-c": "make_imagenet_c.py",
+}
 
 
 class Numpy:

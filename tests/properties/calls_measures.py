@@ -112,7 +112,7 @@ CALLS: dict[str, st.SearchStrategy[Call]] = {
             a.severity,
         ],
         {
-            "corruption_set": a.choice("'cifar10-c' | 'imagenet-c'", "'cifar'"),
+            "corruption_set": a.choice("'cifar10-c' | 'tiny-imagenet-c' | 'imagenet-c'", "'cifar'"),
             "first": a.integer("0 | 5 | np.int64(3)", "-1"),
             "seed": pick(
                 "None | 0 | 7 | np.int64(3) | seeded() | 10**30", "-1 | 0.5 | True | 'x' | [] | object() | nan"

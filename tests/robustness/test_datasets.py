@@ -301,10 +301,11 @@ def test_corrupted_images_depend_on_their_index_in_the_full_set(clean, samples):
         data[8]
 
 
-def test_imagenet_c_is_coded_as_jpeg(clean, samples):
+@pytest.mark.parametrize("name", ["tiny-imagenet-c", "imagenet-c"])
+def test_imagenets_corrupted_images_are_coded_as_jpeg(clean, samples, name):
     pytest.importorskip("diffaug_transforms.robustness.corruptions.functions", reason="the extra benchmarks")
-    data = Corrupted(clean, "gaussian_noise", 1, corruption_set="imagenet-c")
-    image = corrupt(samples[5], "gaussian_noise", 1, corruption_set="imagenet-c", seed=0, first=5)
+    data = Corrupted(clean, "gaussian_noise", 1, corruption_set=name)
+    image = corrupt(samples[5], "gaussian_noise", 1, corruption_set=name, seed=0, first=5)
     file = io.BytesIO()
     F.to_pil_image(image).save(file, "JPEG", quality=85, optimize=True)
     assert torch.equal(data[5][0], F.pil_to_tensor(PIL.Image.open(file)))
@@ -335,7 +336,10 @@ def corrupted(**options) -> Corrupted:
         (lambda: random_subset([], 0), "number must be at least 1. Got 0"),
         (lambda: corrupted(corruption="fogg"), "Got 'fogg'. Did you mean 'fog'"),
         (lambda: corrupted(severity=0), "severity must be in 1...5. Got 0"),
-        (lambda: corrupted(corruption_set="cifar10"), "must be one of cifar10-c, imagenet-c. Got 'cifar10'"),
+        (
+            lambda: corrupted(corruption_set="cifar10"),
+            "must be one of cifar10-c, tiny-imagenet-c, imagenet-c. Got 'cifar10'",
+        ),
         (lambda: corrupted(seed=-1), "seed must be at least 0. Got -1"),
         (lambda: corrupted(seed=None), "seed must be an integer. Got None"),
         (lambda: corrupted(severity=3.0), "severity must be an integer. Got 3.0"),

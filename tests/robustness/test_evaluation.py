@@ -255,7 +255,7 @@ def test_rows_with_names_and_numbers(tmp_path):
 def test_constants_are_those_of_the_images_size(tmp_path):
     pytest.importorskip("cv2")
     folder = write_folder(tmp_path, ["cat"], size=64)
-    for size, constants in ((32, "cifar10-c"), (64, "imagenet-c")):
+    for size, constants in ((32, "cifar10-c"), (64, "tiny-imagenet-c"), (113, "imagenet-c")):
         data = open_data(folder, UNNAMED, size=size)
         part: Any = data.part("fog", 3)
         assert (part.corruption_set, data.part("clean", 0)) == (constants, data.clean)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -127,6 +128,23 @@ def test_detector_of_a_residual_network(samples, method):
         assert scores.dtype == torch.float32
         assert_close(scores, expected)
     assert outside(samples[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("method", OOD_METHODS)
+def test_detector_of_airbench94(samples, method):
+    """Its logits are a ninth of the head's product with the largest features. No rule depends on their scale."""
+    torch.manual_seed(0)
+    model = build_model("airbench94", 10).eval()
+    features = model.groups(model.whiten(samples / 255)).amax((2, 3)).detach()
+    head = SimpleNamespace(weight=model.head.weight.detach() / 9, bias=0.0)
+    expected = by_hand(method, features, head, float(np.percentile(features.numpy(), 90)))
+    detector = OODDetector(model, method=method).fit(samples)
+    assert detector.layer == "head"
+    assert features.min() < 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a GELU's few negative features are not warned of
+        assert_close(detector(samples), expected)
+    assert_close(model(samples / 255).detach(), features @ head.weight.T)
 
 
 def test_maps_are_averaged_before_a_convolution():
@@ -267,6 +285,7 @@ def test_features_behind_a_layer_norm_are_warned_of_once():
         warnings.simplefilter("error")
         detector(images())
         OODDetector(model, method="msp")(images())
+        OODDetector(model, method="scale").score(torch.zeros(1, 20))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""ImageNet-C's and CIFAR-10-C's 15 common corruptions of an image, at five severities."""
+"""The 15 common corruptions of CIFAR-10-C, Tiny ImageNet-C and ImageNet-C, at five severities."""
 
 from __future__ import annotations
 
@@ -35,14 +35,16 @@ def corrupt(
     """Corrupt images as the official scripts do (Hendrycks and Dietterich, arXiv 1903.12261).
 
     The formulas, their order, the constants and the truncation to uint8 are those of hendrycks/robustness,
-    ``ImageNet-C/create_c/make_cifar_c.py`` and ``make_imagenet_c.py``. The official scripts set no seed, so nobody can
-    draw the published images again. They call ImageMagick for motion blur; this function computes what its version 6.9
-    does. They also save ImageNet-C's images as JPEG of quality 85; ``Corrupted`` does so, this function does not.
+    ``ImageNet-C/create_c/make_cifar_c.py``, ``make_tinyimagenet_c.py`` and ``make_imagenet_c.py``. The official scripts
+    set no seed, so nobody can draw the published images again. They call ImageMagick for motion blur; this function
+    computes what its version 6.9 does. They also save the images of ImageNet-C and Tiny ImageNet-C as JPEG of quality
+    85; ``Corrupted`` does so, this function does not.
 
     The draws for image i depend only on ``seed`` and ``first`` + i. So a test set can be corrupted in batches of any
     size: pass the index of a batch's first image as ``first``.
 
-    The constants are made for images of 32 pixels (``cifar10-c``) and of 224 pixels (``imagenet-c``). Other sizes work.
+    The constants are made for images of 32 pixels (``cifar10-c``), 64 pixels (``tiny-imagenet-c``) and 224 pixels
+    (``imagenet-c``). Other sizes work.
     Lengths stay in pixels, with three exceptions: the lengths of ``elastic_transform`` grow with the shorter side, fog
     fills the next power of two, and pictures of frost are enlarged if they are too small.
 
@@ -50,7 +52,7 @@ def corrupt(
         image: uint8 tensor (..., 3, H, W), tv_tensors.Image or RGB PIL image. H and W are at least 16.
         corruption: one of ``CORRUPTIONS``.
         severity: 1...5.
-        corruption_set: the set whose constants are used, ``cifar10-c`` or ``imagenet-c``.
+        corruption_set: the set whose constants are used: ``cifar10-c``, ``tiny-imagenet-c`` or ``imagenet-c``.
         seed: an int of at least 0, or a generator that draws one. None uses torch's global generator.
         first: the index of the first image.
         dataset: old name of ``corruption_set``.

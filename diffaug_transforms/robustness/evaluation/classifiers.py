@@ -141,9 +141,18 @@ def _open_folder(spec: str) -> OpenedClassifier:
     module = load_classifier(spec)
     config = json.loads((classifier_folder(spec) / "classifier.json").read_text())
     arguments = config.get("arguments") or {}
-    recipe = arguments.get("recipe", "baseline") + ("+synth" if arguments.get("extra_data") else "")
-    fields = {"model": config["name"], "recipe": recipe, "seed": arguments.get("seed", 0)}
+    fields = {"model": config["name"], "recipe": _recipe_of(arguments), "seed": arguments.get("seed", 0)}
     return OpenedClassifier(module, fields, module.classes, module.size)
+
+
+def _recipe_of(arguments: dict[str, Any]) -> str:
+    """The recipe's name with all that makes it another one: synthetic images, another network, given timesteps."""
+    recipe, network = arguments.get("recipe", "baseline"), Path(arguments.get("network") or "cifar10").name
+    name = recipe + ("+synth" if arguments.get("extra_data") else "")
+    if "diffaug" in recipe:
+        name += f"@{network}" if network != "cifar10" else ""
+        name += "".join(f", t={t}" for t in arguments.get("timesteps") or ())
+    return name
 
 
 def _open_repository(name: str, num_classes: int | None) -> OpenedClassifier:

@@ -26,8 +26,8 @@ from ..datasets import (
 from .classifiers import OpenedClassifier
 from .sets import CROP, TEST_SPLITS, HubImages, Images, OneSize, Prepared, center_crop, holds_corruptions
 
-#: Images up to this side are corrupted with CIFAR-10-C's constants.
-SMALL = 48
+#: The set whose constants corrupt images up to this side. Larger images get ImageNet-C's.
+CONSTANTS_UP_TO = {48: "cifar10-c", 112: "tiny-imagenet-c"}
 DATASETS = ("cifar10-c", *IMAGENET_SETS)
 KINDS = (
     "a folder with a folder of images for each class, a Parquet file, a folder in the Hub's layout, a Hub data set "
@@ -65,8 +65,9 @@ class TestSet:
         clean: Any = self.clean
         if corruption == "clean":
             return clean
-        constants = "cifar10-c" if min(clean[0][0].shape[-2:]) <= SMALL else "imagenet-c"
-        return Corrupted(clean, corruption, severity, corruption_set=constants)
+        side = min(clean[0][0].shape[-2:])
+        fitting = [constants for largest, constants in CONSTANTS_UP_TO.items() if side <= largest]
+        return Corrupted(clean, corruption, severity, corruption_set=fitting[0] if fitting else "imagenet-c")
 
 
 def open_data(
