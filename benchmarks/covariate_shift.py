@@ -207,7 +207,7 @@ def plot_over_time(records: Sequence[Record], path: Path) -> None:
             for clean, style in ((False, "-"), (True, "--")):
                 own = views[(views.model == model) & (views.recipe == recipe) & (views.metric == metric)]
                 curve = own[(own.corruption == "clean") == clean].groupby("timestep").value.mean()
-                label = None if clean else (model if recipe == "baseline" and len(names) == 1 else recipe)
+                label = None if clean else (model if views.recipe.nunique() == 1 else recipe)
                 panel.plot(curve.index, curve, style, color=f"C{i}", marker=".", label=label)
         panel.set(xlabel="t of the view", ylabel=title)
     panels[0, 0].legend(title="corrupted (full), clean (dashed)", fontsize=8, title_fontsize=8)
