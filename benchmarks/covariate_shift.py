@@ -208,7 +208,8 @@ def plot_over_time(records: Sequence[Record], path: Path) -> None:
             for clean, style in ((False, "-"), (True, "--")):
                 own = views[(views.model == model) & (views.recipe == recipe) & (views.metric == metric)]
                 curve = own[(own.corruption == "clean") == clean].groupby("timestep").value.mean()
-                label = None if clean else model if len(names) == 1 else f"{model}, {recipe}" if several else recipe
+                name = model if views.recipe.nunique() == 1 else f"{model}, {recipe}" if several else recipe
+                label = None if clean else name
                 panel.plot(curve.index, curve, style, color=f"C{i}", marker=".", label=label)
         panel.set(xlabel="t of the view", ylabel=title)
     panels[0, 0].legend(loc="upper right", title="corrupted (full), clean (dashed)", fontsize=8, title_fontsize=8)
