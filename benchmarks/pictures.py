@@ -1,10 +1,9 @@
 """Pictures of the documentation.
 
-    python -m benchmarks.pictures flow       # docs/data_flow.png: what happens to an image, and in which folder
-    python -m benchmarks.pictures views      # docs/views.png: the views of the recipe deepaugment+augmix+diffaug
-    python -m benchmarks.pictures journey --classifier runs/cifar10_recipes/diffaug-0 --index 37
-
-journey: docs/journey.png, one test image under Default, DE and DDA, with the classifier's probabilities for each view.
+python -m benchmarks.pictures steps      # docs/steps.png: a photo and a small image, diffused, then denoised
+python -m benchmarks.pictures flow       # docs/data_flow.png: what happens to an image, and in which folder
+python -m benchmarks.pictures views      # docs/views.png: the views of the recipe deepaugment+augmix+diffaug
+python -m benchmarks.pictures journey    # docs/journey.png: one test image under Default, DE and DDA, with answers
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ from torchvision.transforms.v2 import functional as F
 
 from diffaug_transforms import AugMix, DeepAugment, DiffAug, DiffAugEnsemble, compose_with
 from diffaug_transforms.classifiers import load_classifier
-from diffaug_transforms.images import sample_images
+from diffaug_transforms.figures import draw_grid, stack_pictures
+from diffaug_transforms.images import sample_images, sample_photo
 from diffaug_transforms.robustness import CORRUPTIONS, DDA
 from diffaug_transforms.score import Denoiser, views_over_time
 
@@ -34,6 +34,8 @@ DOCS = Path(__file__).parent.parent / "docs"
 GREY, DARK = "#808080", "#1d2430"
 COLOURS = {"score": "#a9d3f0", "transforms": "#b9e3b0", "robustness": "#f6cfa0", "guidance": "#dcc3ef"}
 NAME, TIMESTEP, SIDE = "horse", 200, 1.5
+#: The views of an ensemble that the journey shows.
+SHOWN = (3, 6, 9)
 BOXES = (
     ("transforms", "training\ncompose_with, recipe,\nAugMix, DeepAugment,\nViewsLoss"),
     ("robustness", "test time\nDDA: guided steps back;\ntest sets, corruptions,\nmCE"),
@@ -44,22 +46,39 @@ BOXES = (
 
 def parse_arguments() -> argparse.Namespace:
     parser = script_parser(__doc__, data="uoft-cs/cifar10", seed=0)
-    parser.add_argument("what", choices=("flow", "views", "journey"))
+    parser.add_argument("what", choices=("steps", "flow", "views", "journey"))
     parser.add_argument("--classifier", default="cifar10-diffaug", help="of CIFAR-10's classes")
     parser.add_argument("--corruption", choices=CORRUPTIONS, default="gaussian_noise")
-    parser.add_argument("--index", type=int, default=37, help="of the test image")
-    parser.add_argument("--output", type=Path, help="default: data_flow.png, views.png or journey.png in docs/")
+    parser.add_argument("--index", type=int, default=41, help="of the test image")
+    parser.add_argument("--output", type=Path, help="default: docs/ and the name above")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_arguments()
     draw, name = {
+        "steps": (draw_steps, "steps.png"),
         "flow": (draw_flow, "data_flow.png"),
         "views": (draw_views, "views.png"),
         "journey": (draw_journey, "journey.png"),
     }[args.what]
     draw(args, args.output or DOCS / name)
+
+
+def draw_steps(args: argparse.Namespace, path: Path) -> None:
+    """The photo and a small image of the package, each with x_t and its augmentation at several t."""
+    pictures = []
+    for network, image, timesteps, label, cell in (
+        ("photos", sample_photo(), (150, 350), "photo", 122),
+        ("cifar10", sample_images()["dog"], (25, 75, 200), "32 pixels", 128),
+    ):
+        batch = F.pil_to_tensor(image)[None] / 255
+        diffused, denoised = views_over_time(Denoiser(network), batch, timesteps, args.seed)
+        pairs = torch.stack([diffused[:, 0], denoised[:, 0]], dim=1).flatten(0, 1)
+        columns = ["image", *(text for t in timesteps for text in (f"x_t, t = {t}", "augmentation"))]
+        pictures.append(draw_grid([torch.cat([batch, pairs])], columns, [label], cell=cell))
+    stack_pictures(pictures).save(path)
+    print(f"Wrote {path}")
 
 
 def draw_views(args: argparse.Namespace, path: Path) -> None:
@@ -79,31 +98,36 @@ def draw_views(args: argparse.Namespace, path: Path) -> None:
 
 @torch.inference_mode()
 def draw_journey(args: argparse.Namespace, path: Path) -> None:
-    """A column for each view of one corrupted image, for DDA's and for the two means; the label's bar is green."""
+    """Some views of one corrupted image, DDA's image and the two means, with the answers; the label's bar is green."""
     classifier, _ = open_classifier(args.classifier)
     image, label = open_set("cifar10-c", args.data, args.corruption, 5)[args.index]
     image = image[None] / 255
     ensemble = DiffAugEnsemble(classifier, "cifar10", generator=torch.Generator().manual_seed(args.seed))
-    views = ensemble.views(image)[:, 0]
+    views, steps = ensemble.views(image)[:, 0], ensemble.view_timesteps
     # The guide that benchmarks.adaptation finds for 32 pixels.
     adapted = DDA("cifar10", guidance_scale=2, downscale=2, generator=torch.Generator().manual_seed(args.seed))(image)
     p = classifier(torch.cat([views, adapted])).softmax(dim=1)
-    probabilities = [*p, p[:-1].mean(dim=0), (p[0] + p[-1]) / 2]
-    titles = ["corrupted", *(f"t = {t}" for t in ensemble.view_timesteps[1:]), "DDA", "mean: DE", "mean: DDA-SE"]
-    blank = torch.ones_like(views[0])
-    images = [*views, *adapted, blank, blank]
-    figure, panels = new_figure(2, len(images), (1.25 * len(images), 3.6), height_ratios=[1, 1.3])
-    for column, (shown, values, title) in enumerate(zip(images, probabilities, titles)):
+    columns: list[tuple[str, Tensor | str, Tensor]] = [("corrupted", views[0], p[0])]
+    columns += [(f"view, t = {steps[i]}", views[i], p[i]) for i in SHOWN]
+    columns.append(("DDA", adapted[0], p[-1]))
+    columns.append(("DE", f"mean over\nthe image\nand its\n{len(steps) - 1} views", p[:-1].mean(dim=0)))
+    columns.append(("DDA-SE", "mean over\nthe image\nand DDA's", (p[0] + p[-1]) / 2))
+    figure, panels = new_figure(2, len(columns), (1.3 * len(columns), 3.9), height_ratios=[1, 1.6])
+    for column, (title, shown, values) in enumerate(columns):
         picture, bars = panels[:, column]
-        picture.imshow(F.to_pil_image(shown), interpolation="nearest")
-        picture.set_title(title, fontsize=9)
+        if isinstance(shown, str):
+            picture.set_box_aspect(1)
+            picture.text(0.5, 0.5, shown, fontsize=11, ha="center", va="center")
+        else:
+            picture.imshow(F.to_pil_image(shown), interpolation="nearest")
+        picture.set_title(title, fontsize=12)
         picture.axis("off")
         bars.barh(CIFAR10_CLASSES, values, color=["tab:green" if k == int(label) else "tab:gray" for k in range(10)])
         bars.set(xlim=(0, 1), xticks=[0, 1])
-        bars.tick_params(labelsize=7, labelleft=column == 0, length=0)
+        bars.tick_params(labelsize=11, labelleft=column == 0, length=0)
         bars.invert_yaxis()
         bars.spines[["top", "right"]].set_visible(False)
-    save_figure(figure, path, dpi=100)
+    save_figure(figure, path, dpi=110)
 
 
 def draw_flow(args: argparse.Namespace, path: Path) -> None:

@@ -10,6 +10,8 @@ and `images` are pixels in [0, 1] or 0...255. `x_0` and `x_t` are on the scale o
 from __future__ import annotations
 
 import math
+from collections import OrderedDict, defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
@@ -211,6 +213,16 @@ def _may_be_image(node: Any) -> bool:
     return plain and node.ndim >= 3 and (node.dtype == torch.uint8 or node.is_floating_point())
 
 
+def flatten_sample(sample: Any) -> tuple[list[Any], TreeSpec]:
+    """The leaves of a sample, a list of images being one, and its structure.
+
+    A mapping that is no plain dict becomes one, such as the batch that ``map`` of Hugging Face datasets passes.
+    """
+    if isinstance(sample, Mapping) and type(sample) not in (dict, OrderedDict, defaultdict):
+        sample = dict(sample)
+    return tree_flatten(sample, is_leaf=is_image_list)
+
+
 def find_images(leaves: list[Any]) -> list[int]:
     """The places of the images among the leaves of a sample, by the rules of torchvision's v2 transforms.
 
@@ -255,7 +267,8 @@ def transform_sample(transform: Any, sample: Any, labels: Any = None) -> Any:
 
     Args:
         transform: draws with ``make_params`` and applies with ``transform``.
-        sample: an image, or any structure of tuples, lists and dicts with images in it.
+        sample: an image, or any structure of tuples, lists and dicts with images in it. A mapping of another type, such
+            as a lazy batch of Hugging Face datasets, comes back as a dict.
         labels: put into the params as "labels", one for each image.
 
     Raises:
@@ -263,7 +276,7 @@ def transform_sample(transform: Any, sample: Any, labels: Any = None) -> Any:
     """
     if type(sample) in (Tensor, tv_tensors.Image):
         return transform.transform(sample, draw(transform, sample, labels))
-    leaves, structure = tree_flatten(sample, is_leaf=is_image_list)
+    leaves, structure = flatten_sample(sample)
     draws: dict[Any, dict[str, Any]] = {}
     for i in find_images(leaves):
         if isinstance(leaves[i], list):

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import base64
+import io
+import json
 import os
 import shutil
 import sys
 from pathlib import Path
+
+import PIL.Image
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -53,21 +58,47 @@ GALLERY = """# Gallery
 
 Notebooks from `examples/`, along the package's data flow, with the outputs that they were saved with.
 
+| | |
+| --- | --- |
+"""
+TOCTREE = """
 ```{toctree}
-:maxdepth: 1
+:hidden:
 
 """
+#: The width of a notebook's picture on the gallery's page, in pixels.
+THUMBNAIL = 440
 
 
 def make_gallery() -> None:
-    """A page that lists the notebooks, and copies of them: Sphinx reads only what lies in its own folder."""
+    """A page with a picture, the title and the first words of each notebook, and copies of the notebooks.
+
+    Sphinx reads only what lies in its own folder.
+    """
     gallery = HERE / "gallery"
     shutil.rmtree(gallery, ignore_errors=True)
     gallery.mkdir()
     notebooks = sorted((ROOT / "examples").glob("*.ipynb"))
+    rows = []
     for notebook in notebooks:
         shutil.copy2(notebook, gallery)
-    (gallery / "index.md").write_text(f"{GALLERY}{chr(10).join(path.stem for path in notebooks)}\n```\n")
+        cells = json.loads(notebook.read_text())["cells"]
+        title, _, words = "".join(cells[0]["source"]).partition("\n\n")
+        words = " ".join(words.partition("\n\n")[0].split())
+        last_picture(cells).save(gallery / f"{notebook.stem}.png")
+        picture = f"[![{title[2:]}]({notebook.stem}.png)]({notebook.name})"
+        rows.append(f"| {picture} | **[{title[2:]}]({notebook.name})**<br>{words} |\n")
+    names = "\n".join(path.stem for path in notebooks)
+    (gallery / "index.md").write_text(f"{GALLERY}{''.join(rows)}{TOCTREE}{names}\n```\n")
+
+
+def last_picture(cells: list[dict]) -> PIL.Image.Image:
+    """The last picture in a notebook's outputs, at most ``THUMBNAIL`` pixels wide."""
+    outputs = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+    data = [output["image/png"] for output in outputs if "image/png" in output][-1]
+    picture = PIL.Image.open(io.BytesIO(base64.b64decode("".join(data)))).convert("RGB")
+    picture.thumbnail((THUMBNAIL, THUMBNAIL), PIL.Image.Resampling.LANCZOS)
+    return picture
 
 
 def write_help() -> None:

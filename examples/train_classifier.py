@@ -68,6 +68,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from diffaug_transforms import DeepAugment, DiffAug
+from diffaug_transforms.arguments import counted
 from diffaug_transforms.classifiers import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -287,7 +288,7 @@ def main() -> None:
         save_classifier(classifier, args.output, args.model, **metadata, command=command, arguments=vars(args))
         print(f"Saved {args.output}: test accuracy {metadata.get('test_accuracy', float('nan')):.2f} %")
         if metadata.get("skipped"):
-            print(f"{metadata['skipped']} images could not be read and were skipped: {args.output / SKIPPED}")
+            print(f"Skipped {counted(metadata['skipped'], 'image')} that could not be read: {args.output / SKIPPED}")
     accelerator.end_training()
 
 

@@ -59,6 +59,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 
 from diffaug_transforms import ScoreNetwork, load_score_network
+from diffaug_transforms.arguments import counted
 from diffaug_transforms.guidance import (
     DenoiseAugmentedClassifier,
     GuidanceEncoder,
@@ -264,7 +265,7 @@ def main() -> None:
         save(classifier, args.output, **metadata, arguments=vars(args))
         print(f"Saved {args.output}: test accuracy {metadata.get('test_accuracy', float('nan')):.2f} %")
         if metadata.get("skipped"):
-            print(f"{metadata['skipped']} images could not be read and were skipped: {args.output / SKIPPED}")
+            print(f"Skipped {counted(metadata['skipped'], 'image')} that could not be read: {args.output / SKIPPED}")
     accelerator.end_training()
 
 

@@ -50,6 +50,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchvision.transforms import v2
 
 from diffaug_transforms import ScoreNetwork, load_score_network
+from diffaug_transforms.arguments import counted
 from diffaug_transforms.score import NoiseSchedule
 from diffaug_transforms.score.preparing import prepare
 from diffaug_transforms.score.unet import PackedUNet2DModel
@@ -248,7 +249,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> ScoreNetwork:
         ema.step(raw_unet.parameters())
         progress.report(float(rate.get_last_lr()[0]), loss)
     if skipped is not None:
-        accelerator.print(f"{len(read_skipped(skipped))} images could not be read and were skipped: {skipped}")
+        accelerator.print(f"Skipped {counted(len(read_skipped(skipped)), 'image')} that could not be read: {skipped}")
     ema.copy_to(raw_unet.parameters())
     return ScoreNetwork.from_diffusers(raw_unet, scheduler, null_class=num_classes or None)
 

@@ -102,7 +102,12 @@ def load_classifier(
     name = str(as_path("folder", folder))
     path = find_folder(name)
     if is_repository(name, path):
-        path = fetch_classifier(name, revision, token, local_files_only)
+        fetched = fetch_classifier(name, revision, token, local_files_only)
+        if fetched is None:
+            raise ValueError(
+                f"{name} must hold {CONFIG}, as push_classifier_to_hub writes it. Got a repository without"
+            )
+        path = fetched
     if missing := [file for file in (CONFIG, WEIGHTS) if not (path / file).is_file()]:
         known = "a folder written by examples/train_classifier.py, a Hub repository, " + " or ".join(EMBEDDED)
         raise OSError(f"{path} must be {known}. Missing: {missing}{hint_for_names(name)}")
@@ -128,15 +133,17 @@ def is_repository(name: str, path: Path) -> bool:
     return bool(REPOSITORY.fullmatch(name)) and not path.exists() and not name.startswith("timm/")
 
 
-def fetch_classifier(repo: str, revision: str | None, token: str | None, local_files_only: bool) -> Path:
-    """Download a repository's ``classifier.json``, check it, and only then download its weights."""
+def fetch_classifier(
+    repo: str, revision: str | None = None, token: str | None = None, local_files_only: bool = False
+) -> Path | None:
+    """Download a repository's ``classifier.json``, check it, and only then its weights. None: it has no such file."""
     hub = (repo, [CONFIG], revision, token, local_files_only)
     try:
         folder = download_folder(*hub, advice=CLASSIFIER_ADVICE)
     except OSError as error:
         raise OSError(f"there is no folder {repo}, and {error}") from error
     if not (folder / CONFIG).is_file():
-        raise ValueError(f"{repo} must hold {CONFIG}, as push_classifier_to_hub writes it. Got a repository without")
+        return None
     read_config(folder / CONFIG)
     return download_folder(repo, [CONFIG, WEIGHTS], *hub[2:], advice=CLASSIFIER_ADVICE)
 

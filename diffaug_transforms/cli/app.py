@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ..app.server import serve
-from .options import add_shared, find_device, new_command
+from .options import NETWORK_HELP, add_shared, find_device, new_command
 
 DEFAULT_CLASSIFIERS = ("cifar10-diffaug", "cifar10-baseline")
 
@@ -22,11 +22,18 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     text = "default: %(default)s, this machine only; on another host, visitors may choose only named networks"
     parser.add_argument("--host", default="127.0.0.1", help=text)
     parser.add_argument("--port", type=int, default=7860, help="0: any free one; default: %(default)s")
-    text = "folder of examples/train_classifier.py, Hub repository of push_classifier_to_hub, or an embedded name; may "
-    text += "be repeated, the first is shown first; "
-    text += f"default: {' and '.join(DEFAULT_CLASSIFIERS)}"
-    parser.add_argument("--classifier", action="append", metavar="FOLDER", help=text)
-    add_shared(parser, "device", "network")
+    text = (
+        "an embedded name, a folder of examples/train_classifier.py, a Hub repository of push_classifier_to_hub or of "
+    )
+    text += "timm (owner/name), timm:NAME or torchvision:NAME, either with @FILE; may be repeated, the first is shown "
+    text += f"first; default: {' and '.join(DEFAULT_CLASSIFIERS)}. If none is for photos, an ImageNet classifier comes "
+    text += "after them, if one is installed"
+    parser.add_argument("--classifier", action="append", metavar="CLASSIFIER", help=text)
+    text = (
+        f"{NETWORK_HELP}; default: %(default)s. Pictures of quite another size get the embedded network that fits them"
+    )
+    parser.add_argument("--network", default="cifar10", help=text)
+    add_shared(parser, "device")
     return parser
 
 

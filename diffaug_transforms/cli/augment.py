@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import warnings
+from contextlib import suppress
 from typing import Any
 
 from ..offline import ResizeAndCrop, augment_dataset, augment_folder, augment_shards, is_image_folder
+from ..offline.copies import Prepare
+from ..offline.first import first_size
+from ..score.hub import embedded_network
 from ..transforms import DeepAugment, DiffAug, Purify
 from ..transforms.deepaugment import REDRAW_PROBABILITY
-from .options import TIMESTEPS_HELP, add_shared, find_device, new_command, parse_timesteps
+from .options import (
+    BY_SIZE,
+    NETWORK_HELP,
+    TIMESTEPS_HELP,
+    add_shared,
+    find_device,
+    new_command,
+    parse_timesteps,
+    report_skipped,
+)
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -45,16 +58,18 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, help=text)
     text = "part of a GPU for each of Ray's workers, such as 0.5; default: 1"
     parser.add_argument("--gpus-per-worker", type=float, help=text)
-    add_shared(parser, "device", "network", "seed")
+    parser.add_argument("--network", help=f"{NETWORK_HELP}; {BY_SIZE}, by the first picture")
+    add_shared(parser, "device", "seed")
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    transform, redraw = make_transform(args)
+    check_method(args)
+    check_engine(args)
     options: Any = {name: getattr(args, name) for name in ("copies", "seed", "batch_size", "overwrite")}
     has_steps = args.resize is not None or args.crop is not None
     options["prepare"] = ResizeAndCrop(args.resize, args.crop) if has_steps else None
-    check_engine(args)
+    transform, redraw = make_transform(args, options["prepare"])
     if args.engine == "ray":
         options |= {"device": args.device, "workers": args.workers, "redraw": redraw, "member": args.member}
         options |= {} if args.gpus_per_worker is None else {"gpus_per_worker": args.gpus_per_worker}
@@ -66,10 +81,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             options |= {"member": args.member, "split": args.split}
             failures = augment_shards(args.src, args.dst, transform, **options)
-    if failures:
-        print("".join(f"{line}\n" for line in failures), end="", file=sys.stderr)
-        print(f"diffaug: {len(failures)} files could not be read and were skipped", file=sys.stderr)
-    return 1 if failures else 0
+    return report_skipped(failures)
 
 
 def check_engine(args: argparse.Namespace) -> None:
@@ -81,19 +93,40 @@ def check_engine(args: argparse.Namespace) -> None:
             raise ValueError(f"--{option} goes with --engine {'local' if ray else 'ray'}. Got {value}")
 
 
-def make_transform(args: argparse.Namespace) -> tuple[DiffAug | DeepAugment | Purify, float]:
-    """The transform of ``--with``, and the probability that a copy gets a newly corrupted network."""
-    method, _, kind = args.method.partition(":")
-    if method in ("diffaug", "purify"):
+def check_method(args: argparse.Namespace) -> None:
+    """ValueError for options that go with another ``--with``."""
+    if args.method in ("diffaug", "purify"):
         if args.weights is not None:
             raise ValueError(f"--weights goes with --with deepaugment:edsr and deepaugment:cae. Got {args.weights}")
-        steps = None if args.timesteps is None else parse_timesteps(args.timesteps)
-        if method == "diffaug":
-            return DiffAug(args.network, timesteps=steps).eval(), 1.0
-        if steps is not None:
+        if args.method == "purify" and args.timesteps is not None:
             raise ValueError(f"--timesteps goes with --with diffaug. Got {args.timesteps}")
-        return Purify(args.network).eval(), 1.0
-    if args.timesteps is not None or args.network != "cifar10":
+    elif args.timesteps is not None or args.network is not None:
         raise ValueError("--network goes with --with diffaug and purify, --timesteps with --with diffaug")
-    transform = DeepAugment(kind or "noise2net", weights=args.weights)
-    return transform.eval(), REDRAW_PROBABILITY if kind else 1.0
+
+
+def make_transform(args: argparse.Namespace, prepare: Prepare) -> tuple[DiffAug | DeepAugment | Purify, float]:
+    """The transform of ``--with``, and the probability that a copy gets a newly corrupted network."""
+    method, _, kind = args.method.partition(":")
+    if method == "deepaugment":
+        transform = DeepAugment(kind or "noise2net", weights=args.weights)
+        return transform.eval(), REDRAW_PROBABILITY if kind else 1.0
+    steps = None if args.timesteps is None else parse_timesteps(args.timesteps)
+    network = args.network or choose_network(args, prepare)
+    if method == "purify":
+        return Purify(network).eval(), 1.0
+    return DiffAug(network, timesteps=steps).eval(), 1.0
+
+
+def choose_network(args: argparse.Namespace, prepare: Prepare) -> str:
+    """The embedded network that fits the first picture, and a line that says so."""
+    size = None
+    with suppress(OSError, ValueError, ImportError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run itself says what is wrong with SRC
+        size = first_size(args.src, member=args.member, split=args.split, prepare=prepare)
+    if size is not None:
+        network = embedded_network(*size)
+        print(f"Network: {network}, because the first picture has {size[0]}x{size[1]} pixels")
+        return network
+    if "://" in args.src:
+        print("Network: cifar10, because pictures that far away are not looked at. --network chooses another")
+    return "cifar10"

@@ -10,6 +10,7 @@ from typing import Any
 import PIL.Image
 import torch
 
+from ..arguments import counted
 from ..figures import draw_grid, fit_to_network, stack_pictures
 from ..images import sample_images, sample_photo
 from ..score import Denoiser, views_over_time
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         pictures.append(picture)
         seconds = time.perf_counter() - loaded
         each = f"{seconds / calls * 1e3:.0f} ms an augmentation, loading {loaded - started:.1f} s"
-        print(f"{network}: {calls} augmentations in {seconds:.1f} s ({each})")
+        print(f"{network}: {counted(calls, 'augmentation')} in {seconds:.1f} s ({each})")
     args.output.parent.mkdir(parents=True, exist_ok=True)
     stack_pictures(pictures).save(args.output)
     print(f"Wrote {args.output}")

@@ -36,7 +36,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "diffaug evaluate mine.pt2 photos/ --normalize imagenet --size 224 --corruptions none",
     )
     text = "cifar10-baseline or cifar10-diffaug, timm:NAME, torchvision:NAME, either with @FILE, a folder of "
-    text += "examples/train_classifier.py, a Hub repository of timm (owner/name), or an exported .pt2"
+    text += "examples/train_classifier.py, a Hub repository of push_classifier_to_hub or of timm (owner/name), or an "
+    text += "exported .pt2"
     parser.add_argument("classifier", metavar="CLASSIFIER", help=text)
     text = "folder with a folder for each class, Parquet file, Hub data set, or a published shifted set (CIFAR-10-C, "
     text += "ImageNet-C, -R, -A, -S, -Sketch, -D)"

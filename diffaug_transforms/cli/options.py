@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..arguments import counted
+from ..score.hub import CIFAR10_SIDE
+
 TIMESTEPS_HELP = "500, 50,100,150 or start:stop:step"
+NETWORK_HELP = "score network: name (see diffaug networks), Hub repository, folder or .pt"
+BY_SIZE = f"default: photos, or cifar10 for pictures whose shorter side has at most {CIFAR10_SIDE} pixels"
 SHARED: dict[str, dict[str, Any]] = {
     "device": {"help": "where the network runs, such as cpu; default: cuda if there is one, else cpu"},
     "network": {
         "default": "cifar10",
-        "help": "score network: name, Hub repository, folder or .pt; default: %(default)s",
+        "help": f"{NETWORK_HELP}; default: %(default)s",
     },
     "seed": {"type": int, "default": 0, "help": "seed of all draws; default: %(default)s"},
 }
@@ -31,7 +38,7 @@ def add_figure_options(parser: argparse.ArgumentParser, name: str, network: str)
     steps, output = "25,50,100,150,200,300,400,500,600", Path(f"diffaug_{name}.png")
     parser.add_argument("--timesteps", default=steps, help=f"{TIMESTEPS_HELP}; default: %(default)s")
     parser.add_argument("--output", type=Path, default=output, help="the picture to write; default: %(default)s")
-    parser.add_argument("--network", help=f"score network: name, Hub repository, folder or .pt; {network}")
+    parser.add_argument("--network", help=f"{NETWORK_HELP}; {network}")
     add_shared(parser, "device", "seed")
 
 
@@ -39,6 +46,16 @@ def add_shared(parser: argparse.ArgumentParser, *names: str) -> None:
     """Options that several commands have, by name."""
     for name in names:
         parser.add_argument(f"--{name}", **SHARED[name])
+
+
+def report_skipped(lines: Sequence[str]) -> int:
+    """Print one line for each file that was skipped, and how many they are. Returns the exit code."""
+    if not lines:
+        return 0
+    print("".join(f"{line}\n" for line in lines), end="", file=sys.stderr)
+    were = "was" if len(lines) == 1 else "were"
+    print(f"diffaug: {counted(len(lines), 'file')} could not be read and {were} skipped", file=sys.stderr)
+    return 1
 
 
 def find_device(name: str | None) -> torch.device:

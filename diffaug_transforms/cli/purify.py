@@ -12,9 +12,9 @@ import torch
 from ..files import writing_file
 from ..offline.copies import encode_image, file_format, read_image
 from ..offline.folders import find_pictures
-from ..score.hub import CIFAR10_SIDE, embedded_network
+from ..score.hub import embedded_network
 from ..transforms import Purify
-from .options import add_shared, find_device, new_command
+from .options import BY_SIZE, NETWORK_HELP, add_shared, find_device, new_command, report_skipped
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -32,10 +32,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--sigma", type=float, help=text)
     text = "leave pictures with at most this sigma alone; default: the network's own, or 0 with --sigma"
     parser.add_argument("--gate", type=float, help=text)
-    text = (
-        f"score network: name, Hub repository, folder or .pt; default: photos, or cifar10 up to {CIFAR10_SIDE} pixels"
-    )
-    parser.add_argument("--network", help=text)
+    parser.add_argument("--network", help=f"{NETWORK_HELP}; {BY_SIZE}")
     parser.add_argument("--overwrite", action="store_true", help="replace pictures that are there")
     add_shared(parser, "device")
     return parser
@@ -61,12 +58,9 @@ def run(args: argparse.Namespace) -> int:
             skipped.append(image)
             continue
         name = args.network or embedded_network(*image.shape[-2:])
-        line = purify_picture(purifiers[name], image, source, target, device)
+        line = purify_picture(purifiers[name], name, image, source, target, device)
         tqdm.write(line, file=sys.stdout)
-    if skipped:
-        print("".join(f"{line}\n" for line in sorted(skipped)), end="", file=sys.stderr)
-        print(f"diffaug: {len(skipped)} files could not be read and were skipped", file=sys.stderr)
-    return 1 if skipped else 0
+    return report_skipped(sorted(skipped))
 
 
 def find_pairs(source: Path, target: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
@@ -89,8 +83,10 @@ def find_pairs(source: Path, target: Path) -> tuple[list[tuple[Path, Path]], lis
     return [(source, target)], []
 
 
-def purify_picture(purify: Purify, image: torch.Tensor, source: Path, target: Path, device: torch.device) -> str:
-    """Write the result for an image, uint8 (3, H, W). Returns a line about it.
+def purify_picture(
+    purify: Purify, name: str, image: torch.Tensor, source: Path, target: Path, device: torch.device
+) -> str:
+    """Write the result for an image, uint8 (3, H, W). Returns a line about it, with the network's name.
 
     A picture that is not changed is copied byte for byte if its format stays the same.
     """
@@ -105,4 +101,5 @@ def purify_picture(purify: Purify, image: torch.Tensor, source: Path, target: Pa
     target.parent.mkdir(parents=True, exist_ok=True)
     with writing_file(target) as part:
         part.write_bytes(data)
-    return f"{source}: sigma {params['sigmas'].item():.3f}, {'purified' if changed else 'left as it was'}"
+    done = f"purified by {name}" if changed else "left as it was"
+    return f"{source}: sigma {params['sigmas'].item():.3f}, {done}"

@@ -21,7 +21,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from ..arguments import as_optional_integer, listed
+from ..arguments import as_optional_integer, counted, listed
 from ..figures import save_grid
 from ..guidance import DenoiseAugmentedClassifier, NoisyClassifier, classifier_guide, load_guidance_classifier
 from ..score import Denoiser, ScoreNetwork, sampling, space_timesteps, to_unit
@@ -82,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
     labels = [names[number] for number in chosen] or ["no class"]
     save_grid(images, [f"seed {seed}" for seed in seeds], labels, args.output)
     seconds = time.perf_counter() - started
-    print(f"{len(labels) * len(seeds)} images in {args.steps} steps, {seconds:.1f} s. Wrote {args.output}")
+    made = f"{counted(len(labels) * len(seeds), 'image')} in {counted(args.steps, 'step')}"
+    print(f"{made}, {seconds:.1f} s. Wrote {args.output}")
     return 0
 
 

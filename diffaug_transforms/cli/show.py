@@ -15,8 +15,8 @@ from ..arguments import as_optional_integer
 from ..figures import fit_to_network, save_grid
 from ..images import load_image
 from ..score import Denoiser, views_over_time
-from ..score.hub import CIFAR10_SIDE, embedded_network
-from .options import add_figure_options, find_device, new_command, parse_timesteps
+from ..score.hub import embedded_network
+from .options import BY_SIZE, add_figure_options, find_device, new_command, parse_timesteps
 
 #: Larger photos are reduced to this shorter side by default: one call takes seconds for ten million pixels.
 LARGEST = 512
@@ -31,16 +31,15 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("image", type=Path, help="a picture")
     size_help = f"reduce the picture to this shorter side first; default: a network's own size, or at most {LARGEST}"
     parser.add_argument("--size", type=int, help=size_help)
-    add_figure_options(
-        parser, "show", network=f"default: photos, or cifar10 for pictures of at most {CIFAR10_SIDE} pixels"
-    )
+    add_figure_options(parser, "show", network=BY_SIZE)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     image = load_image(args.image)
     steps, device = parse_timesteps(args.timesteps), find_device(args.device)
-    denoiser = Denoiser(args.network or embedded_network(image.height, image.width))
+    network = args.network or embedded_network(image.height, image.width)
+    denoiser = Denoiser(network)
     batch = fit(image, as_optional_integer("size", args.size, 1), denoiser.network.image_size)[None].to(device) / 255
     height, width = batch.shape[-2:]
     if (width, height) != image.size:
@@ -49,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     rows = [torch.cat([batch, diffused[:, 0]]), torch.cat([batch, denoised[:, 0]])]
     cell = min(CELL, max(height, 96))
     save_grid(rows, ["image", *(f"t = {t}" for t in steps)], ["diffused", "denoised"], args.output, cell=cell)
-    print(f"Wrote {args.output}")
+    print(f"Wrote {args.output}, with the network {network}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
     copies.py    one copy of an image: its seeds, its size, its file        folders.py  the pictures under a folder
     batches.py   images of many sizes -> the network -> files in memory     overlap.py  reading and writing in threads
+    first.py     how large the first picture is, to choose a network
     record.py    the options that copies were made with                     shards.py   WebDataset samples
     local.py     folder tree -> the same tree of augmented copies, on this machine
     local_shards.py  Hub data set, Parquet files (tables.py) or WebDataset shards -> shards, on this machine

@@ -10,6 +10,7 @@ from pathlib import Path
 import PIL.Image
 import torch
 
+from ..arguments import counted
 from ..pictures import check_sides
 from ..transforms import DiffAug, Purify
 from .copies import Augment, Prepare
@@ -51,22 +52,28 @@ def describe_cost(
     small = copies * seconds_a_call(augment, size, device)
     return (
         f"the pictures have about {times:,.0f} times as many pixels as the network's {size} x {size}: "
-        f"{copies:,} network calls of that size take about {duration(times * small)}. "
+        f"{counted(copies, 'network call')} of that size would take about {duration(times * small)}. "
         f"--resize {size} --crop {size} would take about {duration(small)}"
     )
 
 
 def prepared_pixels(file: Path | bytes, prepare: Prepare) -> int:
     """How many pixels a picture has after ``prepare``, by what its file declares. 0 if that is not known."""
+    width, height = prepared_size(file, prepare) or (0, 0)
+    return width * height
+
+
+def prepared_size(file: Path | bytes, prepare: Prepare) -> tuple[int, int] | None:
+    """The two sides of a picture after ``prepare``, by what its file declares. None if they are not known."""
     try:
         with PIL.Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:  # reads the header only
             width, height = picture.size
             if prepare is not None:
                 check_sides(picture)
                 width, height = prepare(PIL.Image.new("RGB", picture.size)).size
-            return width * height
+            return width, height
     except Exception:  # the picture is skipped where it is read
-        return 0
+        return None
 
 
 def seconds_a_call(augment: DiffAug | Purify, size: int, device: torch.device) -> float:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..arguments import as_number, as_path, check_flags
+from ..arguments import as_number, as_path, check_flags, counted
 from ..files import writing_file
 from ..transforms import DeepAugment
 from .batches import augment_batch, image_bytes, in_batches
@@ -126,7 +126,8 @@ def augment_folder(
     if cost := describe_cost(augment, sources, len(missing), prepare, device):
         warnings.warn(cost, stacklevel=2)
     if orphans := [path for path in find_copies(target) if path not in states]:
-        text = f"{len(orphans)} pictures in {target} are no copies of pictures in {source}, such as {orphans[0]}"
+        what = "is no copy" if len(orphans) == 1 else "are no copies"
+        text = f"{counted(len(orphans), 'picture')} in {target} {what} of pictures in {source}, such as {orphans[0]}"
         warnings.warn(text, stacklevel=2)
     with tqdm(total=len(jobs), initial=done, unit="image", desc="diffaug augment") as bar:
         bar.set_postfix_str(f"{done} were there already" if done else "")

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_unflatten
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -18,8 +18,8 @@ from ..arguments import as_number, shown
 from ..images import (
     batch_shape,
     find_images,
+    flatten_sample,
     from_batch,
-    is_image_list,
     restore,
     to_batch,
     to_dtype,
@@ -122,7 +122,7 @@ class Purify(v2.Transform):
         sample = inputs if len(inputs) > 1 else inputs[0]
         if type(sample) in (Tensor, tv_tensors.Image):
             return self.transform(sample, self.make_params([sample]))
-        leaves, structure = tree_flatten(sample, is_leaf=is_image_list)
+        leaves, structure = flatten_sample(sample)
         for i in find_images(leaves):
             if isinstance(leaves[i], list):
                 leaves[i] = transform_list(self, leaves[i], None)

@@ -286,7 +286,7 @@ def test_jacobian(run, tmp_path, cifar10, network_folder):
     assert (tmp_path / "out.png").stat().st_size > 5000
 
 
-@pytest.mark.parametrize("what", ["flow", "views", "journey"])
+@pytest.mark.parametrize("what", ["steps", "flow", "views", "journey"])
 def test_pictures(what, tmp_path, monkeypatch, cifar10):
     options = [what, "--data", cifar10, "--index", 3, "--output", tmp_path / "a.png"]
     monkeypatch.setattr(sys, "argv", ["", *map(str, options)])

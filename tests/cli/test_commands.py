@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+import tarfile
 import warnings
 from pathlib import Path
 
@@ -26,7 +28,7 @@ def test_demo(tmp_path, capsys):
         assert picture.size == (84 + 2 * (across + 4), (28 + 8 * 100) + (28 + 2 * 154))
     samples, photo, _ = capsys.readouterr().out.splitlines()
     assert samples.startswith("cifar10: 16 augmentations in ")
-    assert photo.startswith("photos: 1 augmentations in ")
+    assert photo.startswith("photos: 1 augmentation in ")
     assert "ms an augmentation" in photo
 
 
@@ -56,7 +58,9 @@ def test_show_keeps_a_photos_shape_and_says_what_it_reduces(tmp_path, capsys):
     assert cli.main(arguments) == 0
     with PIL.Image.open(output) as picture:
         assert picture.size == (84 + 2 * (144 + 4), 28 + 2 * 100)
-    assert "The network sees" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "The network sees" not in said
+    assert said == f"Wrote {output}, with the network photos\n"
     assert cli.main([*arguments, "--size", "40"]) == 0
     assert "mine.png has 90x60 pixels. The network sees 60x40 of it." in capsys.readouterr().out
     assert cli.main([*arguments, "--network", "cifar10"]) == 0
@@ -238,6 +242,42 @@ def test_a_stopped_augment_says_that_it_resumes(monkeypatch, capsys):
     monkeypatch.setattr(cli.augment, "run", stop)
     assert cli.main(["augment", "a", "b"]) == 130
     assert capsys.readouterr().err == "diffaug: stopped; the same command resumes where it was\n"
+
+
+def test_augment_takes_the_network_that_fits_the_first_picture(tmp_path, monkeypatch, capsys):
+    """Pictures in a folder, in Parquet files and in tars, of 80 and of 32 pixels; --crop counts, --network wins."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    seen = []
+    note = lambda source, target, transform, **options: seen.append(transform.denoiser.source) or []  # noqa: E731
+    for name in ("augment_folder", "augment_shards"):
+        monkeypatch.setattr(cli.augment, name, note)
+    for side in (80, 32):
+        folder = tmp_path / f"photos{side}" / "a"
+        folder.mkdir(parents=True)
+        file = io.BytesIO()
+        F.to_pil_image(torch.rand(3, side, side + 10)).save(file, "PNG")
+        (folder / "b.png").write_bytes(file.getvalue())
+        (folder / "a.png").write_bytes(b"no picture")
+        cells = [None, {"bytes": file.getvalue(), "path": "b.png"}]
+        parquet.write_table(pyarrow.table({"image": cells}), tmp_path / f"{side}.parquet")
+        with tarfile.open(tmp_path / f"{side}.tar", "w") as tar:
+            tar.add(folder / "b.png", "1.png")
+    for source in ("photos{}", "{}.parquet", "{}.tar"):
+        for method in ("diffaug", "purify"):
+            for side, more, expected in (
+                (80, [], "photos"),
+                (32, [], "cifar10"),
+                (80, ["--crop", "40"], "cifar10"),
+                (32, ["--resize", "64"], "photos"),
+                (80, ["--network", "cifar10"], "cifar10"),
+            ):
+                path = str(tmp_path / source.format(side))
+                assert cli.main(["augment", path, str(tmp_path / "out"), "--with", method, *more]) == 0
+                assert seen.pop() == expected
+                said = capsys.readouterr().out
+                assert said.startswith(f"Network: {expected}, because the first picture has ") != ("--network" in more)
 
 
 @pytest.mark.parametrize(

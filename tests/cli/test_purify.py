@@ -40,7 +40,7 @@ def test_one_picture(folder, saved, tmp_path, capsys):
     assert cli.main(["purify", str(folder / "noisy.png"), str(output), "--network", saved]) == 0
     line = capsys.readouterr().out.strip()
     assert line.startswith((f"{folder / 'noisy.png'}: sigma 0.2", f"{folder / 'noisy.png'}: sigma 0.3"))
-    assert line.endswith(", purified")
+    assert line.endswith(f", purified by {saved}")
     assert load_image(output).tobytes() == Purify(saved)(load_image(folder / "noisy.png")).tobytes()
     assert cli.main(["purify", str(folder / "flat.jpg"), str(output.parent), "--network", saved]) == 0
     assert capsys.readouterr().out.strip() == f"{folder / 'flat.jpg'}: sigma 0.000, left as it was"
@@ -53,7 +53,7 @@ def test_one_picture(folder, saved, tmp_path, capsys):
 def test_a_given_level_and_gate(folder, saved, tmp_path, capsys):
     arguments = ["purify", str(folder / "flat.png"), str(tmp_path / "x.png"), "--network", saved, "--overwrite"]
     assert cli.main([*arguments, "--sigma", "0.1"]) == 0
-    assert capsys.readouterr().out.strip().endswith("sigma 0.100, purified")
+    assert capsys.readouterr().out.strip().endswith(f"sigma 0.100, purified by {saved}")
     assert cli.main([*arguments, "--sigma", "0.1", "--gate", "0.2"]) == 0
     assert capsys.readouterr().out.strip().endswith("sigma 0.100, left as it was")
 
@@ -125,3 +125,12 @@ def test_augment_with_purify(folder, saved, tmp_path, capsys):
         assert message in capsys.readouterr().err
     with pytest.raises(ValueError, match="sigma must be one number for all images, or None. Got a tensor"):
         augment_folder(folder, tmp_path / "other", Purify(saved, sigma=torch.tensor([0.1])))
+
+
+def test_each_picture_gets_the_network_that_fits_it(tmp_path, capsys):
+    for side in (32, 80):
+        F.to_pil_image(images(side)[0]).save(tmp_path / f"{side}.png")
+        assert cli.main(["purify", str(tmp_path / f"{side}.png"), str(tmp_path / "x.png"), "--overwrite"]) == 0
+    small, large = capsys.readouterr().out.splitlines()
+    assert small.endswith(", purified by cifar10")
+    assert large.endswith(", purified by photos")

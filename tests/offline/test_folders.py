@@ -162,8 +162,8 @@ def test_the_cost_of_large_pictures_is_said_before_it_begins(augment, tmp_path, 
     with pytest.warns(UserWarning, match="^the pictures have") as caught:
         augment_folder(tmp_path / "large", tmp_path / "out", augment, copies=10)
     assert str(next(one.message for one in caught if "pictures have" in str(one.message))) == (
-        "the pictures have about 16 times as many pixels as the network's 16 x 16: 30 network calls of that size take "
-        "about 8 hours. --resize 16 --crop 16 would take about 30 minutes"
+        "the pictures have about 16 times as many pixels as the network's 16 x 16: 30 network calls of that size "
+        "would take about 8 hours. --resize 16 --crop 16 would take about 30 minutes"
     )
     recwarn.clear()
     augment_folder(tmp_path / "large", tmp_path / "out", augment, copies=10)  # all is there

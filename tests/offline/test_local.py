@@ -68,7 +68,7 @@ def test_bad_files_are_reported_and_skipped(photos, saved, tmp_path, capsys):
     assert cli.main(["augment", str(photos), str(target), "--network", saved]) == 1
     errors = capsys.readouterr().err
     assert f"skipped: {broken} is no whole picture: UnidentifiedImageError" in errors
-    assert "diffaug: 1 files could not be read and were skipped" in errors
+    assert "diffaug: 1 file could not be read and was skipped" in errors
     assert len(files(target)) == 4
 
 

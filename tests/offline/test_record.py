@@ -98,12 +98,12 @@ def test_a_picture_that_changed_gets_a_new_copy(augment, photos, tmp_path):
 
 
 def test_copies_of_pictures_that_are_gone_are_named(augment, photos, tmp_path):
-    assert augment()[1].count("no copies of pictures") == 0
+    assert augment()[1].count("no copy of pictures") == 0
     (photos / "a" / "one.png").unlink()
     code, error = augment()
     assert code == 0
     gone = tmp_path / "out" / "a" / "one.png"
-    assert f"1 pictures in {tmp_path / 'out'} are no copies of pictures in {photos}, such as {gone}" in error
+    assert f"1 picture in {tmp_path / 'out'} is no copy of pictures in {photos}, such as {gone}" in error
 
 
 def test_overwrite_starts_anew(augment, tmp_path):

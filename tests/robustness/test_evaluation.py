@@ -120,6 +120,36 @@ except Exception as error:
     assert missing.startswith("OSError the weights of me/none cannot be loaded: ")
 
 
+def test_our_own_repository_of_the_hub(tmp_path):
+    """From the Hub, from its cache if the Hub is away, and through the command."""
+    own = NormalizedClassifier(build_model("cifar_resnet-8", 8), [0.5], [0.25]).eval()
+    arguments = {"recipe": "augmix+diffaug", "seed": 3, "size": 32}
+    save_classifier(own, tmp_path / "repo", "cifar_resnet-8", classes=list(sample_images()), arguments=arguments)
+    x = torch.linspace(0, 1, 3 * 32 * 32).reshape(1, 3, 32, 32)
+    code = f"""
+import torch
+from diffaug_transforms.robustness.evaluation import open_classifier
+opened = open_classifier("me/own")
+x = torch.linspace(0, 1, 3 * 32 * 32).reshape(1, 3, 32, 32)
+found = torch.load({str(tmp_path / "answer.pt")!r}, weights_only=True)
+print(opened.size, len(opened.classes), opened.fields, torch.allclose(opened.module(x), found, atol=1e-5))
+"""
+    torch.save(own(x), tmp_path / "answer.pt")
+    expected = "32 8 {'model': 'cifar_resnet-8', 'recipe': 'augmix+diffaug', 'seed': 3} True"
+    for name, image in sample_images().items():
+        (tmp_path / "images" / name).mkdir(parents=True)
+        image.save(tmp_path / "images" / name / "a.png")
+    words = ["evaluate", "me/own", str(tmp_path / "images"), "--modes", "default", "--corruptions", "none"]
+    command = f"from diffaug_transforms.cli import main\nmain({[*words, '--output', str(tmp_path / 'out')]!r})"
+    home = tmp_path / "home"
+    with serve_hub({"me/own": tmp_path / "repo"}) as hub:
+        assert run_python(code, hub.url, home) == expected
+        assert run_python(command, hub.url, home, CUDA_VISIBLE_DEVICES="").startswith("Wrote ")
+    assert run_python(code, hub.url, home, HF_HUB_OFFLINE="1") == expected
+    records = json.loads((tmp_path / "out" / "records.json").read_text())["records"]
+    assert {(record["model"], record["recipe"]) for record in records} == {("cifar_resnet-8", "augmix+diffaug")}
+
+
 def test_torchvision_models_have_their_weights_transforms(monkeypatch):
     torch.manual_seed(0)
     state = models.mobilenet_v3_small().state_dict()

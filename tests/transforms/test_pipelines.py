@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.transforms import v2
 
-from diffaug_transforms import DeepAugment, DiffAug, ScoreNetwork, load_score_network
+from diffaug_transforms import AugMix, DeepAugment, DiffAug, Purify, ScoreNetwork, load_score_network
 from tests import contracts
 
 
@@ -147,3 +147,27 @@ def test_in_ddp(network, tmp_path):
     contracts.seeded(DistributedDataParallel(model), contracts.images(16)).square().mean().backward()
     dist.destroy_process_group()
     torch.testing.assert_close(model[2].weight.grad, expected)
+
+
+def test_lazy_batches_of_hugging_face_are_dicts_to_every_transform(conditional):
+    """``map`` passes a mapping that is no dict, of rows or of one row; labels in it are found, the rest stays."""
+    datasets = pytest.importorskip("datasets")
+    pictures = [v2.functional.to_pil_image(image) for image in contracts.images(16)]
+    columns = {"image": pictures, "label": [0, 1, 2, 3], "name": ["a", "b", "c", "d"]}
+    data = datasets.Dataset.from_dict(columns)
+    augment = DiffAug(conditional, conditional=True, timesteps=300, dtype=torch.float32)
+    rows = contracts.seeded(augment, columns)["image"]
+    torch.manual_seed(0)
+    mapped = data.map(augment, batched=True)
+    assert [image.tobytes() for image in mapped["image"]] == [image.tobytes() for image in rows]
+    assert (mapped["label"][:], mapped["name"][:]) == (columns["label"], columns["name"])
+    one = data.map(DiffAug(conditional, conditional=True, timesteps=300))[2]
+    assert (one["label"], one["name"]) == (2, "c")
+    assert one["image"].tobytes() != pictures[2].tobytes()
+    for transform in (AugMix(), DeepAugment(), Purify("cifar10", sigma=0.1)):
+        image = data.map(transform, batched=True)[0]["image"]
+        assert image.size == (16, 16)
+        assert image.tobytes() != pictures[0].tobytes()
+    asked_for = data.with_transform(augment)[:2]
+    assert asked_for["label"] == [0, 1]
+    assert asked_for["image"][0].size == (16, 16)

@@ -27,6 +27,7 @@ from ...classifiers import (
     load_classifier,
     load_weights,
 )
+from ...classifiers.storage import fetch_classifier, is_repository
 from ...files import load_pickle, load_safetensors, reading
 from ...images import ASSETS
 from .digests import digest
@@ -35,7 +36,8 @@ from .digests import digest
 EFFICIENTNETS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 KINDS = (
     f"{' or '.join(EMBEDDED)}, timm:NAME, torchvision:NAME, either with @FILE, a folder of "
-    "examples/train_classifier.py, a Hub repository of timm (owner/name), or an exported program (.pt2)"
+    "examples/train_classifier.py, a Hub repository of push_classifier_to_hub or of timm (owner/name), or an exported "
+    "program (.pt2)"
 )
 #: mean and std on the [0, 1] scale, each one number or one for each channel.
 Normalization = tuple[Sequence[float] | float, Sequence[float] | float]
@@ -74,8 +76,9 @@ def open_classifier(
     Args:
         spec: the name of an embedded classifier; ``timm:NAME`` or ``torchvision:NAME`` with the library's weights (also
             ``timm/NAME`` and the bare NAME of a torchvision model); such a model with ``@FILE`` for weights from a
-            file; a folder of ``examples/train_classifier.py``; a Hub repository of timm, ``owner/name``; an exported
-            program, ``.pt2``, which runs as it is, so open only files that you trust; or one of ``EFFICIENTNETS``.
+            file; a folder of ``examples/train_classifier.py``; a Hub repository of ``push_classifier_to_hub`` or of
+            timm, ``owner/name``; an exported program, ``.pt2``, which runs as it is, so open only files that you trust;
+            or one of ``EFFICIENTNETS``.
         normalize: (mean, std). None: the folder's, timm's configuration, torchvision's transforms, and ImageNet's for
             weights from a file. An exported program says nothing about it and needs this.
         size: make timm's transformers for images of this side.
@@ -97,6 +100,8 @@ def open_classifier(
         opened = _open_exported(Path(spec), has_normalize=normalize is not None)
     elif spec.partition("@")[0] in EFFICIENTNETS:
         opened = _open_efficientnet(spec)
+    elif is_repository(spec, Path(spec)):
+        opened = _open_repository(spec, num_classes)
     else:
         opened = _open_library_model(spec, num_classes)
     model: Any = opened.module
@@ -148,6 +153,13 @@ def _recipe_of(arguments: dict[str, Any]) -> str:
         name += f"@{network}" if network != "cifar10" else ""
         name += "".join(f", t={t}" for t in arguments.get("timesteps") or ())
     return name
+
+
+def _open_repository(name: str, num_classes: int | None) -> OpenedClassifier:
+    """A Hub repository of ``push_classifier_to_hub``, or of timm if it has no ``classifier.json``."""
+    with _downloading(name):
+        folder = fetch_classifier(name)
+    return _open_library_model(name, num_classes) if folder is None else _open_folder(str(folder))
 
 
 def _open_library_model(spec: str, num_classes: int | None) -> OpenedClassifier:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...arguments import counted
 from ...score import Denoiser
 from .answers import log_probabilities
 from .judging import Part
@@ -37,9 +38,7 @@ def describe_plan(
     number = sum(map(len, missing))
     height, width = images.shape[-2:]
     kept = f", {parts - len(missing)} of {parts} parts are kept from an earlier run" if len(missing) < parts else ""
-    first = (
-        f"{number:,} images of {width}x{height} pixels in {len(missing)} part{'s' if len(missing) > 1 else ''}{kept}"
-    )
+    first = f"{counted(number, 'image')} of {width}x{height} pixels in {counted(len(missing), 'part')}{kept}"
     if not missing:
         return f"All {parts} parts are kept from an earlier run"
     own = seconds_of(lambda: log_probabilities(classifier, images), images.device) / len(images)
@@ -51,7 +50,7 @@ def describe_plan(
         for one in views:
             passes = f" and as many backward passes ({one.kind})" if one.backward else f" ({one.kind})"
             most = "at most " if one.calls_of is not None else ""
-            costs.append(f"{most}{number * one.calls:,} network calls{passes}")
+            costs.append(f"{most}{counted(number * one.calls, 'network call')}{passes}")
             seconds += number * one.calls * call * (WITH_BACKWARD if one.backward else 1)
     device = f"{processes} devices" if processes > 1 else str(images.device)
     costs.append(f"about {in_words(seconds / processes)} on {device}")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...arguments import counted
 from .modes import MODES
 from .records import Record, whole_file
 
@@ -82,9 +83,8 @@ def result_table(records: Sequence[Record]) -> str:
     first = records[0]
     n = max(record["n"] for record in records)
     trained = "" if first["recipe"] == "baseline" else f", {first['recipe']}"
-    text = (
-        f"{first['model']}{trained} on {first['dataset']}, {n:,} images in each part. Accuracy and gain in percent.\n\n"
-    )
+    text = f"{first['model']}{trained} on {first['dataset']}, {counted(n, 'image')} in each part. "
+    text += "Accuracy and gain in percent.\n\n"
     header = ["", "calls an image", *(f for part in summary for f in (title(part), "gain"))]
     body = [[mode, calls(records, mode), *cells(records, mode, summary)] for mode in modes]
     text += markdown(header, body)
