@@ -8,6 +8,7 @@ from diffaug_transforms.robustness.evaluation.report import ALL
 
 from ..harness.tables import frame, in_order, markdown, mean_and_error, rounded, table
 from .adaptation import MODES, cifar10
+from .training import FAMILIES
 
 METHODS = ("estimate_sigma", "Haar median", "scikit-image")
 
@@ -70,6 +71,16 @@ def purify_mean() -> str:
     return table(both, ["classifier"], "column", cell, across=across)
 
 
+def harm(records: pd.DataFrame) -> str:
+    """Gains of DE and Purify over the mode default on noise, and on the images that DE changes for the worse."""
+    parts = dict.fromkeys(FAMILIES["noise"], "noise") | {name: name for name in ("clean", "fog", "contrast")}
+    own = records[(records.metric == "gain") & records.timesteps.isin(["", "network"])]
+    own = in_order(own.assign(classifier=own.model + ", " + own.recipe), mode=["de", "purify"], corruption=list(parts))
+    own = in_order(own, classifier=(records.model + ", " + records.recipe).unique())
+    own = own.assign(gain=True, part=own.corruption.map(parts), mode=own["mode"].map(MODES))
+    return table(own, ["classifier", "mode"], "part")
+
+
 def accuracies_and_gains(records: pd.DataFrame) -> pd.DataFrame:
     """Without the single views of the ensemble."""
     return records[records.metric.isin(("accuracy", "gain")) & (records["mode"] != "view")]
@@ -96,4 +107,5 @@ TABLES = {
     "purify": lambda: purify(cifar10().query("model == 'airbench94' and recipe in ('baseline', 'diffaug')")),
     "purify_embedded": lambda: purify(cifar10().query("model != 'airbench94'")),
     "purify_mean": purify_mean,
+    "harm": lambda: harm(cifar10()),
 }
