@@ -200,17 +200,19 @@ def plot_over_time(records: Sequence[Record], path: Path) -> None:
     views = frame(records, mode="view")
     if not len(views):
         return
-    figure, panels = new_figure(1, 2, (10, 3.8))
+    figure, panels = new_figure(1, 2, (11, 4.4))
     names = list(dict.fromkeys(zip(views.model, views.recipe)))
+    several = views.model.nunique() > 1
     for panel, (metric, title) in zip(panels[0], {"accuracy": "accuracy (%)", "entropy": "entropy (nats)"}.items()):
         for i, (model, recipe) in enumerate(names):
             for clean, style in ((False, "-"), (True, "--")):
                 own = views[(views.model == model) & (views.recipe == recipe) & (views.metric == metric)]
                 curve = own[(own.corruption == "clean") == clean].groupby("timestep").value.mean()
-                label = None if clean else (model if recipe == "baseline" and len(names) == 1 else recipe)
+                name = model if views.recipe.nunique() == 1 else f"{model}, {recipe}" if several else recipe
+                label = None if clean else name
                 panel.plot(curve.index, curve, style, color=f"C{i}", marker=".", label=label)
         panel.set(xlabel="t of the view", ylabel=title)
-    panels[0, 0].legend(title="corrupted (full), clean (dashed)", fontsize=8, title_fontsize=8)
+    panels[0, 0].legend(loc="upper right", title="corrupted (full), clean (dashed)", fontsize=8, title_fontsize=8)
     save_figure(figure, path)
 
 

@@ -86,9 +86,9 @@ def over_seeds(records: pd.DataFrame, digits: int = 1) -> str:
     return mean_and_error(values, digits, sign(records))
 
 
-def with_error(digits: int) -> Cell:
+def with_error(digits: int, sign: str = "") -> Cell:
     """A cell of one record, with the standard error that it has."""
-    return lambda one: f"{one.value.item():.{digits}f} ± {one.standard_error.item():.{digits}f}"
+    return lambda one: f"{one.value.item():{sign}.{digits}f} ± {one.standard_error.item():.{digits}f}"
 
 
 def rounded(digits: int) -> Cell:

@@ -118,19 +118,6 @@ def detailed_table(records: pd.DataFrame, choices: dict[str, str]) -> str:
     return note + table(columns(parts), ["classifier", "mode", "timesteps"], "column", cell, across=parts)
 
 
-def photos() -> pd.DataFrame:
-    """Both runs on photos; Default is in both, and the raw image is a view of both."""
-    more = frame("covariate_shift_imagenet-sample-c_paper")
-    new = more[(more["mode"] == "de") | ((more["mode"] == "view") & (more.timestep != 0))]
-    return pd.concat([frame("covariate_shift_imagenet-sample-c"), new], ignore_index=True)
-
-
-def photo_views() -> str:
-    """Accuracy of single views by their timestep, clean and corrupted."""
-    views = photos().query("mode == 'view' and metric == 'accuracy'").astype({"timestep": int})
-    return table(_parted(views).sort_values("timestep"), ["part"], "timestep", rounded(1), header=["view at t ="])
-
-
 def _parted(records: pd.DataFrame) -> pd.DataFrame:
     return records.assign(part=records.corruption.where(records.corruption == "clean", "corrupted"))
 
@@ -179,21 +166,6 @@ def dda_guide() -> str:
     return table(records, ["downscale"], "guidance_scale", with_error(3), header=["downscale, scale"])
 
 
-def photos_over_t() -> str:
-    """Accuracy of single views of photos by their timestep and the kind of corruption, over all classifiers."""
-    views = frame("covariate_shift_photos-c").query("mode == 'view' and metric == 'accuracy'").astype({"timestep": int})
-    kinds = views.assign(kind=views.corruption.map(FAMILY).fillna("clean")).sort_values("timestep", kind="stable")
-    kinds = in_order(kinds, kind=["clean", *FAMILIES])
-    return table(kinds, ["kind"], "timestep", rounded(1), header=["view at t ="], across=sorted(set(kinds.timestep)))
-
-
-def photos_by_kind() -> str:
-    """Accuracy by kind of corruption over all classifiers, in every mode and for every choice of timesteps."""
-    records = labelled(frame("covariate_shift_photos-c"))
-    records = records.assign(kind=records.corruption.map(FAMILY).fillna("clean"))
-    return table(records, ["timesteps", "mode"], "kind", rounded(1), across=["clean", *FAMILIES])
-
-
 #: The paper's timesteps matched to 64 pixels, as they are, and matched to 128 pixels.
 TINY_IMAGENET_TIMESTEPS = {
     "network": "matched",
@@ -203,15 +175,10 @@ TINY_IMAGENET_TIMESTEPS = {
 
 TABLES = {
     "tiny_imagenet": lambda: detailed_table(frame("covariate_shift_tiny-imagenet-c"), TINY_IMAGENET_TIMESTEPS),
-    "photos_shift": lambda: shift_table(frame("covariate_shift_photos-c")),
-    "photos_by_kind": photos_by_kind,
-    "photos_over_t": photos_over_t,
     "covariate_shift": lambda: shift_table(cifar10()),
     # The reference's guide at 32 pixels, with the network's start and with its own.
     "reference_dda": lambda: shift_table(frame("covariate_shift_reference_dda", mode=["default", "dda", "dda-se"])),
     "shift_families": shift_families,
-    "imagenet_sample": lambda: shift_table(photos()),
-    "photo_views": photo_views,
     "anytime": anytime,
     "view_weights": view_weights,
     "adaptation_speed": adaptation_speed,
