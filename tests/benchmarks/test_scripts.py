@@ -29,7 +29,6 @@ from benchmarks import (
     jacobian,
     noise_level,
     pictures,
-    purify,
     throughput,
     train_cifar10,
 )
@@ -41,6 +40,7 @@ from diffaug_transforms.images import sample_images
 from diffaug_transforms.robustness import DDA, auroc
 from diffaug_transforms.robustness.evaluation.sets import HubImages
 from diffaug_transforms.score import Denoiser
+from diffaug_transforms.transforms import estimate_sigma
 
 from .conftest import CLASSES, write_classifier, write_dataset
 
@@ -458,7 +458,12 @@ def test_what_ood_refuses(tmp_path, cifar10):
 
 def test_noise_level(run, cifar10):
     pytest.importorskip("pywt")
-    records = run(noise_level, "--data", cifar10, "--images", 3)
+    records = run(noise_level, "--data", cifar10, "--images", 3, "--gate-images", 5)
+    found = values(records, "quantile", metric="estimated_sigma_quantile")
+    train = HubImages(str(cifar10), split="train")
+    sigmas = torch.cat([estimate_sigma(train[i][0]) for i in range(5)])
+    assert found == {q: pytest.approx(sigmas.quantile(q).item(), abs=1e-5) for q in noise_level.QUANTILES}
+    records = [record for record in records if "noise" in record]
     estimates = {r["method"]: r for r in records if (r["noise"], r["sigma"]) == ("Gaussian", 0.2)}
     assert set(estimates) == set(noise_level.METHODS)
     mine = values(records, "sigma", method="estimate_sigma", metric="estimated_sigma", noise="Gaussian")
@@ -466,15 +471,3 @@ def test_noise_level(run, cifar10):
     assert list(mine.values()) == sorted(mine.values())
     errors = values(records, "method", metric="root_mean_square_error", noise="5 % of values", sigma=0.2)
     assert errors["estimate_sigma"] < errors["scikit-image"]
-
-
-def test_purify(run, cifar10):
-    options: list[object] = ["--images", 4, "--gate-images", 8, "--corruptions", "clean", "gaussian_noise"]
-    records = run(purify, "--data", cifar10, *options)
-    gate = values(records, "quantile", split="train")
-    assert list(gate.values()) == sorted(gate.values())
-    assert values(records, "corruption", metric="network_calls")["gaussian_noise"] == 1
-    accuracy = [r for r in records if r["metric"] == "accuracy"]
-    assert len(accuracy) == 2 * 2 * 3
-    assert all(r["gain"] == 0 for r in accuracy if r["mode"] == "default")
-    assert {r["severity"] for r in accuracy} == {0, 5}

@@ -7,7 +7,7 @@ from itertools import product
 
 from benchmarks.harness.tables import frame, gains, in_order, over_seeds, table, with_gains
 from benchmarks.tables import __main__ as tables
-from benchmarks.tables import adaptation, ood, photos
+from benchmarks.tables import adaptation, noise, ood, photos, which
 from diffaug_transforms.robustness import CORRUPTIONS
 from diffaug_transforms.score import NoiseSchedule
 from diffaug_transforms.score.timesteps import match_timesteps
@@ -148,6 +148,87 @@ def test_photos_by_kind_and_over_t(monkeypatch):
         "| severity | t | clean | noise | blur | weather | digital |",
         f"|{' --- |' * 7}",
         f"| 5 | 50 | {cells} |",
+    ]
+
+
+def judged(model: str, seed: int, mode: str, gain: float, calls: float, timesteps: str = "") -> list[dict[str, object]]:
+    """Records of covariate_shift for clean images, noise, and the mean over the corruptions: 80, 20 and 40 alone."""
+    own = {"model": model, "recipe": "baseline", "seed": seed, "n": 100, "mode": mode, "timesteps": timesteps}
+    records: list[dict[str, object]] = []
+    for corruption, alone in {"clean": 80.0, "gaussian_noise": 20.0, "all": 40.0}.items():
+        here = {**own, "corruption": corruption, "severity": 5}
+        change = 0.0 if corruption == "clean" else gain
+        records.append({**here, "metric": "accuracy", "value": alone + change, "standard_error": 5.0})
+        if corruption != "all":
+            records.append({**here, "metric": "network_calls", "value": 0.0 if corruption == "clean" else calls})
+        if mode != "default":
+            records.append({**here, "metric": "gain", "value": change, "standard_error": 1.0 + seed})
+    return records
+
+
+def test_purifys_table_by_hand():
+    """Gains of 6 and 8 over two seeds: 7, with a standard deviation of sqrt(2). One seed has the error over images."""
+    parts = [("default", 0, 0, 0), ("purify", 0, 6, 1), ("purify", 1, 8, 0.5), ("default", 1, 0, 0)]
+    records = frame([record for mode, seed, gain, calls in parts for record in judged("m", seed, mode, gain, calls)])
+    records = records.iloc[::-1]
+    assert noise.purify(records).splitlines()[:1] == [
+        "| corruption | calls an image | baseline, default | baseline, purify |"
+    ]
+    lines = set(noise.purify(records).splitlines()[2:])
+    assert lines == {
+        "| clean | 0.00 | 80.0 | 80.0 (+0.0 ± 0.0) |",
+        "| gaussian_noise | 0.75 | 20.0 | 27.0 (+7.0 ± 1.0) |",
+    }
+    single = noise.purify(records[records.seed == 1]).splitlines()
+    assert "| gaussian_noise | 0.50 | 20.0 | 28.0 (+8.0 ± 2.0) |" in single
+
+
+def test_which_by_hand():
+    """Two models on the same images: the mean of their gains, 2 and 4, with the mean of their errors, 1 and 1."""
+    modes = [("default", 0, 0, ""), ("de", 0, 3, "0,25"), ("de", 2, 9, "network")]
+    models = [("a", 0), ("b", 2)]
+    records = [
+        record
+        for model, more in models
+        for mode, gain, calls, timesteps in modes
+        for record in judged(model, 0, mode, gain + more * bool(gain), calls, timesteps)
+    ]
+    found = which.methods(frame(records))
+    assert table(found, ["method", "calls"], "part", which.value_and_error, across=which.PARTS).splitlines()[2:] == [
+        "| alone | 0 | 80.0 ± 5.0 | 20.0 ± 5.0 |  |  |  | 40.0 ± 5.0 |",
+        "| DE at t = 0, 25 | 3 | +0.0 ± 1.0 | +0.0 ± 1.0 |  |  |  | +0.0 ± 1.0 |",
+        "| DE | 9 | +0.0 ± 1.0 | +3.0 ± 1.0 |  |  |  | +3.0 ± 1.0 |",
+    ]
+
+
+def test_the_gain_of_training_is_paired_by_seed():
+    """From 20 and 30 to 26 and 38: gains of 6 and 8 have a mean of 7 and a standard error of 1."""
+    without = frame([*judged("m", 0, "default", 0, 0), *judged("m", 1, "default", 10, 0)])
+    trained = frame([*judged("m", 1, "default", 18, 0), *judged("m", 0, "default", 6, 0)])
+    found = which.training_gain(without, trained)
+    assert set(found.method) == {"DiffAug in training"}
+    line = table(found, ["calls"], "part", which.value_and_error, across=["clean", "noise", "all 15"]).splitlines()[2]
+    assert line == "| 0 | +0.0 ± 0.0 | +7.0 ± 1.0 | +7.0 ± 1.0 |"
+
+
+def test_the_table_of_dda_has_the_recipes_order():
+    records = [
+        {**record, "recipe": recipe}
+        for recipe in ("diffaug", "baseline")
+        for mode, gain, calls in (("dda-se", 3, 50), ("default", 0, 0))
+        for record in judged("m", 0, mode, gain, calls, "network" if gain else "")
+    ]
+    assert which.cifar10_dda(frame(records)).splitlines()[2:] == [
+        "| classifier | mode | timesteps | clean | corrupted | gain | noise | blur | weather | digital | calls |",
+        f"|{' --- |' * 11}",
+        *(
+            f"| {recipe} | {line} |"
+            for recipe in ("baseline", "diffaug")
+            for line in (
+                "Default |  | 80.0 ± 5.0 | 40.0 ± 5.0 |  | 20.0 ± 5.0 |  |  |  | 0.0",
+                "DDA-SE | matched | 80.0 ± 5.0 | 43.0 ± 5.0 | 3.0 ± 1.0 | 23.0 ± 5.0 |  |  |  | 50.0",
+            )
+        ),
     ]
 
 

@@ -54,7 +54,9 @@ def environment() -> dict[str, str]:
 def test_records_a_table_and_a_picture(tmp_path, folders, capsys):
     assert cli.main(arguments(folders, tmp_path / "out", "--severities", "3,5")) == 0
     out = capsys.readouterr().out
-    assert out.startswith("40 images of 32x32 pixels in 5 parts\n80 network calls (ensemble), about ")
+    assert out.startswith(
+        "40 images of 32x32 pixels in 5 parts\n80 network calls (ensemble), at most 40 network calls (purify), about "
+    )
     assert "cifar_resnet-32 on images, 8 images in each part." in out
     assert "| default | 0 | " in out
     assert "| gaussian noise 3 | " in out
@@ -65,7 +67,7 @@ def test_records_a_table_and_a_picture(tmp_path, folders, capsys):
         *((name, severity) for name in ("contrast", "gaussian_noise") for severity in (3, 5)),
         ("all", 0),
     }
-    assert {r["mode"] for r in records} == {"default", "de", "anytime", "view"}
+    assert {r["mode"] for r in records} == {"default", "de", "anytime", "purify", "view"}
     assert all({"benchmark", "metric", "value", "n", "network"} <= set(r) for r in records)
     assert (tmp_path / "out" / "accuracy.png").stat().st_size > 10_000
 

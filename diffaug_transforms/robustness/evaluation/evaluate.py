@@ -32,7 +32,7 @@ from .plan import describe_plan
 from .records import Record, is_kept
 from .report import add_summaries
 
-DEFAULT_MODES = ("default", "de", "anytime")
+DEFAULT_MODES = ("default", "de", "anytime", "purify")
 
 
 def evaluate(
@@ -100,7 +100,7 @@ def evaluate(
         >>> data = torch.utils.data.TensorDataset(images, torch.tensor([3, 8, 8, 0]))
         >>> records = evaluate("cifar10-baseline", data, corruptions=(), timesteps=[0, 20])
         >>> sorted({record["mode"] for record in records})
-        ['anytime', 'de', 'default', 'view']
+        ['anytime', 'de', 'default', 'purify', 'view']
     """
     check_arguments(modes, corruptions, severities)
     check_flags(progress=progress)
