@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 from torchvision.transforms.v2 import functional as F
 
-from benchmarks.harness.classifiers import open_classifier
+from benchmarks.harness.classifiers import open_classifier, open_classifiers
 from benchmarks.harness.data import open_set
 from benchmarks.harness.options import script_parser
 from benchmarks.harness.pictures import draw_rows, stretch
@@ -41,6 +41,27 @@ def test_committed_results_are_tidy():
         noted = sum(line.startswith(' "note": ') for line in lines)  # what was done to the records afterwards
         assert len(lines) == len(records) + 8 + noted
         assert all({"benchmark", "metric", "value"} <= set(r) for r in records)
+
+
+def test_classifiers_are_named_by_all_that_makes_their_recipe(tmp_path):
+    made = {
+        "plain": {},
+        "small": {"network": "hub/small"},
+        "matched": {"timesteps": [145, 259]},
+        "synth": {"extra_data": "synthetic", "network": "cifar10"},
+        "again": {},
+    }
+    for name, arguments in made.items():
+        config = write_classifier(tmp_path / name, "diffaug") / "classifier.json"
+        metadata = json.loads(config.read_text())
+        metadata["arguments"] |= arguments
+        config.write_text(json.dumps(metadata))
+    *different, again = (str(tmp_path / name) for name in made)
+    _, fields = open_classifiers(different, CPU)
+    recipes = [field["recipe"] for field in fields.values()]
+    assert recipes == ["diffaug", "diffaug@small", "diffaug, t=145, t=259", "diffaug+synth"]
+    with pytest.raises(ValueError, match=r"must differ in model, recipe or seed. .*plain and .*again are both"):
+        open_classifiers([*different, again], CPU)
 
 
 def test_results_are_kept_by_their_settings(tmp_path):
