@@ -207,6 +207,14 @@ def test_bad_noise(network, noise, error, message):
             call(GOOD, noise)
 
 
+def test_noise_of_integers(network):
+    noise = torch.zeros(GOOD.shape, dtype=torch.uint8)
+    smoothed = DenoisedSmoothing(nn.Flatten(), network)
+    for call in (lambda: Denoiser(network)(GOOD, torch.tensor([0, 9]), noise), lambda: smoothed.denoise(GOOD, noise)):
+        with pytest.raises(TypeError, match="noise must be a floating point tensor. Got torch.uint8"):
+            call()
+
+
 @pytest.mark.parametrize("user", ["DiffAugEnsemble", "SelfEnsemble", "AnytimeEnsemble"])
 def test_ensembles_take_images_of_any_leading_dimensions(network, user):
     ensemble = USERS[user](nn.Flatten(), network, timesteps=10, dtype=torch.float32)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import (
+    FLOATS,
     Normalize,
     as_integer,
     as_normalize,
@@ -27,6 +28,7 @@ from ..arguments import (
     check_flags,
     check_generator,
     check_instance,
+    check_tensor,
 )
 from ..classify import logits_of
 from ..deprecated import renamed_attribute
@@ -144,6 +146,7 @@ class DenoisedSmoothing(nn.Module):
 
     def denoise(self, images: Tensor, noise: Tensor) -> Tensor:
         """Denoised images in [0, 1] of ``images + sigma * noise``; the arguments are those of ``classify``."""
+        check_tensor("noise", noise, FLOATS, "a floating point tensor")
         t, sigma_of_t = self._noise_level(self.sigma)
         timesteps = torch.full((len(images),), t, device=images.device)
         # Diffusing adds noise of sigmas[t] to an image in [-1, 1]; this makes it 2 sigma.

@@ -338,6 +338,8 @@ class Denoiser(nn.Module):
         if noise.shape != images.shape:
             shapes = f"{tuple(noise.shape)}. Got {tuple(images.shape)}"
             raise ValueError(f"images must have the shape of the noise, {shapes}")
+        if not noise.is_floating_point():
+            raise TypeError(f"noise must be a floating point tensor. Got {noise.dtype}")
         if timesteps.shape != images.shape[:1] or timesteps.dtype not in INTEGERS:
             got = f"{timesteps.dtype} of shape {tuple(timesteps.shape)}"
             raise ValueError(f"timesteps must be int64, one for each of the {images.shape[0]} images. Got {got}")
