@@ -21,9 +21,13 @@ def psnr() -> str:
     return table(records, ["mode"], "timestep", rounded(1), header=["PSNR (dB) at t ="])
 
 
-def small_networks() -> str:
+#: The networks of a short training, in denoising_teacher.
+TRAINED = {"runs/pair/alone/network": "without a teacher", "runs/pair/teacher/network": "with the teacher cifar10"}
+
+
+def small_networks(name: str = "denoising_small") -> str:
     """eps-MSE without labels and PSNR over t of each network, on the same images and noise."""
-    records = frame("denoising_small")
+    records = frame(name).replace({"network": TRAINED})
     records = records[records["mode"] == "unconditional"]
     errors = records[records.metric == "eps_mse"].set_index("network")
     psnrs = records[records.metric == "psnr"]
@@ -155,6 +159,7 @@ TABLES = {
     "training_step": training_step,
     "training_step_small": lambda: training_step("training_step_small"),
     "small_networks": small_networks,
+    "teacher": lambda: small_networks("denoising_teacher"),
     "imagenet_hours": imagenet_hours,
     "imagenet_operations": lambda: _imagenet(
         "flop_per_image", "part", "GFLOP an image", lambda value: f"{value / 1e9:,.0f}"
