@@ -74,7 +74,7 @@ def throughput_photos() -> str:
         )
 
     body = []
-    for network in ("photos", "ffdnet"):
+    for network in ("photos", "ffdnet", "adm256"):
         records = frame(f"throughput_{network}")
         of_ratio = "{:.2f} ± {:.2f}"
         body.append(
