@@ -91,7 +91,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder for checkpoints, logs and the classifier")
     parser.add_argument("--recipe", choices=RECIPES, default="diffaug")
     parser.add_argument("--model", default="cifar_resnet-32", help="torchvision's name, timm/NAME or cifar_resnet-W")
-    parser.add_argument("--init", type=Path, help="start from a folder of this script, a .safetensors or a .pth file")
+    init = "start from a folder of this script, or from a .safetensors or .pth file, perhaps of other classes"
+    parser.add_argument("--init", type=Path, help=init)
     parser.add_argument("--pretrained", action="store_true", help="start from the library's default weights")
     parser.add_argument("--size", type=int, default=32, help="pixels that the classifier sees")
     parser.add_argument("--network", default="cifar10", help="DiffAug's score network")
@@ -167,7 +168,7 @@ def build_classifier(args: argparse.Namespace, classes: list[str]) -> Normalized
         model = build_model(args.model, len(classes), args.pretrained, new_head=True)
     if args.init:
         fit_input_size(model, check_start(args.init, classes) or args.size)
-        load_weights(model, args.init)
+        load_weights(model, args.init, new_head=True)
     fit_input_size(model, args.size)
     timm_config = getattr(model, "pretrained_cfg", {})
     mean, std = timm_config.get("mean", IMAGENET_MEAN), timm_config.get("std", IMAGENET_STD)
@@ -183,7 +184,10 @@ def check_start(init: Path, classes: list[str]) -> int | None:
     found: dict[str, Any] = json.loads(config.read_text()) if config.is_file() else {}
     known = found.get("classes", classes)
     if known != classes:
-        raise ValueError(f"init must have the data's classes, {listed(classes)}. Got {listed(known)}")
+        raise ValueError(
+            f"init must have the data's classes, {listed(classes)}. Got {listed(known)}. To start with a new last "
+            f"layer, pass {init / 'model.safetensors'}"
+        )
     return found.get("arguments", {}).get("size")
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_model
+from safetensors.torch import load_model, save_model
 from torch import nn
 from torchvision import models
 
@@ -20,6 +21,8 @@ from diffaug_transforms.classifiers import (
     load_weights,
     save_classifier,
 )
+from diffaug_transforms.classifiers.models import last_linear
+from diffaug_transforms.classifiers.storage import classes_in_file
 from diffaug_transforms.images import sample_images, to_batch
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
@@ -86,6 +89,29 @@ def test_weights_to_start_from(tmp_path, name):
     model = build_model("cifar_resnet-8", 3)
     load_weights(model, path)
     assert torch.equal(model.state_dict()["8.weight"], classifier.model.state_dict()["8.weight"])
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
+def test_weights_of_other_classes_leave_the_last_layer_as_it_is(tmp_path, name):
+    published, path = build_model("cifar_resnet-8", 1000), tmp_path / name
+    save_model(published, str(path)) if name.endswith(".safetensors") else torch.save(published.state_dict(), path)
+    model = build_model("cifar_resnet-8", 3)
+    head = model[8].weight.clone()
+    with pytest.raises(OSError, match="does not fit the model"):
+        load_weights(model, path)
+    load_weights(model, path, new_head=True)
+    assert torch.equal(model[8].weight, head)
+    assert torch.equal(model[0][0].weight, published[0][0].weight)
+    load_weights(build_model("cifar_resnet-8", 1000), path, new_head=True)  # of as many classes: all of it
+    with pytest.raises(OSError, match="does not fit the model"):
+        load_weights(wider := build_model("cifar_resnet-12", 3), path, new_head=True)
+    assert wider(torch.rand(1, 3, 32, 32)).shape == (1, 3)
+
+
+def test_a_model_without_a_linear_last_layer_says_so():
+    with pytest.raises(ValueError, match="SqueezeNet has no linear layer"):
+        last_linear(models.squeezenet1_0())
+    assert classes_in_file(models.squeezenet1_0(), Path("nowhere.pth")) is None
 
 
 def test_torchvisions_models_and_a_last_layer_for_other_classes(monkeypatch):

@@ -131,13 +131,26 @@ def build_model(name: str, num_classes: int, pretrained: bool = False, *, new_he
     if not pretrained:
         return models.get_model(name, num_classes=num_classes)
     model = models.get_model(name, weights="DEFAULT")
-    path, last = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+    path, head = last_linear(model)
     if not new_head:
-        check_head(name, last.out_features, num_classes)
-    if last.out_features != num_classes:
-        parent, _, attribute = path.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, nn.Linear(last.in_features, num_classes))
+        check_head(name, head.out_features, num_classes)
+    if head.out_features != num_classes:
+        replace_module(model, path, nn.Linear(head.in_features, num_classes))
     return model
+
+
+def last_linear(model: nn.Module) -> tuple[str, nn.Linear]:
+    """The last linear layer, which gives the logits, and its name. ValueError if there is none."""
+    found = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no linear layer at its end that could be replaced")
+    return found[-1]
+
+
+def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put ``module`` where the submodule with this name is."""
+    parent, _, attribute = path.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, module)
 
 
 def fit_input_size(model: nn.Module, size: int) -> None:

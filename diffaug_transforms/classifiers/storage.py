@@ -11,7 +11,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 from torchvision import models
 
-from ..arguments import as_path, check_instance
+from ..arguments import as_path, check_flags, check_instance
 from ..files import (
     Rule,
     add_checksum,
@@ -31,7 +31,7 @@ from ..files import (
 from ..hub import ADVICE, download_folder
 from ..images import ASSETS
 from ..versions import versions
-from .models import NormalizedClassifier, build_model, fit_input_size
+from .models import NormalizedClassifier, build_model, fit_input_size, last_linear, replace_module
 
 #: Classifiers inside the package: `cifar_resnet-32`, trained by benchmarks/train_cifar10.py (seed 0).
 EMBEDDED = ("cifar10-baseline", "cifar10-diffaug")
@@ -47,6 +47,8 @@ RULES: dict[str, Rule] = {
     "std": several(number(1e-6, 1e3), 64),
     "classes": several(text(), 1_000_000),
 }
+#: What is wrong with a file of weights that cannot be loaded.
+DAMAGED = "is damaged or does not fit the model"
 #: The widest ``cifar_resnet`` that a file may name.
 MAX_FILE_WIDTH = 512
 
@@ -187,14 +189,49 @@ def check_file_name(name: str, path: Path) -> None:
         )
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
+def load_weights(model: nn.Module, path: str | Path, *, new_head: bool = False) -> None:
     """Load weights into a model, from a training folder, a ``.safetensors`` file, or a ``.pt`` or ``.pth`` file.
 
-    OSError if the file is missing or damaged, does not fit the model, or holds NaN or infinite values.
+    Args:
+        new_head: allow weights for another number of classes, such as ImageNet's. The model then keeps its own last
+            layer, which must be trained before its answers mean anything.
+
+    Raises:
+        OSError: the file is missing or damaged, does not fit the model, or holds NaN or infinite values.
+        ValueError, TypeError: an argument is not as above.
     """
     path = as_path("path", path)
+    check_flags(new_head=new_head)
+    if new_head and (classes := classes_in_file(model, path)) is not None:
+        name, head = last_linear(model)
+        if classes != head.out_features:
+            replace_module(model, name, nn.Linear(head.in_features, classes))
+        try:
+            _load(model, path)
+        finally:
+            if classes != head.out_features:
+                replace_module(model, name, head)
+    else:
+        _load(model, path)
+
+
+def classes_in_file(model: nn.Module, path: Path) -> int | None:
+    """The number of classes in a file of weights for the model. None: nothing there has its last layer's name."""
     path = path / WEIGHTS if path.is_dir() else path
-    with reading(path, "is damaged or does not fit the model"):
+    try:
+        name, _ = last_linear(model)
+    except ValueError:
+        return None
+    with reading(path, DAMAGED):
+        state: Any = load_safetensors(path) if path.suffix == ".safetensors" else load_pickle(path)
+        state = state.get("state_dict", state)
+        found = [value for key, value in state.items() if key.removeprefix("module.") == f"{name}.weight"]
+        return len(found[0]) if found else None
+
+
+def _load(model: nn.Module, path: Path) -> None:
+    path = path / WEIGHTS if path.is_dir() else path
+    with reading(path, DAMAGED):
         if path.suffix == ".safetensors":
             load_safetensors(path)  # for its checksum: load_model knows tied weights, but no checksum
             load_model(model, str(path))

@@ -146,6 +146,7 @@ CALLS: dict[str, st.SearchStrategy[Call]] = {
             only("head"),
             pick(bad="Path('/no/such.pt') | Path('.') | Path('setup.cfg') | Path('/dev/null')", either="'x.pt' | None"),
         ],
+        {"new_head": a.flag},
     ),
     "build_model": calls(
         "classifiers.build_model",

@@ -27,8 +27,8 @@ from ...classifiers import (
     load_classifier,
     load_weights,
 )
-from ...classifiers.storage import fetch_classifier, is_repository
-from ...files import load_pickle, load_safetensors, reading
+from ...classifiers.storage import classes_in_file, fetch_classifier, is_repository
+from ...files import reading
 from ...images import ASSETS
 from .digests import digest
 
@@ -172,7 +172,7 @@ def _open_library_model(spec: str, num_classes: int | None) -> OpenedClassifier:
         if not Path(file).exists():
             raise OSError(f"there is no file {file}, which {spec} names")
         model = build_model(name, 1000)
-        if (number := _classes_in_file(model, Path(file))) != 1000:
+        if (number := classes_in_file(model, Path(file))) not in (None, 1000):
             model = build_model(name, number)
         load_weights(model, Path(file))
         module = NormalizedClassifier(model, IMAGENET_MEAN, IMAGENET_STD).eval()
@@ -240,19 +240,6 @@ def _pretrained_classes(library: str, name: str) -> int:
     if config is None or not config.has_weights:
         raise ValueError(f"{name} must have pretrained weights, or a file: timm:NAME@FILE. Got a model without")
     return config.num_classes
-
-
-def _classes_in_file(model: nn.Module, path: Path) -> int:
-    """The number of classes of the last layer in a file of weights; 1000 if it has none of the model's name for it."""
-    last = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1:]
-    path = path / "model.safetensors" if path.is_dir() else path
-    with reading(path, "is damaged or does not fit the model"):
-        state: Any = load_safetensors(path) if path.suffix == ".safetensors" else load_pickle(path)
-        state = state.get("state_dict", state)
-        found = [
-            value for key, value in state.items() if key.removeprefix("module.") in {f"{one}.weight" for one in last}
-        ]
-    return len(found[0]) if found else 1000
 
 
 def _input_of(library: str, name: str, model: nn.Module) -> dict[str, Any]:
