@@ -13,12 +13,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..harness.options import script_parser
-from . import adaptation, certificates, cost, gradients, guidance, noise, ood, photos, reliability, training, which
+from . import (
+    adaptation,
+    certificates,
+    cost,
+    evening,
+    gradients,
+    guidance,
+    noise,
+    ood,
+    photos,
+    reliability,
+    training,
+    which,
+)
 
 ROOT = Path(__file__).parent.parent.parent
 CARDS = ROOT / "diffaug_transforms" / "assets" / "networks"
 MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.S)
-PARTS = (training, cost, adaptation, photos, noise, certificates, ood, gradients, guidance, reliability, which)
+PARTS = (training, cost, adaptation, photos, noise, certificates, ood, gradients, guidance, reliability, which, evening)
 TABLES: dict[str, Callable[[], str]] = {name: make for part in PARTS for name, make in part.TABLES.items()}
 
 
