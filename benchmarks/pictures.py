@@ -93,7 +93,7 @@ def draw_views(args: argparse.Namespace, path: Path) -> None:
         columns = ["image", *batch]
         cells = [F.to_image(image), *(view[0] for view in batch.values())]
         rows[name] = [cell.as_subclass(Tensor).float() / 255 for cell in cells]
-    draw_rows(rows, columns, path)
+    draw_rows(rows, columns, path, cell=96)
 
 
 @torch.inference_mode()
