@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> list[Record]:
 
 
 def plot(records: Sequence[Record], path: Path) -> None:
-    """Mean over seeds with the seeds' range, recipes with DiffAug solid and without dashed; the uniform limit dotted."""
+    """Mean over seeds with the seeds' range. Recipes with DiffAug are solid, others dashed, the limit is dotted."""
     figure, panels = new_figure(1, 2, (9, 4))
     classes = records[0]["classes"]
     limits = {"entropy (nats)": math.log(classes), "accuracy (%)": 100 / classes}
