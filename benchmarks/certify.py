@@ -202,7 +202,7 @@ def plot_curves(records: Sequence[Record], path: Path) -> None:
     if every.network.nunique() > 1:
         every = every.assign(recipe=every.recipe + ", " + every.network)
     sigmas = sorted(every.sigma.unique())
-    figure, panels = new_figure(1, len(sigmas), (10, 3.4), sharey=True)
+    figure, panels = new_figure(1, len(sigmas), (9, 3.4), sharey=True)
     for panel, sigma in zip(panels[0], sigmas):
         here = every[every.sigma == sigma]
         radii = np.linspace(0, 1.02 * here.value.max(), 200)
@@ -211,7 +211,7 @@ def plot_curves(records: Sequence[Record], path: Path) -> None:
             panel.plot(radii, curve, "-" if "diffaug" in recipe else "--", color=f"C{i}", label=recipe)
         panel.set(xlabel="l2 radius (pixels in [0, 1])", title=f"sigma {sigma:g}", ylim=(0, None))
     panels[0, 0].set_ylabel("certified accuracy (%)")
-    panels[0, -1].legend(fontsize=8)
+    panels[0, -1].legend()
     save_figure(figure, path)
 
 

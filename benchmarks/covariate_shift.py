@@ -23,6 +23,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import nn
 
@@ -50,7 +51,10 @@ from .harness.pictures import new_figure, save_figure
 from .harness.records import RESULTS, Record, write_results
 from .harness.tables import frame
 from .tables.adaptation import shift_table
+from .tables.training import RECIPES, SMALL
 
+#: The lines of several models in a picture.
+LINES = ("-", ":", "--", "-.")
 #: Arguments that change no part's records.
 FREE = ("corruptions", "severities", "work", "output", "mce_baseline", "batch_size", "workers")
 
@@ -196,24 +200,39 @@ def make_views(args: argparse.Namespace, shape: tuple[int, ...]) -> list[Views]:
 
 
 def plot_over_time(records: Sequence[Record], path: Path) -> None:
-    """A panel for the accuracy and one for the entropy of DE's single views, shifted (full) and clean (dashed)."""
+    """Accuracy and entropy of DE's single views over t: a column for corrupted images, and one for clean images."""
     views = frame(records, mode="view")
     if not len(views):
         return
-    figure, panels = new_figure(1, 2, (11, 4.4))
-    names = list(dict.fromkeys(zip(views.model, views.recipe)))
-    several = views.model.nunique() > 1
-    for panel, (metric, title) in zip(panels[0], {"accuracy": "accuracy (%)", "entropy": "entropy (nats)"}.items()):
-        for i, (model, recipe) in enumerate(names):
-            for clean, style in ((False, "-"), (True, "--")):
-                own = views[(views.model == model) & (views.recipe == recipe) & (views.metric == metric)]
-                curve = own[(own.corruption == "clean") == clean].groupby("timestep").value.mean()
-                name = model if views.recipe.nunique() == 1 else f"{model}, {recipe}" if several else recipe
-                label = None if clean else name
-                panel.plot(curve.index, curve, style, color=f"C{i}", marker=".", label=label)
-        panel.set(xlabel="t of the view", ylabel=title)
-    panels[0, 0].legend(loc="upper right", title="corrupted (full), clean (dashed)", fontsize=8, title_fontsize=8)
+    images = views.corruption.where(views.corruption == "clean", "corrupted")
+    kinds = sorted(images.unique(), reverse=True)
+    figure, panels = new_figure(2, len(kinds), (4.6 * len(kinds), 6), sharex=True, sharey="row")
+    for line, (metric, title) in zip(panels, {"accuracy": "accuracy (%)", "entropy": "entropy (nats)"}.items()):
+        line[0].set_ylabel(title)
+        for panel, kind in zip(line, kinds):
+            plot_curves(panel, views[(views.metric == metric) & (images == kind)])
+    for panel, kind in zip(panels[0], kinds):
+        panel.set_title(f"{kind} images")
+    for panel in panels[-1]:
+        panel.set_xlabel("t of the view")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     save_figure(figure, path)
+
+
+def plot_curves(panel: Any, views: pd.DataFrame) -> None:
+    """A curve for each classifier: colours tell recipes apart, and lines tell models apart if there are several."""
+    models, recipes = list(views.model.unique()), sorted(views.recipe.unique(), key=place_of_recipe)
+    for i, recipe in enumerate(recipes):
+        for j, (model, own) in enumerate(views[views.recipe == recipe].groupby("model")):
+            name = model if len(recipes) == 1 else f"{model}, {recipe}" if len(models) > 1 else recipe
+            colour, line = (j, "-") if len(recipes) == 1 else (i, LINES[models.index(model) % len(LINES)])
+            curve = own.groupby("timestep").value.mean()
+            panel.plot(curve.index, curve, line, color=f"C{colour}", marker=".", label=name)
+
+
+def place_of_recipe(recipe: str) -> int:
+    """The recipes of train_cifar10 come first, so that each has its colour in all pictures."""
+    return (*RECIPES, SMALL, recipe).index(recipe)
 
 
 if __name__ == "__main__":

@@ -68,20 +68,21 @@ def run(args: argparse.Namespace) -> list[Record]:
 
 
 def plot(records: Sequence[Record], path: Path) -> None:
-    """Mean over seeds with the seeds' range, recipes with DiffAug full and without dashed; the uniform limit dotted."""
-    figure, panels = new_figure(1, 2, (10, 3.8))
+    """Mean over seeds with the seeds' range. Recipes with DiffAug are solid, others dashed, the limit is dotted."""
+    figure, panels = new_figure(1, 2, (9, 4))
     classes = records[0]["classes"]
-    limits = {"entropy": (math.log(classes), f"uniform, log {classes}"), "accuracy": (100 / classes, "chance")}
-    for panel, (metric, (limit, name)) in zip(panels[0], limits.items()):
+    limits = {"entropy (nats)": math.log(classes), "accuracy (%)": 100 / classes}
+    uniform = f"uniform answers: log {classes} nats, {100 / classes:g} %"
+    for panel, metric, (title, limit) in zip(panels[0], ("entropy", "accuracy"), limits.items()):
         every = frame(records, metric=metric)
         for i, recipe in enumerate(every.recipe.unique()):
             over = every[every.recipe == recipe].groupby("timestep").value
             style = "-" if "diffaug" in recipe else "--"
             panel.plot(over.mean().index, over.mean(), style, color=f"C{i}", label=recipe)
             panel.fill_between(over.mean().index, over.min(), over.max(), color=f"C{i}", alpha=0.15, linewidth=0)
-        panel.axhline(limit, color="k", linestyle=":", label=name)
-        panel.set(xlabel="t", ylabel="entropy (nats)" if metric == "entropy" else "accuracy (%)", ylim=(0, None))
-        panel.legend(fontsize=8)
+        panel.axhline(limit, color="k", linestyle=":", label=uniform)
+        panel.set(xlabel="t", ylabel=title, ylim=(0, None))
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     save_figure(figure, path)
 
 

@@ -69,8 +69,8 @@ def draw_steps(args: argparse.Namespace, path: Path) -> None:
     """The photo and a small image of the package, each with x_t and its augmentation at several t."""
     pictures = []
     for network, image, timesteps, label, cell in (
-        ("photos", sample_photo(), (150, 350), "photo", 122),
-        ("cifar10", sample_images()["dog"], (25, 75, 200), "32 pixels", 128),
+        ("photos", sample_photo(), (150, 350), "photo", 90),
+        ("cifar10", sample_images()["dog"], (25, 75, 200), "32 pixels", 96),
     ):
         batch = F.pil_to_tensor(image)[None] / 255
         diffused, denoised = views_over_time(Denoiser(network), batch, timesteps, args.seed)
@@ -93,7 +93,7 @@ def draw_views(args: argparse.Namespace, path: Path) -> None:
         columns = ["image", *batch]
         cells = [F.to_image(image), *(view[0] for view in batch.values())]
         rows[name] = [cell.as_subclass(Tensor).float() / 255 for cell in cells]
-    draw_rows(rows, columns, path)
+    draw_rows(rows, columns, path, cell=96)
 
 
 @torch.inference_mode()
@@ -127,6 +127,7 @@ def draw_journey(args: argparse.Namespace, path: Path) -> None:
         bars.tick_params(labelsize=11, labelleft=column == 0, length=0)
         bars.invert_yaxis()
         bars.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("probability of the class", fontsize=11)
     save_figure(figure, path, dpi=110)
 
 

@@ -158,7 +158,8 @@ def of_samples(configs: Sequence[SamplingConfig], network: ScoreNetwork, args: a
     for r in of_images(photos, labels, names, extractor, real, args.nearest_k):
         yield {**common, "recipe": "real images", **r}
     drawn = all_samples(configs, network, len(names), args)
-    draw_samples_grid(configs, {name: images for name, (images, _) in drawn.items()}, args.output.with_suffix(".png"))
+    samples = {name: images for name, (images, _) in drawn.items()}
+    draw_samples_grid(configs, samples, names, args.output.with_suffix(".png"))
     for config in configs:
         images, seconds = drawn[config.name]
         labels = torch.arange(len(images)) % len(names)
@@ -185,13 +186,16 @@ def of_images(
         yield {"metric": metric, "value": round(value, 5), **common, **extra}
 
 
-def draw_samples_grid(configs: Sequence[SamplingConfig], drawn: dict[str, Tensor], path: Path) -> None:
+def draw_samples_grid(
+    configs: Sequence[SamplingConfig], drawn: dict[str, Tensor], names: Sequence[str], path: Path
+) -> None:
     """The first samples of each kind of guidance and scale, one row each. A column has the same noise and class."""
     rows: dict[str, Sequence[Tensor]] = {}
     for config in configs:
         scale = f", scale {config.fields['scale']:g}" if config.fields["scale"] else ""
         rows.setdefault(title(config.fields) + scale, list(drawn[config.name][:COLUMNS] / 255))
-    draw_rows(rows, [""] * max(map(len, rows.values())), path)
+    width = max(map(len, rows.values()))
+    draw_rows(rows, [names[i % len(names)] for i in range(width)], path)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,17 @@ from torch import Tensor
 
 from diffaug_transforms.figures import save_grid
 
+#: The height of an image in a grid, in pixels. Grids here are wide, and a page makes a wide picture's letters small.
+CELL = 64
 
-def draw_rows(rows: Mapping[str, Sequence[Tensor | None]], columns: Sequence[str], path: Path) -> None:
+
+def draw_rows(
+    rows: Mapping[str, Sequence[Tensor | None]], columns: Sequence[str], path: Path, *, cell: int = CELL
+) -> None:
     """A named row of images, (C, H, W) in [0, 1] or None for no image, under the titles of the columns."""
     blank = torch.ones_like(next(image for images in rows.values() for image in images if image is not None))
     filled = [torch.stack([blank if x is None else x for x in images]).float().cpu() for images in rows.values()]
-    save_grid(filled, list(columns), list(rows), path)
+    save_grid(filled, list(columns), list(rows), path, cell=cell)
 
 
 def stretch(images: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from .sets import ImageSet
 
 #: By method: of images in distribution, and of those out of it.
 Scores = dict[str, tuple[Tensor, Tensor]]
-EXAMPLES = 8
+EXAMPLES = 5
 METHODS = {"msp": "MSP", "scale": "SCALE"}
 RECIPES = ("baseline", "diffaug")
 
@@ -34,13 +34,13 @@ class Judged(NamedTuple):
 
 
 def draw_sets(judged: Sequence[Judged], path: Path) -> None:
-    """A row for each set: eight images, then a panel for each of METHODS and RECIPES, of the first seed there is."""
+    """A row for each set: EXAMPLES images, then a panel for each of METHODS and RECIPES, of the first seed there is."""
     sets = {j.images.name: j.images for j in reversed(judged)}
     names = dict.fromkeys(j.images.name for j in judged)
     rows = [judged[0].known, *sorted((sets[name] for name in names), key=lambda images: images.distance == "far")]
     columns = list(product(METHODS, RECIPES))
     figure, panels = new_figure(
-        len(rows), 1 + len(columns), (15, 1.1 * len(rows)), width_ratios=(8, *[2] * len(columns))
+        len(rows), 1 + len(columns), (12.5, 1.1 * len(rows)), width_ratios=(EXAMPLES, *[2] * len(columns))
     )
     for images, (examples, *densities) in zip(rows, panels):
         draw_examples(examples, images)

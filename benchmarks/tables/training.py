@@ -6,6 +6,8 @@ from statistics import mean
 
 import pandas as pd
 
+from diffaug_transforms.robustness.evaluation.report import ALL
+
 from ..harness.tables import columns, frame, gains, in_order, table
 
 MODEL = "airbench94"
@@ -26,7 +28,7 @@ MODES = {"default": "Default", "de": "DE", "purify": "Purify"}
 def accuracies() -> pd.DataFrame:
     """Of the trained classifiers, with the network's own timesteps; ``column`` says which images and which mode."""
     records = frame("covariate_shift_cifar10-c", metric="accuracy", model=MODEL, mode=list(MODES))
-    records = records[(records.corruption != "all") & records.timesteps.isin(["", "network"])]
+    records = records[(records.corruption != ALL) & records.timesteps.isin(["", "network"])]
     records = in_order(records, recipe=(*RECIPES, SMALL))
     images = records.corruption.where(records.corruption == "clean", "corrupted")
     return records.assign(column=images + ", " + records["mode"].map(MODES))

@@ -18,8 +18,8 @@ from .options import add_figure_options, find_device, new_command, parse_timeste
 
 #: Networks for images above this size are shown the photo, the others the sample images.
 SMALL = 64
-#: The height of the photo in the picture, in pixels.
-PHOTO_CELL = 150
+#: The height of the photo in the picture, in pixels: its row is as wide as those of the sample images.
+PHOTO_CELL = 130
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:

@@ -23,9 +23,9 @@ from tests.openai_checkpoints import golden
 
 def test_demo(tmp_path, capsys):
     assert cli.main(["demo", "--output", str(tmp_path / "x" / "demo.png"), "--timesteps", "10,200"]) == 0
-    across = round(150 * 451 / 300)
+    across = round(130 * 451 / 300)
     with PIL.Image.open(tmp_path / "x" / "demo.png") as picture:  # the samples at two t, the photo at one
-        assert picture.size == (84 + 2 * (across + 4), (28 + 8 * 100) + (28 + 2 * 154))
+        assert picture.size == (84 + 2 * (across + 4), (28 + 8 * 100) + (28 + 2 * 134))
     samples, photo, _ = capsys.readouterr().out.splitlines()
     assert samples.startswith("cifar10: 16 augmentations in ")
     assert photo.startswith("photos: 1 augmentation in ")
