@@ -63,6 +63,13 @@ def resume(accelerator: Accelerator, folder: Path) -> dict[str, Any]:
     return progress
 
 
+def steps_done(folder: Path) -> int:
+    """The steps of the last whole checkpoint; 0 if there is none."""
+    whole = [folder / name for name in ("checkpoint.new", "checkpoint", "checkpoint.old")]
+    found = [json.loads((checkpoint / PROGRESS).read_text())["step"] for checkpoint in whole if is_whole(checkpoint)]
+    return max(found, default=0)
+
+
 def finish_swap(folder: Path) -> None:
     """Put a whole ``checkpoint.new`` in the place of ``checkpoint``. At any moment there is a whole one of a name."""
     fresh, checkpoint, old = (folder / f"checkpoint{end}" for end in (".new", "", ".old"))

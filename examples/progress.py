@@ -8,6 +8,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from checkpoints import claim, resume, save_checkpoint
+from checkpoints import claim, resume, save_checkpoint, steps_done
 from image_data import LabelledImages
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -38,6 +39,18 @@ def start_accelerator(mixed_precision: str, folder: Path) -> Accelerator:
     )
     accelerator.init_trackers("logs")
     return accelerator
+
+
+@contextmanager
+def stoppable(folder: Path) -> Iterator[None]:
+    """End the process with a line and exit code 130 if it is stopped from the keyboard."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        step = steps_done(folder)
+        goes_on = f"goes on after step {step}" if step else "starts anew, because there is no checkpoint yet"
+        print(f"\nStopped. The same command {goes_on}.", file=sys.stderr)
+        sys.exit(130)
 
 
 class Progress:

@@ -53,7 +53,7 @@ from deit import (
 )
 from image_data import LabelledImages, listed, load_test_images
 from optimization import add_optimizer_arguments, build_optimizer, set_optimizer_defaults, synchronise_batch_norm
-from progress import Progress, start_accelerator
+from progress import Progress, start_accelerator, stoppable
 from sample_views import (
     SKIPPED,
     EvaluationImages,
@@ -78,6 +78,7 @@ from diffaug_transforms.classifiers import (
     load_weights,
     save_classifier,
 )
+from diffaug_transforms.score.hub import CIFAR10_SIDE, embedded_network
 from diffaug_transforms.transforms import RECIPES, Views, ViewsLoss, recipe
 
 #: The networks of DeepAugment.
@@ -86,19 +87,23 @@ NETWORKS = ("noise2net", "edsr", "cae")
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="uoft-cs/cifar10", help="image folder, Hub id, folder of Parquet files")
+    data = "image folder, Hub id, folder of Parquet files; default: %(default)s"
+    parser.add_argument("--data", default="uoft-cs/cifar10", help=data)
     parser.add_argument("--extra-data", help="more training images of the same classes, such as synthetic ones")
     parser.add_argument("--output", type=Path, required=True, help="folder for checkpoints, logs and the classifier")
-    parser.add_argument("--recipe", choices=RECIPES, default="diffaug")
-    parser.add_argument("--model", default="cifar_resnet-32", help="torchvision's name, timm/NAME or cifar_resnet-W")
+    parser.add_argument("--recipe", choices=RECIPES, default="diffaug", help="default: %(default)s")
+    model = "torchvision's name, timm/NAME, airbench94 or cifar_resnet-W; default: %(default)s"
+    parser.add_argument("--model", default="cifar_resnet-32", help=model)
     init = "start from a folder of this script, or from a .safetensors or .pth file, perhaps of other classes"
     parser.add_argument("--init", type=Path, help=init)
     parser.add_argument("--pretrained", action="store_true", help="start from the library's default weights")
-    parser.add_argument("--size", type=int, default=32, help="pixels that the classifier sees")
-    parser.add_argument("--network", default="cifar10", help="DiffAug's score network")
+    parser.add_argument("--size", type=int, default=32, help="pixels that the classifier sees; default: %(default)s")
+    network = f"DiffAug's score network; default: cifar10 for a size of at most {CIFAR10_SIDE} pixels, else photos"
+    parser.add_argument("--network", help=network)
     timesteps = "DiffAug draws from these, such as the one that a smoothed classifier uses; default: the network's own"
     parser.add_argument("--timesteps", nargs="+", type=int, help=timesteps)
-    parser.add_argument("--p", type=float, default=1.0, help="probability of transforming a sample with DiffAug")
+    p = "probability of transforming a sample with DiffAug; default: %(default)s"
+    parser.add_argument("--p", type=float, default=1.0, help=p)
     parser.add_argument("--conditional", action="store_true", help="give the score network each image's label")
     parser.add_argument("--max-batch", type=int, help="largest batch the score network sees at once")
     parser.add_argument(
@@ -111,18 +116,22 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--deepaugment", nargs="+", default=["noise2net"], choices=NETWORKS, help=deepaugment)
     weights = "files of weights, such as cae=cae.pt; cae needs one, edsr has the Hub's without one"
     parser.add_argument("--deepaugment-weights", nargs="+", default=[], metavar="NETWORK=FILE", help=weights)
-    parser.add_argument("--steps", type=int, default=3900, help="optimiser steps; keep them when a run resumes")
-    parser.add_argument("--batch-size", type=int, default=128, help="images per step and process")
-    parser.add_argument("--mixed-precision", choices=["no", "bf16", "fp16"], default="bf16")
+    steps = "optimiser steps; keep them when a run resumes; default: %(default)s"
+    parser.add_argument("--steps", type=int, default=3900, help=steps)
+    parser.add_argument("--batch-size", type=int, default=128, help="images per step and process; default: %(default)s")
+    precision = ("no", "bf16", "fp16")
+    parser.add_argument("--mixed-precision", choices=precision, default="bf16", help="default: %(default)s")
     parser.add_argument("--compile", action="store_true", help="compile the classifier and the score network")
-    parser.add_argument("--workers", type=int, default=0, help="DataLoader workers per process")
-    parser.add_argument("--checkpoint-every", type=int, default=400, help="steps between checkpoints")
+    parser.add_argument("--workers", type=int, default=0, help="DataLoader workers per process; default: 0")
+    every = "steps between checkpoints; default: %(default)s"
+    parser.add_argument("--checkpoint-every", type=int, default=400, help=every)
     parser.add_argument("--limit", type=int, help="use only N images of each split, always the same, to try the script")
     parser.add_argument("--skip-unreadable", action="store_true", help="leave out and count images that are damaged")
     parser.add_argument("--seed", type=int, default=0)
     add_optimizer_arguments(parser)
     add_deit_arguments(parser)
     args = parser.parse_args()
+    args.network = args.network or embedded_network(args.size, args.size)
     try:
         check_airbench_arguments(args)
         set_optimizer_defaults(args)
@@ -285,8 +294,9 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> tuple[Normalize
 def main() -> None:
     args = parse_arguments()
     set_seed(args.seed)
-    accelerator = start_accelerator(args.mixed_precision, args.output)
-    classifier, metadata = train(args, accelerator)
+    with stoppable(args.output):
+        accelerator = start_accelerator(args.mixed_precision, args.output)
+        classifier, metadata = train(args, accelerator)
     if accelerator.is_main_process:
         command = shlex.join(["python", *sys.argv])
         save_classifier(classifier, args.output, args.model, **metadata, command=command, arguments=vars(args))

@@ -52,7 +52,7 @@ from noisy_images import (
     percent_right,
     training_layout,
 )
-from progress import Progress, start_accelerator
+from progress import Progress, start_accelerator, stoppable
 from sample_views import SKIPPED, Batches, ViewsDataset, load_batches, load_training_images, read_skipped
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -259,8 +259,9 @@ def main() -> None:
     args = parse_arguments()
     check_arguments(args)
     set_seed(args.seed)
-    accelerator = start_accelerator(args.mixed_precision, args.output)
-    classifier, metadata = train(args, accelerator)
+    with stoppable(args.output):
+        accelerator = start_accelerator(args.mixed_precision, args.output)
+        classifier, metadata = train(args, accelerator)
     if accelerator.is_main_process:
         save(classifier, args.output, **metadata, arguments=vars(args))
         print(f"Saved {args.output}: test accuracy {metadata.get('test_accuracy', float('nan')):.2f} %")

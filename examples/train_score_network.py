@@ -43,7 +43,7 @@ from photo_crops import (
     photo_loss_weights,
     repeat_by_shares,
 )
-from progress import Progress, start_accelerator
+from progress import Progress, start_accelerator, stoppable
 from sample_views import SKIPPED, ViewsDataset, load_batches, read_skipped
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -257,8 +257,9 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> ScoreNetwork:
 def main() -> None:
     args = parse_arguments()
     set_seed(args.seed)
-    accelerator = start_accelerator(args.mixed_precision, args.output)
-    network = train(args, accelerator)
+    with stoppable(args.output):
+        accelerator = start_accelerator(args.mixed_precision, args.output)
+        network = train(args, accelerator)
     if accelerator.is_main_process:
         network.to(torch.float16).save_pretrained(args.output / "network")
         print(f"Saved {args.output / 'network'}")

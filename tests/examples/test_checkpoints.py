@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from checkpoints import claim, finish_swap, resume, save_checkpoint
 from image_data import LabelledImages
-from progress import Progress
+from progress import Progress, stoppable
 from torch import nn
 
 STEPS = 4
@@ -183,3 +183,18 @@ def test_other_options_or_images_do_not_resume(tmp_path):
     assert Progress(Run().accelerator, longer, images, may_change=("steps",)).steps == 9
     options = json.loads((tmp_path / "checkpoint" / "progress.json").read_text())["options"]
     assert options == {"steps": 4, "seed": 0, "lr": 0.1, "init": "a", "number of images": 2, "classes": ["a", "b"]}
+
+
+@pytest.mark.parametrize("name", ["checkpoint.new", "checkpoint", "checkpoint.old"])
+def test_a_run_that_is_stopped_from_the_keyboard_says_where_it_goes_on(tmp_path, capsys, name):
+    def stop() -> None:
+        with pytest.raises(SystemExit) as ended, stoppable(tmp_path):
+            raise KeyboardInterrupt
+        assert ended.value.code == 130
+
+    stop()
+    assert "starts anew, because there is no checkpoint yet" in capsys.readouterr().err
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "progress.json").write_text('{"step": 7}')
+    stop()
+    assert "goes on after step 7" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from image_data import LabelledImages, load_images
 from safetensors.torch import load_file
 from sample_views import Batches, prepared_copies
-from train_classifier import check_start
+from train_classifier import check_start, parse_arguments
 
 from diffaug_transforms import DiffAugEnsemble
 from diffaug_transforms.classifiers import load_classifier
@@ -147,3 +148,11 @@ def test_every_pass_sees_every_image_once_whatever_the_processes():
     assert list(Batches(15, 5, steps, seed=0, start=7)) == alone[7:]
     halves = [list(Batches(15, 5, steps // 2, seed=0, rank=rank, world=2)) for rank in (0, 1)]
     assert [keys for pair in zip(*halves) for keys in pair] == alone
+
+
+@pytest.mark.parametrize(("options", "network"), [([], "cifar10"), (["--size", "224"], "photos")])
+def test_the_network_fits_the_size_unless_it_is_named(tmp_path, monkeypatch, options, network):
+    monkeypatch.setattr(sys, "argv", [SCRIPT, "--output", str(tmp_path), *options])
+    assert parse_arguments().network == network
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--network", "cifar10-small"])
+    assert parse_arguments().network == "cifar10-small"
