@@ -48,7 +48,7 @@ EVALUATE = "diffaug evaluate runs/{0} photos --modes default,purify --output eva
 #: What is done, and the command. {start} stands for where the ImageNet weights are from.
 STEPS = {
     "demo": "diffaug demo",
-    "look at a photo": "diffaug show photos/test/dog/151.jpg --output shown.png",
+    "look at a photo": "diffaug show photos/test/dog/155.jpg --output shown.png",
     "fine-tune": f"{TRAIN} --recipe baseline --steps 100 {{start}} --output runs/own",
     "how robust is it?": EVALUATE.format("own"),
     "train on with DiffAug": (

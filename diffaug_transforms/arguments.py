@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from .without_waiting import kept_on
 
+#: The largest noise level on pixels in [0, 1] that is taken. Noise of 1 hides all of an image.
+MAX_PIXEL_SIGMA = 2
 #: What wrappers of a classifier take as ``normalize``.
 Normalize = Callable[[Tensor], Tensor] | tuple[Sequence[float], Sequence[float]] | None
 #: The types that networks and classifiers compute in.
@@ -51,6 +53,17 @@ def as_number(
     if not (abs(number) <= sys.float_info.max and at_least <= number <= at_most and above < number < below):
         raise ValueError(f"{name} must be {_limits(at_least, at_most, above, below)}. Got {number!s:.80}")
     return number
+
+
+def as_pixel_sigma(name: str, value: Any, **limits: float) -> float:
+    """A noise level on pixels in [0, 1]. One that is larger than ``MAX_PIXEL_SIGMA`` is meant for pixels in 0...255."""
+    sigma = as_number(name, value, **limits)
+    if sigma > MAX_PIXEL_SIGMA:
+        raise ValueError(
+            f"{name} is on pixels in [0, 1] and must be at most {MAX_PIXEL_SIGMA}. Got {sigma!s:.80}: if it is for "
+            "0...255, divide it by 255"
+        )
+    return sigma
 
 
 def _limits(at_least: float, at_most: float, above: float, below: float) -> str:
@@ -197,6 +210,11 @@ def as_normalize(normalize: Any) -> Callable[[Tensor], Tensor]:
         raise ValueError(f"normalize must have as many means as stds. Got {len(mean)} and {len(std)}")
     for value in std:
         as_number("std", value, above=0)
+    if max(mean) > 1:
+        raise ValueError(
+            f"normalize is for images in [0, 1], so mean must be at most 1. Got {max(mean)!s:.80}: if mean and std are "
+            "for 0...255, divide both by 255"
+        )
     return ChannelNormalize(mean, std)
 
 

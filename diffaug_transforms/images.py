@@ -34,6 +34,8 @@ from .without_waiting import LateChecks
 ASSETS = Path(__file__).parent / "assets"
 #: A chain of float transforms may leave [0, 1] by a rounding error.
 TOLERANCE = 5e-5
+#: Bicubic resizing may leave it by this much.
+OVERSHOOT = 0.2
 #: Modes of PIL images whose bands are the channels of a network. All others are refused, HSV and palettes too.
 MODES = ("L", "LA", "RGB", "RGBA")
 #: The types of arrays that hold pixels.
@@ -132,7 +134,9 @@ def _range_error(ends: list[float]) -> ValueError | None:
     if low >= -TOLERANCE and high <= 1 + TOLERANCE:
         return None
     cure = ""
-    if low >= 0 and high <= 255:
+    if low >= -OVERSHOOT and high <= 1 + OVERSHOOT:
+        cure = ": use images.clamp(0, 1), because some ways of resizing overshoot"
+    elif low >= 0 and high <= 255:
         cure = ": divide by 255, or use v2.ToDtype(torch.float32, scale=True)"
     elif -math.inf < low < 0 and high < math.inf:
         cure = (

@@ -167,6 +167,7 @@ def refused(size: int) -> dict[str, tuple[Any, str]]:
         "grey and alpha": (good[:, :2], r'Got 2: image.convert\("RGB"\)'),
         "four channels": (good[:, [0, 1, 2, 0]], r'Got 4: image.convert\("RGB"\), or images\[..., :3, :, :\]'),
         "0...255 as floats": (good * 255, "divide by 255, or use v2.ToDtype"),
+        "resized beyond [0, 1]": (good * 1.1 - 0.05, r"use images.clamp\(0, 1\)"),
         "normalised": ((good - 0.5) / 0.25, "put this before Normalize"),
         "NaN": (good * torch.nan, r"Got values in \[nan, nan\]"),
         "integers": (good.long(), "must be uint8.*Got torch.int64"),

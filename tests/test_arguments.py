@@ -82,6 +82,7 @@ WRONG = [
     (lambda: as_timesteps(0.5), TypeError, "Got 0.5"),
     (lambda: as_normalize((0.5, 0)), ValueError, "std must be finite and above 0. Got 0"),
     (lambda: as_normalize(([0.5] * 3, [1, 2])), ValueError, "as many means as stds. Got 3 and 2"),
+    (lambda: as_normalize(((123.7, 116.3, 103.5), 58.0)), ValueError, "mean must be at most 1. Got 123.7"),
     (lambda: as_normalize((0.5, 0.5, 0.5)), TypeError, "normalize must be (mean, std), a callable or None"),
     (lambda: as_normalize(("a", 1)), TypeError, "mean must be a number. Got 'a'"),
     (lambda: check_flags(compile=1), TypeError, "compile must be True or False. Got 1"),

@@ -176,6 +176,7 @@ TINY_IMAGENET_TIMESTEPS = {
 TABLES = {
     "tiny_imagenet": lambda: detailed_table(frame("covariate_shift_tiny-imagenet-c"), TINY_IMAGENET_TIMESTEPS),
     "covariate_shift": lambda: shift_table(cifar10()),
+    "severities": lambda: shift_table(frame("covariate_shift_cifar10-c_severities"), baseline="baseline"),
     # The reference's guide at 32 pixels, with the network's start and with its own.
     "reference_dda": lambda: shift_table(frame("covariate_shift_reference_dda", mode=["default", "dda", "dda-se"])),
     "shift_families": shift_families,

@@ -24,6 +24,7 @@ from ..arguments import (
     as_normalize,
     as_number,
     as_optional_integer,
+    as_pixel_sigma,
     check_classifier,
     check_flags,
     check_generator,
@@ -105,7 +106,7 @@ class DenoisedSmoothing(nn.Module):
         check_flags(progress=progress)
         self.classifier = classifier
         self.normalize = as_normalize(normalize)
-        self.sigma = as_number("sigma", sigma, above=0)
+        self.sigma = as_pixel_sigma("sigma", sigma, above=0)
         self.progress = progress
         self.generator = generator
         self._late_checks = LateChecks()

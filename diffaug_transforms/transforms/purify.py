@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_unflatten
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from ..arguments import as_number, shown
+from ..arguments import as_pixel_sigma, shown
 from ..images import (
     batch_shape,
     find_images,
@@ -93,7 +93,7 @@ class Purify(v2.Transform):
     ) -> None:
         super().__init__()
         self.sigma = as_sigma(sigma)
-        self.gate = None if gate is None else as_number("gate", gate, at_least=0)
+        self.gate = None if gate is None else as_pixel_sigma("gate", gate, at_least=0)
         self.denoiser = as_denoiser(
             network, max_batch=max_batch, dtype=dtype, compile=compile, differentiable=differentiable
         )
@@ -178,10 +178,10 @@ class Purify(v2.Transform):
 def as_sigma(sigma: Any) -> float | Tensor | None:
     """One noise level, or one for each image, float32 (B,) on the CPU; None stays None."""
     if sigma is None or not isinstance(sigma, Tensor):
-        return None if sigma is None else as_number("sigma", sigma, at_least=0)
+        return None if sigma is None else as_pixel_sigma("sigma", sigma, at_least=0)
     if sigma.ndim > 1 or sigma.is_complex() or sigma.dtype == torch.bool:
         raise ValueError(f"sigma must be a number or a tensor (B,) of numbers. Got {sigma.dtype} {shown(sigma)}")
     numbers = sigma.detach().cpu().float()
     for number in numbers.reshape(-1).tolist():
-        as_number("sigma", number, at_least=0)
+        as_pixel_sigma("sigma", number, at_least=0)
     return numbers.clone() if sigma.ndim else numbers.item()

@@ -229,7 +229,7 @@ def test_eval_mode_and_repr():
     [
         ({"sigma": 0.0}, "sigma must be finite and above 0. Got 0.0"),
         ({"sigma": float("nan")}, "sigma must be finite and above 0. Got nan"),
-        ({"sigma": 79.0}, "sigma must be at most 78.7, half of the schedule's last. Got 79.0"),
+        ({"sigma": 25}, r"sigma is on pixels in \[0, 1\] and must be at most 2. Got 25: .* divide it by 255"),
         ({"sigma": "0.5"}, "sigma must be a number. Got '0.5'"),
         ({"generator": 42}, "generator must be a torch.Generator or None. Got 42"),
         ({"max_batch": 2.5}, "max_batch must be an integer. Got 2.5"),

@@ -247,7 +247,8 @@ def check_outputs(module: nn.Module, images: Tensor, test: TestSet) -> None:
     if test.num_classes not in (None, outputs):
         raise ValueError(
             f"classifier must have {test.num_classes} outputs, one for each class of {test.name}, because there are no "
-            f"names to match them by. Got {outputs}"
+            f"names to match them by. Got {outputs}. Train a new last layer for these classes, or if they are "
+            "ImageNet's, name their folders by ImageNet's ids, such as n02085620"
         )
 
 
