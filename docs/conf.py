@@ -7,9 +7,11 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 
@@ -57,6 +59,9 @@ html_theme_options = {"navigation_with_keys": True}
 GALLERY = """# Gallery
 
 Notebooks from `examples/`, along the package's data flow, with the outputs that they were saved with.
+
+To run them, you need `pip install ".[gallery,train,benchmarks]"`. Open them in the folder `examples/`: its folder
+`cifar10_small` holds a part of CIFAR-10. If it is not beside them, notebooks 2, 3, 4, 6 and 9 download CIFAR-10.
 
 | | |
 | --- | --- |
@@ -109,6 +114,16 @@ def write_help() -> None:
     (commands,) = (a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
     for name, parser in commands.choices.items():
         (folder / f"{name}.txt").write_text(parser.format_help())
+
+
+def link_to_gallery(app: Any, name: str, source: list[str]) -> None:
+    """Links to examples/, which lead somewhere on GitHub, become links to the copies that make_gallery makes."""
+    link = r"\]\(\.\./((?:\.\./)*)examples/((?:\w+\.ipynb)?)\)"
+    source[0] = re.sub(link, lambda found: f"]({found[1]}gallery/{found[2] or 'index.md'})", source[0])
+
+
+def setup(app: Any) -> None:
+    app.connect("source-read", link_to_gallery)
 
 
 make_gallery()
