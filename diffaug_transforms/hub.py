@@ -9,7 +9,7 @@ from pathlib import Path
 #: What mends most failed downloads.
 ADVICE = (
     "Check the name and the connection, or give a local path, or prepare the cache on a machine that reaches the Hub "
-    "(`hf download REPO`) and pass local_files_only=True"
+    "(`hf download REPO`) and set HF_HUB_OFFLINE=1"
 )
 UPLOAD_ADVICE = "Check the name, the connection, and that you are logged in (`hf auth login`) or pass a token."
 

@@ -79,6 +79,9 @@ def to_pixels(image: Image) -> Tensor:
 
 
 def _not_an_image(image: Any) -> TypeError:
+    if isinstance(image, (list, tuple)):
+        cure = "stack those of one size, as in torch.stack([v2.functional.pil_to_tensor(image) for image in images])"
+        return TypeError(f"images must be one batch. Got a {type(image).__name__} of {len(image)}: {cure}")
     got = type(image).__name__ if isinstance(image, Tensor) else shown(image)
     return TypeError(f"images must be PIL images, tensors (..., C, H, W) or NumPy arrays (..., H, W, C). Got {got}")
 

@@ -9,19 +9,23 @@ with a file is an OSError that names it.
 from __future__ import annotations
 
 import io
+import warnings
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 
-from .arguments import check_instance
+from .arguments import check_instance, counted
 
 #: The longest side of a picture that is read, in pixels. Pillow limits the product of the sides only, and needs much
 #: memory for each row: a file of 74 bytes that declares 1 x 49,000,000 pixels would take 1.35 GB.
 MAX_SIDE = 32_768
 #: The most pixels of a picture that is read: 537 MB as RGB. Pillow's own limit is the same.
 MAX_PIXELS = 178_956_970
+#: How names of pictures end whose formats are not read: those of phones, of cameras, of drawing programs.
+UNREAD = (".heic", ".heif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".psd", ".svg")
 #: Pillow's names of the formats that are read. EPS is left out on purpose: it would start Ghostscript.
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 #: The formats whose pictures of mode I hold unsigned integers of 16 bits.
@@ -65,11 +69,26 @@ def load_image(file: str | Path | bytes, name: str | None = None) -> PIL.Image.I
             return upright_rgb(picture)
     except FileNotFoundError as error:
         raise OSError(f"there is no file {name}") from error
+    except IsADirectoryError as error:
+        raise OSError(f"{name} is a folder. It must be a picture") from error
     except PIL.Image.DecompressionBombError:
         raise OSError(f"{name} is too large: a picture must have at most {MAX_PIXELS:,} pixels") from None
     except Exception as error:  # decoders raise errors of many kinds
         reason = str(error).replace(repr(opened), repr(name))
         raise OSError(f"{name} is no whole picture: {type(error).__name__}: {reason}") from error
+
+
+def warn_of_unread(folder: str | Path, names: Sequence[str]) -> None:
+    """Say that the pictures among these files whose format is not read are left out, if there are any."""
+    unread = [name for name in names if is_unread(name)]
+    if unread:
+        text = f"{folder} has {counted(len(unread), 'picture')} whose format is not read, such as {unread[0]}: left out. "
+        warnings.warn(f"{text}Convert them to JPEG or PNG to use them", stacklevel=2)
+
+
+def is_unread(name: str) -> bool:
+    """Whether a file's name is that of a picture whose format is not read, and not hidden."""
+    return name.lower().endswith(UNREAD) and not Path(name).name.startswith(".")
 
 
 @cache

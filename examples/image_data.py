@@ -16,6 +16,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from diffaug_transforms.images import load_image
+from diffaug_transforms.pictures import warn_of_unread
 
 #: Splits for testing. One without labels, such as the test split of ``imagenet-1k``, gives way to the next one.
 TEST_SPLITS = ("test", "validation", "val", "valid")
@@ -232,6 +233,7 @@ def find_files(folder: Path) -> Iterator[Path]:
         for name in sorted(names):
             if name.lower().endswith(IMG_EXTENSIONS) and not name.startswith("."):
                 yield Path(parent) / name
+        warn_of_unread(parent, names)
 
 
 def identity(folder: Path) -> tuple[int, int]:

@@ -178,3 +178,8 @@ def test_every_damaged_file_is_an_oserror(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parent.parent)
     assert result.returncode == 0, result.stderr
     assert 200 < int(result.stdout) < 2000  # some changes do no harm
+
+
+def test_a_folder_is_no_picture(tmp_path):
+    with pytest.raises(OSError, match="is a folder. It must be a picture"):
+        load_image(tmp_path)

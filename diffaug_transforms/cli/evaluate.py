@@ -35,7 +35,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "diffaug evaluate torchvision:resnet50 imagenet-r/ --modes default,de,anytime,dda-se",
         "diffaug evaluate mine.pt2 photos/ --normalize imagenet --size 224 --corruptions none",
     )
-    text = "cifar10-baseline or cifar10-diffaug, timm:NAME, torchvision:NAME, either with @FILE, a folder of "
+    text = "cifar10-baseline or cifar10-diffaug, timm:NAME, torchvision:NAME, either with @FILE, efficientnet_lite0 "
+    text += "(or 1, 2) from its wheels, a folder of "
     text += "examples/train_classifier.py, a Hub repository of push_classifier_to_hub or of timm (owner/name), or an "
     text += "exported .pt2"
     parser.add_argument("classifier", metavar="CLASSIFIER", help=text)

@@ -63,7 +63,8 @@ def find_device(name: str | None) -> torch.device:
     try:
         return torch.empty(0, device=name or ("cuda" if torch.cuda.is_available() else "cpu")).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device must be a device of this machine, such as cpu or cuda. Got {name}") from error
+        known = "cpu or cuda" if torch.cuda.is_available() else "cpu: PyTorch finds no CUDA device here"
+        raise ValueError(f"--device must be a device of this machine, such as {known}. Got {name}") from error
 
 
 def parse_timesteps(text: str) -> list[int]:

@@ -28,7 +28,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("src", metavar="IN", type=Path, help="a picture, or a folder tree of pictures")
     parser.add_argument("dst", metavar="OUT", type=Path, help="the picture to write, or the folder for the same tree")
-    text = "noise on pixels in [0, 1], as a standard deviation; default: estimated for each picture"
+    text = "noise on pixels in [0, 1], as a standard deviation; default: estimated for each picture. JPEG hides part of "
+    text += "the noise: give more if too much stays"
     parser.add_argument("--sigma", type=float, help=text)
     text = "leave pictures with at most this sigma alone; default: the network's own, or 0 with --sigma"
     parser.add_argument("--gate", type=float, help=text)
@@ -78,6 +79,8 @@ def find_pairs(source: Path, target: Path) -> tuple[list[tuple[Path, Path]], lis
     if not source.exists():
         raise OSError(f"IN must be a picture or a folder of pictures. There is no {source}")
     target = target / source.name if target.is_dir() else target
+    if not target.suffix:
+        raise ValueError(f"OUT must have a picture's ending, such as {target}.png, or be a folder that exists")
     if target.exists() and target.samefile(source):
         raise ValueError(f"OUT must be another file than IN. Got {target}")
     return [(source, target)], []

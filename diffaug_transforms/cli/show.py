@@ -18,6 +18,8 @@ from ..score import Denoiser, views_over_time
 from ..score.hub import embedded_network
 from .options import BY_SIZE, add_figure_options, find_device, new_command, parse_timesteps
 
+#: The network "photos" was trained on images of at least this side.
+SMALLEST_PHOTO = 32
 #: Larger photos are reduced to this shorter side by default: one call takes seconds for ten million pixels.
 LARGEST = 512
 #: The greatest height of an image in the drawing, in pixels.
@@ -38,9 +40,12 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     image = load_image(args.image)
     steps, device = parse_timesteps(args.timesteps), find_device(args.device)
+    size = as_optional_integer("--size", args.size, 1)
     network = args.network or embedded_network(image.height, image.width)
+    if network == "photos" and size is not None and size < SMALLEST_PHOTO:
+        raise ValueError(f"--size must be at least {SMALLEST_PHOTO} for the network photos. Got {size}")
     denoiser = Denoiser(network)
-    batch = fit(image, as_optional_integer("size", args.size, 1), denoiser.network.image_size)[None].to(device) / 255
+    batch = fit(image, size, denoiser.network.image_size)[None].to(device) / 255
     height, width = batch.shape[-2:]
     if (width, height) != image.size:
         print(f"{args.image} has {image.width}x{image.height} pixels. The network sees {width}x{height} of it.")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from ..pictures import is_unread
+
 #: A data set's name on the Hub, and its configuration.
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 #: A folder, as the file system knows it: its device and its number there.
@@ -167,3 +169,5 @@ def _walk(folder: Path, above: tuple[Identity, ...], target: Path | None) -> Ite
             yield from _walk(inner, (*above, here), target)
         elif is_file and is_picture(entry.name):
             yield Path(entry.path), ""
+        elif is_file and is_unread(entry.name):
+            yield Path(entry.path), "its format is not read here. Convert it to JPEG or PNG"

@@ -26,7 +26,7 @@ from torchvision.transforms.v2 import functional as F
 
 from ..arguments import as_integer, as_path, check_callable, check_choice, check_instance, listed, shown
 from ..images import ASSETS
-from ..pictures import load_image
+from ..pictures import load_image, warn_of_unread
 from .corruptions import check_corruption, check_severity, corrupt
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -315,7 +315,14 @@ class LabelledFiles(ImageFolder):
     ) -> None:
         self.folder_targets = targets
         to_tensor = v2.PILToTensor() if transform is None else v2.Compose([transform, v2.PILToTensor()])
-        super().__init__(root, to_tensor, loader=load_image, is_valid_file=_is_image, allow_empty=True)
+        seen: list[str] = []
+
+        def is_image(path: str) -> bool:
+            seen.append(path)
+            return _is_image(path)
+
+        super().__init__(root, to_tensor, loader=load_image, is_valid_file=is_image, allow_empty=True)
+        warn_of_unread(root, seen)
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, Any]]:
         return sorted(self.folder_targets), dict(self.folder_targets)

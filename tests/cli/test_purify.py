@@ -93,6 +93,8 @@ def test_refused(folder, saved, tmp_path, capsys):
     for arguments, message in (
         ([str(tmp_path / "missing.png"), "x.png"], "IN must be a picture or a folder of pictures. There is no"),
         ([str(folder / "flat.png"), str(folder / "flat.png"), "--overwrite"], "OUT must be another file than IN"),
+        ([str(folder / "flat.png"), str(tmp_path / "x")], "OUT must have a picture's ending, such as"),
+        ([str(folder / "flat.png"), str(tmp_path / "x.png"), "--sigma", "25"], "divide it by 255"),
         ([str(folder), str(folder / "out")], "DST must not lie inside SRC"),
         ([str(folder), str(folder / "flat.png")], "OUT must be a folder if IN is one"),
         ([str(folder / "flat.png"), str(tmp_path / "x.png"), "--sigma", "-1"], "sigma must be at least 0. Got -1.0"),

@@ -10,7 +10,7 @@ import datasets
 import PIL.Image
 import pytest
 import torch
-from image_data import load_images, load_source, load_test_images
+from image_data import find_files, load_images, load_source, load_test_images
 from progress import READ_EVERY, Progress
 from sample_views import EvaluationImages, ViewsDataset, load_training_images, prepared_copies, read_skipped
 from torch.utils.data import DataLoader
@@ -229,3 +229,10 @@ def test_steps_are_timed_by_the_gpus_own_clock(monkeypatch):
     metadata = progress.metadata(batch_size=5)
     assert metadata["seconds_per_step"] == pytest.approx(0.02)
     assert (metadata["images"], metadata["seconds"]) == (30, 3.0)
+
+
+def test_pictures_of_other_formats_are_counted(tmp_path):
+    for name in ("a.jpg", "b.heic", "c.dng", "notes.txt", ".d.heic"):
+        (tmp_path / name).touch()
+    with pytest.warns(UserWarning, match="has 2 pictures whose format is not read, such as b.heic: left out"):
+        assert [path.name for path in find_files(tmp_path)] == ["a.jpg"]

@@ -37,6 +37,16 @@ def test_unusual_names_are_read_and_hidden_ones_left_out(augment, tmp_path):
     assert sorted(files(tmp_path / "out")) == wanted
 
 
+def test_pictures_of_other_formats_are_named(augment, tmp_path):
+    save_picture(tmp_path / "photos" / "a.png")
+    for name in ("b.HEIC", "notes.txt", ".c.heic"):
+        (tmp_path / "photos" / name).touch()
+    lines = augment_folder(tmp_path / "photos", tmp_path / "out", augment)
+    assert len(lines) == 1
+    assert "b.HEIC: its format is not read here. Convert it to JPEG or PNG" in lines[0]
+    assert files(tmp_path / "out") == ["a.png"]
+
+
 def test_linked_folders_are_followed_but_not_in_circles(augment, tmp_path):
     save_picture(tmp_path / "elsewhere" / "x.png")
     save_picture(tmp_path / "photos" / "cat" / "y.png")

