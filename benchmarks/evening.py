@@ -49,11 +49,11 @@ EVALUATE = "diffaug evaluate runs/{0} photos --modes default,purify --output eva
 STEPS = {
     "demo": "diffaug demo",
     "look at a photo": "diffaug show photos/test/dog/155.jpg --output shown.png",
-    "fine-tune": f"{TRAIN} --recipe baseline --steps 100 {{start}} --output runs/own",
+    "fine-tune": f"{TRAIN} --recipe baseline --steps 60 {{start}} --output runs/own",
     "how robust is it?": EVALUATE.format("own"),
-    "train on with DiffAug": f"{TRAIN} --recipe diffaug --steps 100 --init runs/own --output runs/with_diffaug",
+    "train on with DiffAug": f"{TRAIN} --recipe diffaug --steps 60 --init runs/own --output runs/with_diffaug",
     "is it better now?": EVALUATE.format("with_diffaug"),
-    "train on without DiffAug": f"{TRAIN} --recipe baseline --steps 100 --init runs/own --output runs/without_diffaug",
+    "train on without DiffAug": f"{TRAIN} --recipe baseline --steps 60 --init runs/own --output runs/without_diffaug",
     "is it DiffAug, or only the training?": EVALUATE.format("without_diffaug"),
 }
 

@@ -82,7 +82,9 @@ def warn_of_unread(folder: str | Path, names: Sequence[str]) -> None:
     """Say that the pictures among these files whose format is not read are left out, if there are any."""
     unread = [name for name in names if is_unread(name)]
     if unread:
-        text = f"{folder} has {counted(len(unread), 'picture')} whose format is not read, such as {unread[0]}: left out. "
+        text = (
+            f"{folder} has {counted(len(unread), 'picture')} whose format is not read, such as {unread[0]}: left out. "
+        )
         warnings.warn(f"{text}Convert them to JPEG or PNG to use them", stacklevel=2)
 
 

@@ -92,15 +92,16 @@ def test_weights_to_start_from(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
-def test_weights_of_other_classes_leave_the_last_layer_as_it_is(tmp_path, name):
+def test_weights_of_other_classes_set_the_last_layer_to_zero(tmp_path, name):
     published, path = build_model("cifar_resnet-8", 1000), tmp_path / name
     save_model(published, str(path)) if name.endswith(".safetensors") else torch.save(published.state_dict(), path)
     model = build_model("cifar_resnet-8", 3)
-    head = model[8].weight.clone()
     with pytest.raises(OSError, match="does not fit the model"):
         load_weights(model, path)
     load_weights(model, path, new_head=True)
-    assert torch.equal(model[8].weight, head)
+    assert model[8].weight.shape == (3, 64)
+    assert not model[8].weight.any()
+    assert not model[8].bias.any()
     assert torch.equal(model[0][0].weight, published[0][0].weight)
     load_weights(build_model("cifar_resnet-8", 1000), path, new_head=True)  # of as many classes: all of it
     with pytest.raises(OSError, match="does not fit the model"):
@@ -124,6 +125,7 @@ def test_torchvisions_models_and_a_last_layer_for_other_classes(monkeypatch):
         build_model("mobilenet_v3_small", 4, pretrained=True)
     model = build_model("mobilenet_v3_small", 4, pretrained=True, new_head=True)
     assert model is pretrained
+    assert not model.classifier[3].weight.any()
     assert model(torch.rand(2, 3, 32, 32)).shape == (2, 4)
 
 
@@ -134,14 +136,19 @@ def test_timms_models():
 
 def test_a_pretrained_timm_model_without_a_head_for_the_classes_is_refused(monkeypatch):
     timm = pytest.importorskip("timm")
-    made = []  # instead of the download
-    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, num_classes: made.append(num_classes))
+    made, create = [], timm.create_model
+
+    def instead_of_the_download(name: str, pretrained: bool, num_classes: int) -> nn.Module:
+        made.append(num_classes)
+        return create("resnet10t", num_classes=num_classes)
+
+    monkeypatch.setattr(timm, "create_model", instead_of_the_download)
     name = "timm/vit_tiny_patch16_224.augreg_in21k"
     with pytest.raises(ValueError, match=f"{name} has pretrained weights for 21843 classes. Got num_classes=1000"):
         build_model(name, 1000, pretrained=True)
     assert not made
-    build_model(name, 1000, pretrained=True, new_head=True)
-    build_model(name, 21843, pretrained=True)
+    assert not build_model(name, 1000, pretrained=True, new_head=True).fc.weight.any()
+    assert build_model(name, 21843, pretrained=True).fc.weight.any()
     build_model("timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", 1000, pretrained=True)
     assert made == [1000, 21843, 1000]
 

@@ -91,8 +91,9 @@ def build_model(name: str, num_classes: int, pretrained: bool = False, *, new_he
             the stronger ``airbench.Airbench``.
         num_classes: number of outputs.
         pretrained: start from the library's default weights.
-        new_head: allow a pretrained model with another number of classes. It gets a new last layer with random weights,
-            which must be trained before its answers mean anything.
+        new_head: allow a pretrained model with another number of classes. It gets a new last layer of zeros, as BiT
+            has it (Kolesnikov et al. 2020, arXiv 1912.11370): large random logits would send large gradients through
+            the trained layers. It must be trained before its answers mean anything.
 
     Raises:
         ValueError, TypeError: no library knows the name, a CIFAR-10 model is to be pretrained, pretrained weights are
@@ -118,12 +119,17 @@ def build_model(name: str, num_classes: int, pretrained: bool = False, *, new_he
             raise ImportError('timm models need timm: pip install "diffaug-transforms[train]"') from None
         bare = name.removeprefix("timm/")
         try:
-            config = timm.models.get_pretrained_cfg(bare) if pretrained and not new_head else None
-            if config:
+            config = timm.models.get_pretrained_cfg(bare) if pretrained else None
+            if config and not new_head:
                 check_head(name, config.num_classes, num_classes)
-            return timm.create_model(bare, pretrained=pretrained, num_classes=num_classes)
+            model = timm.create_model(bare, pretrained=pretrained, num_classes=num_classes)
         except RuntimeError as error:
             raise ValueError(f"timm cannot make the model {name!r} (see timm.list_models()): {error}") from error
+        if config and config.num_classes != num_classes:
+            heads = model.get_classifier()  # several in distilled models
+            for head in heads if isinstance(heads, tuple) else (heads,):
+                set_to_zero(head)
+        return model
     if name not in models.list_models(module=models):
         raise ValueError(
             f"model must be a torchvision classifier, timm/NAME, airbench94 or cifar_resnet-WIDTH. Got {name!r}"
@@ -135,7 +141,7 @@ def build_model(name: str, num_classes: int, pretrained: bool = False, *, new_he
     if not new_head:
         check_head(name, head.out_features, num_classes)
     if head.out_features != num_classes:
-        replace_module(model, path, nn.Linear(head.in_features, num_classes))
+        replace_module(model, path, set_to_zero(nn.Linear(head.in_features, num_classes)))
     return model
 
 
@@ -145,6 +151,14 @@ def last_linear(model: nn.Module) -> tuple[str, nn.Linear]:
     if not found:
         raise ValueError(f"{type(model).__name__} has no linear layer at its end that could be replaced")
     return found[-1]
+
+
+@torch.no_grad()
+def set_to_zero(layer: nn.Module) -> nn.Module:
+    """The layer, with all its parameters zero."""
+    for parameter in layer.parameters():
+        parameter.zero_()
+    return layer
 
 
 def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
@@ -170,11 +184,11 @@ def fit_input_size(model: nn.Module, size: int) -> None:
 
 
 def check_head(name: str, pretrained: int, num_classes: int) -> None:
-    """ValueError if pretrained weights are for another number of classes, because the last layer would be random."""
+    """ValueError if pretrained weights are for another number of classes, because the last layer would be new."""
     if pretrained != num_classes:
         raise ValueError(
             f"{name} has pretrained weights for {pretrained} classes. Got num_classes={num_classes}: its last layer "
-            "would be random. To train it, pass new_head=True"
+            "would be new. To train it, pass new_head=True"
         )
 
 

@@ -31,7 +31,7 @@ from ..files import (
 from ..hub import ADVICE, download_folder
 from ..images import ASSETS
 from ..versions import versions
-from .models import NormalizedClassifier, build_model, fit_input_size, last_linear, replace_module
+from .models import NormalizedClassifier, build_model, fit_input_size, last_linear, replace_module, set_to_zero
 
 #: Classifiers inside the package: `cifar_resnet-32`, trained by benchmarks/train_cifar10.py (seed 0).
 EMBEDDED = ("cifar10-baseline", "cifar10-diffaug")
@@ -193,8 +193,8 @@ def load_weights(model: nn.Module, path: str | Path, *, new_head: bool = False) 
     """Load weights into a model, from a training folder, a ``.safetensors`` file, or a ``.pt`` or ``.pth`` file.
 
     Args:
-        new_head: allow weights for another number of classes, such as ImageNet's. The model then keeps its own last
-            layer, which must be trained before its answers mean anything.
+        new_head: allow weights for another number of classes, such as ImageNet's. The model's last layer is then set
+            to zero, and must be trained before its answers mean anything.
 
     Raises:
         OSError: the file is missing or damaged, does not fit the model, or holds NaN or infinite values.
@@ -204,13 +204,15 @@ def load_weights(model: nn.Module, path: str | Path, *, new_head: bool = False) 
     check_flags(new_head=new_head)
     if new_head and (classes := classes_in_file(model, path)) is not None:
         name, head = last_linear(model)
-        if classes != head.out_features:
+        is_new = classes != head.out_features
+        if is_new:
             replace_module(model, name, nn.Linear(head.in_features, classes))
         try:
             _load(model, path)
         finally:
-            if classes != head.out_features:
-                replace_module(model, name, head)
+            replace_module(model, name, head)
+        if is_new:
+            set_to_zero(head)
     else:
         _load(model, path)
 

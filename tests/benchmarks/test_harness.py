@@ -194,7 +194,7 @@ def test_classifiers_from_folders_and_files(tmp_path):
 
 def test_a_classifier_for_other_classes_is_refused():
     pytest.importorskip("timm")
-    with pytest.raises(ValueError, match="for 21843 classes. Got num_classes=1000: its last layer would be random"):
+    with pytest.raises(ValueError, match="for 21843 classes. Got num_classes=1000: its last layer would be new"):
         open_classifier("timm/vit_tiny_patch16_224.augreg_in21k")
 
 
