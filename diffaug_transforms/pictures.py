@@ -82,10 +82,9 @@ def warn_of_unread(folder: str | Path, names: Sequence[str]) -> None:
     """Say that the pictures among these files whose format is not read are left out, if there are any."""
     unread = [name for name in names if is_unread(name)]
     if unread:
-        text = (
-            f"{folder} has {counted(len(unread), 'picture')} whose format is not read, such as {unread[0]}: left out. "
-        )
-        warnings.warn(f"{text}Convert them to JPEG or PNG to use them", stacklevel=2)
+        number = counted(len(unread), "picture")
+        text = f"{folder} has {number} whose format is not read, such as {unread[0]}: left out. Convert to JPEG or PNG"
+        warnings.warn(text, stacklevel=2)
 
 
 def is_unread(name: str) -> bool:

@@ -122,7 +122,7 @@ def build_model(name: str, num_classes: int, pretrained: bool = False, *, new_he
             config = timm.models.get_pretrained_cfg(bare) if pretrained else None
             if config and not new_head:
                 check_head(name, config.num_classes, num_classes)
-            model = timm.create_model(bare, pretrained=pretrained, num_classes=num_classes)
+            model: Any = timm.create_model(bare, pretrained=pretrained, num_classes=num_classes)
         except RuntimeError as error:
             raise ValueError(f"timm cannot make the model {name!r} (see timm.list_models()): {error}") from error
         if config and config.num_classes != num_classes:

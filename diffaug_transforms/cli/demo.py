@@ -23,9 +23,7 @@ PHOTO_CELL = 130
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
-    description = (
-        "Draw eight sample images, denoised from several t, and a photo, diffused and denoised, in one picture."
-    )
+    description = "Draw a picture of eight images, denoised from several t, and of a photo, diffused and denoised."
     parser = new_command(commands, "demo", description, "diffaug demo --output demo.png")
     add_figure_options(parser, "demo", network="default: cifar10 for the sample images and photos for the photo")
     return parser

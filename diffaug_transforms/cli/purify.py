@@ -28,10 +28,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("src", metavar="IN", type=Path, help="a picture, or a folder tree of pictures")
     parser.add_argument("dst", metavar="OUT", type=Path, help="the picture to write, or the folder for the same tree")
-    text = (
-        "noise on pixels in [0, 1], as a standard deviation; default: estimated for each picture. JPEG hides part of "
-    )
-    text += "the noise: give more if too much stays"
+    text = "noise on pixels in [0, 1], as a standard deviation; default: estimated for each picture. JPEG hides part "
+    text += "of the noise: give more if too much stays"
     parser.add_argument("--sigma", type=float, help=text)
     text = "leave pictures with at most this sigma alone; default: the network's own, or 0 with --sigma"
     parser.add_argument("--gate", type=float, help=text)
