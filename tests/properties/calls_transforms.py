@@ -302,9 +302,7 @@ CALLS: dict[str, st.SearchStrategy[Call]] = {
         first=a.networks,
         options={
             "sigma": noise_levels,
-            "gate": pick(
-                "None | 0 | 1.5 | np.float32(0.1)", f"-1 | 25 | inf | 10**400 | {a.NO_NUMBERS}", "True"
-            ),
+            "gate": pick("None | 0 | 1.5 | np.float32(0.1)", f"-1 | 25 | inf | 10**400 | {a.NO_NUMBERS}", "True"),
             **{name: DIFFAUG[name] for name in ("max_batch", "dtype", "compile", "differentiable")},
         },
     ),
