@@ -9,7 +9,11 @@ from diffaug_transforms.robustness.evaluation.report import ALL
 from ..harness.tables import columns, frame, in_order, markdown, table, with_error
 
 #: The fine-tuned classifiers, by the folder of their evaluation.
-CLASSIFIERS = {"own": "fine-tuned", "with_diffaug": "and trained on with DiffAug", "without_diffaug": "or without it"}
+CLASSIFIERS = {
+    "own": "fine-tuned",
+    "without_diffaug": "trained on without DiffAug",
+    "with_diffaug": "trained on with DiffAug",
+}
 
 
 def steps() -> str:
