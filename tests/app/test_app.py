@@ -264,7 +264,7 @@ def test_a_network_that_cannot_be_downloaded(models, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for _ in range(2):  # a failure is not remembered as a network
-        with pytest.raises(OSError, match=r"google/ddpm-cifar10-32.* failed: .*or use the embedded network 'cifar10'"):
+        with pytest.raises(OSError, match=r"google/ddpm-cifar10-32.* failed: .*or use an embedded network: 'photos'"):
             prepare(models, CAT, network="ddpm-cifar10")
 
 
