@@ -20,7 +20,7 @@ def steps() -> str:
     """The minutes of each step."""
     records = frame("evening", metric="seconds")
     body = [[step, f"{seconds / 60:.1f}"] for step, seconds in zip(records.step, records.value)]
-    return markdown(["step", "minutes"], [*body, ["all", f"{records.value.sum() / 60:.0f}"]])
+    return markdown(["step", "minutes"], [*body, ["all", f"{records.value.sum() / 60:.1f}"]])
 
 
 def accuracy() -> str:

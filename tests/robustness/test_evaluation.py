@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from diffaug_transforms.robustness.evaluation.batches import draw_noise
 from diffaug_transforms.robustness.evaluation.classifiers import parse_normalize
 from diffaug_transforms.robustness.evaluation.plan import in_words
 from diffaug_transforms.robustness.evaluation.report import add_summaries, plot_results, result_table
+from diffaug_transforms.score import Denoiser
 from diffaug_transforms.transforms import AnytimeEnsemble, SelfEnsemble
 from diffaug_transforms.transforms.purify import Purify
 from tests.conftest import tiny_unet
@@ -537,3 +539,12 @@ def test_embedded_classifiers_know_the_samples_better_than_chance():
     targets = torch.tensor([classes.index(name) for name in sample_images()])
     records = evaluate("cifar10-baseline", TensorDataset(images, targets), modes=["default"], corruptions=())
     assert pick(records, "accuracy", "default") >= 50
+
+
+@pytest.mark.parametrize(("side", "guide"), [(32, (2, 2)), (224, (6, 4))])
+def test_dda_has_a_guide_that_fits_the_size(side, guide, small, monkeypatch):
+    module = sys.modules["diffaug_transforms.robustness.evaluation.evaluate"]
+    found: list[DDA] = []
+    monkeypatch.setattr(module, "dda_views", lambda dda, *_, **__: found.append(dda))
+    module.make_dda(Denoiser(small), (3, side, side), None, 0)
+    assert [(dda.guidance_scale, dda.downscale) for dda in found] == [guide]

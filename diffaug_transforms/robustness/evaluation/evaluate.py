@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, default_collate
 from ...arguments import as_integer, as_optional_integer, as_path, as_timesteps, check_choice, check_flags, shown
 from ...score import Denoiser, ScoreNetwork
 from ...score.denoiser import CPU_BATCH_PIXELS
-from ...score.hub import embedded_network
+from ...score.hub import CIFAR10_SIDE, embedded_network
 from ...transforms.purify import Purify
 from ..adaptation import DDA
 from ..corruptions import check_severity
@@ -32,6 +32,9 @@ from .plan import describe_plan
 from .records import Record, is_kept
 from .report import add_summaries
 
+#: DDA's guide for small images, which the reference's destroys. `python -m benchmarks.adaptation guide` compares guides
+#: on clean training images.
+SMALL_GUIDE: dict[str, Any] = {"guidance_scale": 2.0, "downscale": 2}
 DEFAULT_MODES = ("default", "de", "anytime", "purify")
 
 
@@ -267,7 +270,8 @@ def make_purify(denoiser: Denoiser, shape: Sequence[int], timesteps: Sequence[in
 
 
 def make_dda(denoiser: Denoiser, shape: Sequence[int], timesteps: Sequence[int] | None, seed: int) -> Views:
-    return dda_views(DDA(denoiser.network), "network", "adapted", seed, shape=shape)
+    guide = SMALL_GUIDE if min(shape[-2:]) <= CIFAR10_SIDE else {}
+    return dda_views(DDA(denoiser.network, **guide), "network", "adapted", seed, shape=shape)
 
 
 #: How each kind of views is made, from (denoiser, shape of the images, the ensemble's timesteps or None, seed).
