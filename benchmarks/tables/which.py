@@ -15,6 +15,8 @@ from .training import FAMILIES, FAMILY, MODEL, RECIPES, SMALL
 
 #: The parts of a set of test images, each a column.
 PARTS = ("clean", *FAMILIES, "all 15")
+#: Recipes, as the table calls them.
+TRAINED = {"diffaug": "DiffAug", "augmix": "AugMix", "augmix+diffaug": "AugMix and DiffAug"}
 RADII = (0.25, 0.5, 1.0)
 
 
@@ -23,9 +25,10 @@ def which() -> str:
     records = cifar10()
     records = records[(records.model == MODEL) & records.timesteps.isin(["", "network"])]
     without, trained = (records[records.recipe == recipe] for recipe in ("baseline", "diffaug"))
+    gains = [training_gain(without, records[records.recipe == recipe], name) for recipe, name in TRAINED.items()]
     few = frame("covariate_shift_photos-c_dda")
     blocks = {
-        "CIFAR-10-C, trained without DiffAug": pd.concat([methods(without), training_gain(without, trained)]),
+        "CIFAR-10-C, trained without DiffAug": pd.concat([methods(without), *gains]),
         "CIFAR-10-C, trained with DiffAug": methods(trained),
         "photos": methods(frame("covariate_shift_photos-c")),
         f"{few.n.iloc[0]} of the photos": methods(few),
@@ -49,10 +52,10 @@ def methods(records: pd.DataFrame) -> pd.DataFrame:
     return records[(records.metric == "gain") | ((records.metric == "accuracy") & (records["mode"] == "default"))]
 
 
-def training_gain(without: pd.DataFrame, trained: pd.DataFrame) -> pd.DataFrame:
-    """What classifiers trained with DiffAug have more than those without, alone. It costs nothing at test time."""
+def training_gain(without: pd.DataFrame, trained: pd.DataFrame, name: str) -> pd.DataFrame:
+    """What classifiers of another recipe have more, alone. It costs nothing at test time."""
     alone = (methods(records).query("method == 'alone'") for records in (without, trained))
-    return difference(*alone, "seed", "corruption").assign(method="DiffAug in training")
+    return difference(*alone, "seed", "corruption").assign(method=f"{name} in training")
 
 
 def value_and_error(own: pd.DataFrame) -> str:
