@@ -205,7 +205,7 @@ def test_the_gain_of_training_is_paired_by_seed():
     """From 20 and 30 to 26 and 38: gains of 6 and 8 have a mean of 7 and a standard error of 1."""
     without = frame([*judged("m", 0, "default", 0, 0), *judged("m", 1, "default", 10, 0)])
     trained = frame([*judged("m", 1, "default", 18, 0), *judged("m", 0, "default", 6, 0)])
-    found = which.training_gain(without, trained)
+    found = which.training_gain(without, trained, "DiffAug")
     assert set(found.method) == {"DiffAug in training"}
     line = table(found, ["calls"], "part", which.value_and_error, across=["clean", "noise", "all 15"]).splitlines()[2]
     assert line == "| 0 | +0.0 ± 0.0 | +7.0 ± 1.0 | +7.0 ± 1.0 |"
