@@ -21,7 +21,6 @@ import sys
 import time
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from torchvision.transforms.v2 import functional as F
 from tqdm.auto import tqdm
@@ -106,10 +105,7 @@ def run(args: argparse.Namespace) -> list[Record]:
 
 def timed(command: str, folder: Path) -> float:
     """The seconds that a command takes. Its messages go to a file in the folder. CalledProcessError if it fails."""
-    environment: dict[str, Any] = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     with (folder / "log.txt").open("a") as log:
         print(f"$ {command}", file=log, flush=True)
         began = time.perf_counter()

@@ -202,19 +202,17 @@ def load_weights(model: nn.Module, path: str | Path, *, new_head: bool = False) 
     """
     path = as_path("path", path)
     check_flags(new_head=new_head)
-    if new_head and (classes := classes_in_file(model, path)) is not None:
-        name, head = last_linear(model)
-        is_new = classes != head.out_features
-        if is_new:
-            replace_module(model, name, nn.Linear(head.in_features, classes))
-        try:
-            _load(model, path)
-        finally:
-            replace_module(model, name, head)
-        if is_new:
-            set_to_zero(head)
-    else:
+    classes = classes_in_file(model, path) if new_head else None
+    if classes is None or classes == last_linear(model)[1].out_features:
         _load(model, path)
+        return
+    name, head = last_linear(model)
+    replace_module(model, name, nn.Linear(head.in_features, classes))
+    try:
+        _load(model, path)
+    finally:
+        replace_module(model, name, head)
+    set_to_zero(head)
 
 
 def classes_in_file(model: nn.Module, path: Path) -> int | None:

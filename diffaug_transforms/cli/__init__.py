@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Errors that a user causes are one line on standard error. Other errors show their traceback, and so does every
     error with ``--traceback``. The exit code is 0 if all is done, 1 if files were skipped, 2 if the command failed, and
-    130 if it was stopped from the keyboard, which is how `app` ends with 0.
+    130 if it was stopped from the keyboard. `diffaug app` ends with 0 then.
     """
     args = build_parser().parse_args(argv)
     with warnings.catch_warnings():
