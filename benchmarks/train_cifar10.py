@@ -59,6 +59,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="cifar_resnet-32", help="cifar_resnet-W or airbench94")
     parser.add_argument("--start-steps", type=int, help="default: 4000, for airbench94 735; half with --known")
     parser.add_argument("--steps", type=int, default=600, help="of every recipe, from the start on")
+    parser.add_argument("--lr", type=float, help="of every recipe; default: 0.05 for batches of 128, in proportion")
     parser.add_argument("--in-loop", action="store_true", help="DiffAug while training, not prepared beforehand")
     parser.add_argument("--copies", type=int, default=2, help="prepared DiffAug views of each training image")
     parser.add_argument("--synthetic", type=int, default=250, help="synthetic images of each class")
@@ -197,7 +198,8 @@ def train(args: argparse.Namespace, name: str, seed: int) -> None:
     if name == "start":
         options |= start_options(args)
     else:
-        options |= {"steps": args.steps, "lr": 0.05 * args.batch_size / 128, "init": work / f"start-{seed}"}
+        lr = args.lr or 0.05 * args.batch_size / 128
+        options |= {"steps": args.steps, "lr": lr, "init": work / f"start-{seed}"}
     sources = [work / "images", *([work / "synth"] if "+synth" in name else [])]
     if not args.in_loop:
         options |= {"diffaug_data": [prepared_views(source, network_of(name)) for source in sources]}

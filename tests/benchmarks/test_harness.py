@@ -49,6 +49,7 @@ def test_classifiers_are_named_by_all_that_makes_their_recipe(tmp_path):
         "small": {"network": "hub/small"},
         "matched": {"timesteps": [145, 259]},
         "synth": {"extra_data": "synthetic", "network": "cifar10"},
+        "half": {"p": 0.5},
         "again": {},
     }
     for name, arguments in made.items():
@@ -59,7 +60,7 @@ def test_classifiers_are_named_by_all_that_makes_their_recipe(tmp_path):
     *different, again = (str(tmp_path / name) for name in made)
     _, fields = open_classifiers(different, CPU)
     recipes = [field["recipe"] for field in fields.values()]
-    assert recipes == ["diffaug", "diffaug@small", "diffaug, t=145, t=259", "diffaug+synth"]
+    assert recipes == ["diffaug", "diffaug@small", "diffaug, t=145, t=259", "diffaug+synth", "diffaug, p=0.5"]
     with pytest.raises(ValueError, match=r"must differ in model, recipe or seed. .*plain and .*again are both"):
         open_classifiers([*different, again], CPU)
 
