@@ -104,6 +104,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--timesteps", nargs="+", type=int, help=timesteps)
     p = "probability of transforming a sample with DiffAug; default: %(default)s"
     parser.add_argument("--p", type=float, default=1.0, help=p)
+    jsd = "weight of AugMix's consistency between the clean view and the augmented ones; default: %(default)s"
+    parser.add_argument("--jsd-weight", type=float, default=12.0, help=jsd)
     parser.add_argument("--conditional", action="store_true", help="give the score network each image's label")
     parser.add_argument("--max-batch", type=int, help="largest batch the score network sees at once")
     parser.add_argument(
@@ -161,13 +163,14 @@ def build_views(args: argparse.Namespace, prepared: bool) -> tuple[Views, ViewsL
     dtype = torch.float32 if args.mixed_precision == "no" else None
     options = {"conditional": args.conditional, "max_batch": args.max_batch, "compile": args.compile}
     name = args.recipe.removesuffix("diffaug").rstrip("+") or "baseline" if prepared else args.recipe
-    return recipe(
+    views, _ = recipe(
         name,
         diffaug=DiffAug(args.network, timesteps=args.timesteps, p=args.p, dtype=dtype, **options),
         deepaugment=[DeepAugment(name, weights=args.deepaugment_weights.get(name)) for name in args.deepaugment],
         clean=shifted_crop(args.size) if args.optimizer == "airbench" else clean_transform(args.size, args.augment),
         original=geometry(args.size)[1],
     )
+    return views, ViewsLoss(jsd=args.jsd_weight, kinds=views.kinds)
 
 
 def build_classifier(args: argparse.Namespace, classes: list[str]) -> NormalizedClassifier:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from diffaug_transforms.robustness.evaluation.report import ALL
 
-from ..harness.tables import columns, frame, gains, in_order, table
+from ..harness.tables import columns, difference, frame, gains, in_order, table
 
 MODEL = "airbench94"
 RECIPES = ("baseline", "diffaug", "augmix", "augmix+diffaug")
@@ -23,6 +23,14 @@ FAMILIES = {
 }
 FAMILY = {corruption: family for family, corruptions in FAMILIES.items() for corruption in corruptions}
 MODES = {"default": "Default", "de": "DE", "purify": "Purify"}
+#: The experiment about DiffAug beside AugMix: recipes and their titles, and the pairs that it compares.
+BESIDE_AUGMIX = {
+    "augmix": "A: augmix",
+    "augmix+diffaug@cifar10-small, p=0": "B: A and the clean image again",
+    "augmix+diffaug@cifar10-small": "C: A and DiffAug's view",
+    "augmix+diffaug@cifar10-small, jsd=24": "D: C, consistency twice as heavy",
+}
+BESIDE_AUGMIX_PAIRS = ("AB", "BC", "AC", "AD")
 
 
 def accuracies() -> pd.DataFrame:
@@ -81,9 +89,28 @@ def corruption_families() -> str:
     return table(records.replace({"mode": MODES}), ["recipe", "mode"], "family", across=FAMILIES)
 
 
+def beside_augmix() -> str:
+    """Accuracy with AugMix and with a fourth view beside it, then differences, paired by seed."""
+    records = frame("covariate_shift_cifar10-c_beside_augmix", metric="accuracy")
+    records = in_order(records[records.corruption != ALL], recipe=BESIDE_AUGMIX)
+    default, purify = (records[records["mode"] == mode] for mode in ("default", "purify"))
+    corrupted = default[default.corruption != "clean"]
+    parts = {"clean": default[default.corruption == "clean"], "corrupted": corrupted}
+    parts |= {family: corrupted[corrupted.corruption.isin(kinds)] for family, kinds in FAMILIES.items()}
+    parts["corrupted, Purify"] = purify[purify.corruption != "clean"]
+    every = columns(parts)
+    by_letter = {title[0]: every[every.recipe == recipe] for recipe, title in BESIDE_AUGMIX.items()}
+    lines = [every.assign(recipe=every.recipe.map(BESIDE_AUGMIX))]
+    for first, second in BESIDE_AUGMIX_PAIRS:
+        found = difference(by_letter[first], by_letter[second], "seed", "column", "corruption")
+        lines.append(found.assign(recipe=f"{first} to {second}"))
+    return table(pd.concat(lines, ignore_index=True), ["recipe"], "column", across=parts)
+
+
 TABLES = {
     "headline": headline,
     "recipes": recipes,
     "diffaug_effect": diffaug_effect,
     "corruption_families": corruption_families,
+    "beside_augmix": beside_augmix,
 }

@@ -50,6 +50,7 @@ def test_classifiers_are_named_by_all_that_makes_their_recipe(tmp_path):
         "matched": {"timesteps": [145, 259]},
         "synth": {"extra_data": "synthetic", "network": "cifar10"},
         "half": {"p": 0.5},
+        "consistent": {"jsd_weight": 24.0},
         "again": {},
     }
     for name, arguments in made.items():
@@ -60,7 +61,14 @@ def test_classifiers_are_named_by_all_that_makes_their_recipe(tmp_path):
     *different, again = (str(tmp_path / name) for name in made)
     _, fields = open_classifiers(different, CPU)
     recipes = [field["recipe"] for field in fields.values()]
-    assert recipes == ["diffaug", "diffaug@small", "diffaug, t=145, t=259", "diffaug+synth", "diffaug, p=0.5"]
+    assert recipes == [
+        "diffaug",
+        "diffaug@small",
+        "diffaug, t=145, t=259",
+        "diffaug+synth",
+        "diffaug, p=0.5",
+        "diffaug, jsd=24",
+    ]
     with pytest.raises(ValueError, match=r"must differ in model, recipe or seed. .*plain and .*again are both"):
         open_classifiers([*different, again], CPU)
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from deit import RandAugment, RecipeLoss, build_with_drop_path, clean_transform, mix_clean, mixing, three_augment
 from sample_views import Batches
 from torchvision.transforms import v2
-from train_classifier import build_classifier, parse_arguments
+from train_classifier import build_classifier, build_views, parse_arguments
 
 from diffaug_transforms import DiffAug
 from diffaug_transforms.classifiers import load_classifier, save_classifier
@@ -134,6 +134,20 @@ def test_the_loss_is_deits_of_the_clean_view_and_cross_entropy_of_diffaugs():
     one_hot = F.one_hot(labels, 5)
     expected = -(one_hot * p.log() + (1 - one_hot) * (1 - p).log()).mean()
     torch.testing.assert_close(loss(labels, bce=True), expected + diffaug)
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_the_weight_of_augmixs_consistency_reaches_the_loss(monkeypatch, prepared):
+    """Also if DiffAug's views are prepared, and if the clean view has a loss of its own."""
+    torch.manual_seed(0)
+    logits = {name: torch.randn(4, 5) for name in ("clean", "augmix1", "augmix2", "diffaug")}
+    labels = torch.arange(4)
+    _, loss = build_views(options(monkeypatch, "--recipe", "augmix+diffaug", "--jsd-weight", "24"), prepared)
+    expected = ViewsLoss(jsd=24)(logits, labels)
+    assert expected > ViewsLoss()(logits, labels)
+    torch.testing.assert_close(loss(logits, labels), expected)
+    soft = F.one_hot(labels, 5).float()
+    torch.testing.assert_close(RecipeLoss(loss)(logits, labels, soft), expected)
 
 
 @pytest.mark.parametrize("mix", [v2.MixUp, v2.CutMix])

@@ -146,13 +146,14 @@ def _open_folder(spec: str) -> OpenedClassifier:
 
 
 def _recipe_of(arguments: dict[str, Any]) -> str:
-    """The recipe's name with all that makes it another one: synthetic images, network, timesteps, p."""
+    """The recipe's name with all that makes it another one: synthetic images, network, timesteps, p, jsd."""
     recipe, network = arguments.get("recipe", "baseline"), Path(arguments.get("network") or "cifar10").name
     name = recipe + ("+synth" if arguments.get("extra_data") else "")
     if "diffaug" in recipe:
         name += f"@{network}" if network != "cifar10" else ""
         name += "".join(f", t={t}" for t in arguments.get("timesteps") or ())
         name += f", p={p:g}" if (p := arguments.get("p", 1.0)) != 1 else ""
+    name += f", jsd={weight:g}" if (weight := arguments.get("jsd_weight", 12.0)) != 12 else ""
     return name
 
 
