@@ -166,13 +166,16 @@ def plain(value: Any) -> Any:
 
 
 def check_options(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    """ValueError that names each option that differs from the run's beginning."""
-    differ = [f"{name}={before.get(name)!r}" for name, value in now.items() if before.get(name) != value]
+    """ValueError that names each option that differs from the run's beginning.
+
+    Options that the script did not have then are not compared.
+    """
+    differ = [name for name, value in now.items() if name in before and before[name] != value]
     if differ:
-        got = ", ".join(f"{name}={value!r}" for name, value in now.items() if before.get(name) != value)
+        started, got = (", ".join(f"{name}={own[name]!r}" for name in differ) for own in (before, now))
         raise ValueError(
-            f"{folder} holds a run that was started with {', '.join(differ)}. Got {got}: resume with the same options, "
-            "or choose another output"
+            f"{folder} holds a run that was started with {started}. Got {got}: resume with the same options, or choose "
+            "another output"
         )
 
 

@@ -175,6 +175,8 @@ def test_other_options_or_images_do_not_resume(tmp_path):
     progress = Progress(Run().accelerator, args, images)
     save_checkpoint(progress.accelerator, tmp_path, step=1, seconds=0.0, options=progress.options)
     assert Progress(Run().accelerator, Namespace(**{**vars(args), "workers": 3}), images).step == 1
+    later = Namespace(**{**vars(args), "new_option": 1.0})  # of a later version of the script
+    assert Progress(Run().accelerator, later, images).step == 1
     with pytest.raises(ValueError, match="a run that was started with seed=0, lr=0.1. Got seed=1, lr=0.2: resume"):
         Progress(Run().accelerator, Namespace(**{**vars(args), "seed": 1, "lr": 0.2}), images)
     with pytest.raises(ValueError, match="number of images=2. Got number of images=3"):
