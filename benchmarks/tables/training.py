@@ -28,9 +28,9 @@ BESIDE_AUGMIX = {
     "augmix": "A: augmix",
     "augmix+diffaug@cifar10-small, p=0": "B: A and the clean image again",
     "augmix+diffaug@cifar10-small": "C: A and DiffAug's view",
-    "augmix+diffaug@cifar10-small, jsd=24": "D: C, consistency twice as heavy",
+    "augmix+diffaug@cifar10-small, jsd=24": "D: C at half weights",
 }
-BESIDE_AUGMIX_PAIRS = ("AB", "BC", "AC", "AD")
+BESIDE_AUGMIX_PAIRS = (("A", "B"), ("B", "C"), ("A", "C"), ("A", "D"))
 
 
 def accuracies() -> pd.DataFrame:

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as F
 from diffaug_transforms import AugMix
 from diffaug_transforms.images import sample_images
 from diffaug_transforms.transforms.augmix import OPERATIONS
-from diffaug_transforms.transforms.compose import jensen_shannon_divergence
+from diffaug_transforms.transforms.views_loss import jensen_shannon_divergence
 
 from .toys import seeded
 
