@@ -11,7 +11,8 @@ from torch.utils.data import Subset, default_collate
 
 from diffaug_transforms import ScoreNetwork
 from diffaug_transforms.robustness import IMAGENET_SETS
-from diffaug_transforms.robustness.datasets import Corrupted, load_cifar10_c, load_imagenet_set
+from diffaug_transforms.robustness.corrupted import Corrupted
+from diffaug_transforms.robustness.datasets import load_cifar10_c, load_imagenet_set
 from diffaug_transforms.robustness.evaluation.data import class_folders
 from diffaug_transforms.robustness.evaluation.sets import CROP, HubImages, Images, center_crop, holds_corruptions
 

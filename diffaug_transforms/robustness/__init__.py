@@ -2,6 +2,7 @@
 
 adaptation.py  DDA, which moves shifted images back towards the network's data
 corruptions/   the 15 common corruptions of CIFAR-10-C and ImageNet-C
+corrupted.py   a data set whose images are corrupted when they are read
 datasets.py    test sets under covariate shift and out of distribution
 metrics.py     which predictions are correct; the mean corruption error
 evaluation/    a classifier's accuracy under shift, alone and with the methods for test time
@@ -14,10 +15,10 @@ jacobian.py    the Jacobian of the denoised image
 from ..deprecated import renamed_names
 from ..public_names import only_public
 from .adaptation import DDA
+from .corrupted import Corrupted
 from .corruptions import CORRUPTION_SETS, CORRUPTIONS, corrupt
 from .datasets import (
     IMAGENET_SETS,
-    Corrupted,
     candidate_classes,
     load_cifar10_c,
     load_image_folder,

@@ -7,7 +7,6 @@ read when they are asked for. The sets pickle, so DataLoader workers can read th
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -22,12 +21,11 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F
 
 from ..arguments import as_integer, as_path, check_callable, check_choice, check_instance, listed, shown
 from ..images import ASSETS
 from ..pictures import load_image, warn_of_unread
-from .corruptions import check_corruption, check_severity, corrupt
+from .corruptions import check_severity
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 #: What the folder of each test set for ImageNet's classes holds.
@@ -41,8 +39,6 @@ LAYOUTS = {
     "imagenet-d": "background/chair/* or chair/*",
 }
 IMAGENET_SETS = tuple(LAYOUTS)
-#: The sets whose images the official scripts save as JPEG.
-SAVED_AS_JPEG = ("tiny-imagenet-c", "imagenet-c")
 #: timm's lists of the classes of the sets that hold 200 of them.
 WNID_FILES = {"imagenet-r": "imagenet_r_synsets.txt", "imagenet-a": "imagenet_a_synsets.txt"}
 
@@ -184,66 +180,6 @@ def load_image_folder(folder: str | Path, size: int, *, resize: int | None = Non
     return data
 
 
-class Corrupted(Dataset[Item]):
-    """A data set whose images are corrupted by ``corrupt`` when they are read.
-
-    The draws for an image depend on ``seed`` and on the image's index in ``dataset``. So corrupt the full set first and
-    take a ``Subset`` of the result: an image is then the same in every subset. With the constants of ``imagenet-c`` and
-    ``tiny-imagenet-c`` the image is also coded as JPEG of quality 85, as the official scripts save it.
-
-    Args:
-        dataset: items are (uint8 image (3, H, W), target). Use CIFAR-10 for ``cifar10-c``, Tiny ImageNet for
-            ``tiny-imagenet-c``, and ImageNet at 224 pixels for ``imagenet-c``.
-        corruption, severity, corruption_set: as for ``corrupt``.
-        seed: an int of at least 0.
-        transform: from the corrupted image, a PIL image, to the PIL image that is returned. None: as it is. The paper
-            evaluates ImageNet-C with Resize(256) and CenterCrop(224) after the corruption.
-
-    Raises:
-        ValueError, TypeError: an argument is not as above. Reading an item raises the errors of ``corrupt``.
-
-    Example:
-        >>> images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
-        >>> clean = torch.utils.data.TensorDataset(images, torch.tensor([3, 8]))
-        >>> image, target = Corrupted(clean, "fog", 5, corruption_set="cifar10-c")[1]
-        >>> image.shape, int(target)
-        (torch.Size([3, 32, 32]), 8)
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset[Item],
-        corruption: str,
-        severity: int,
-        *,
-        corruption_set: str,
-        seed: int = 0,
-        transform: Callable[[PIL.Image.Image], PIL.Image.Image] | None = None,
-    ) -> None:
-        check_corruption(corruption, severity, corruption_set)
-        check_dataset(dataset)
-        check_callable("transform", transform, "a transform of PIL images")
-        self.dataset = dataset
-        self.corruption = corruption
-        self.severity = severity
-        self.corruption_set = corruption_set
-        self.seed = as_integer("seed", seed, 0)
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
-
-    def __getitem__(self, index: int) -> Item:
-        index = range(len(self))[index]
-        image, target = self.dataset[index]
-        options: dict[str, Any] = {"corruption_set": self.corruption_set, "seed": self.seed, "first": index}
-        image = corrupt(image, self.corruption, self.severity, **options)
-        image = _code_as_jpeg(image) if self.corruption_set in SAVED_AS_JPEG else image
-        if self.transform is not None:
-            image = F.pil_to_tensor(self.transform(F.to_pil_image(image)))
-        return image, target
-
-
 def random_subset(dataset: Dataset[Item], number: int, seed: int = 0) -> Subset[Item]:
     """The first ``number`` items of a random order, in that order, because files are often sorted by class.
 
@@ -376,10 +312,3 @@ def _open_array(path: Path) -> np.ndarray:
         return np.load(path, mmap_mode="r")
     except (ValueError, EOFError) as error:
         raise OSError(f"{path} is no whole .npy file: {error}") from error
-
-
-def _code_as_jpeg(image: Tensor) -> Tensor:
-    """As the official script saves ImageNet-C."""
-    file = io.BytesIO()
-    F.to_pil_image(image).save(file, "JPEG", quality=85)
-    return F.pil_to_tensor(PIL.Image.open(file))

@@ -12,10 +12,10 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from ...arguments import check_choice, listed
+from ..corrupted import Corrupted
 from ..corruptions import CORRUPTIONS
 from ..datasets import (
     IMAGENET_SETS,
-    Corrupted,
     LabelledFiles,
     candidate_classes,
     check_dataset,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Subset
 
 from ...score import ScoreNetwork
-from ..datasets import Corrupted
+from ..corrupted import Corrupted
 from .sets import OneSize, Prepared
 
 
