@@ -93,11 +93,9 @@ def beside_augmix() -> str:
     """Accuracy with AugMix and with a fourth view beside it, then differences, paired by seed."""
     records = frame("covariate_shift_cifar10-c_beside_augmix", metric="accuracy")
     records = in_order(records[records.corruption != ALL], recipe=BESIDE_AUGMIX)
-    default, purify = (records[records["mode"] == mode] for mode in ("default", "purify"))
-    corrupted = default[default.corruption != "clean"]
-    parts = {"clean": default[default.corruption == "clean"], "corrupted": corrupted}
+    corrupted = records[records.corruption != "clean"]
+    parts = {"clean": records[records.corruption == "clean"], "corrupted": corrupted}
     parts |= {family: corrupted[corrupted.corruption.isin(kinds)] for family, kinds in FAMILIES.items()}
-    parts["corrupted, Purify"] = purify[purify.corruption != "clean"]
     every = columns(parts)
     by_letter = {title[0]: every[every.recipe == recipe] for recipe, title in BESIDE_AUGMIX.items()}
     lines = [every.assign(recipe=every.recipe.map(BESIDE_AUGMIX))]
