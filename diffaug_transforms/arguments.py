@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import numbers
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -150,12 +151,18 @@ def check_generator(generator: Any) -> None:
 
 
 def check_classifier(classifier: Any) -> None:
-    """TypeError unless it can be called."""
+    """TypeError unless it can be called. A warning if it is a ``Sequential`` that ends in ``Softmax``."""
     if not callable(classifier) or isinstance(classifier, type):
         raise TypeError(
             "classifier must be a module from images to logits, such as timm.create_model(NAME, pretrained=True). "
             f"Got {shown(classifier)}"
         )
+    last = classifier
+    while isinstance(last, nn.Sequential) and len(last):
+        last = last[-1]
+    if isinstance(last, nn.Softmax):
+        text = "classifier ends in Softmax, so it returns probabilities. It must return logits: leave the Softmax out"
+        warnings.warn(text, stacklevel=3)
 
 
 def check_compile(mode: Any) -> None:

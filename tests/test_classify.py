@@ -1,4 +1,4 @@
-"""One call of a user's classifier: its mode."""
+"""One call of a user's classifier: its mode, and whether it returns logits."""
 
 from __future__ import annotations
 
@@ -27,6 +27,16 @@ def test_a_classifier_in_training_mode_gets_a_warning(layer):
         warnings.simplefilter("error")
         logits_of(model.eval(), nn.Identity(), IMAGES)
         logits_of(classifier().train(), nn.Identity(), IMAGES)  # nothing in it knows a mode
+
+
+def test_a_classifier_that_ends_in_softmax_gets_a_warning():
+    with pytest.warns(UserWarning, match="ends in Softmax.* must return logits: leave the Softmax out") as warned:
+        DiffAugEnsemble(nn.Sequential(classifier(), nn.Sequential(nn.Softmax(1))).eval())
+    assert warned[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DiffAugEnsemble(nn.Sequential(nn.Softmax(1), classifier(), nn.LogSoftmax(1)).eval())  # log p are logits
+        DiffAugEnsemble(nn.Sequential())
 
 
 def test_a_list_of_images_is_told_to_be_stacked():
