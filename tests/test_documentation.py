@@ -54,10 +54,10 @@ def commands() -> dict[str, str]:
         variables: dict[str, str] = {}
         for line in re.sub(r"\\\n\s*", "", block).splitlines():
             bare = re.sub(r"(^|\s)#.*", "", line).strip()
-            if assigned := re.fullmatch(r"(\w+)=(.*)", bare):
+            filled = re.sub(r"\$(\w+)", lambda name, known=variables: known[name[1]], bare)
+            if assigned := re.fullmatch(r"(\w+)=(.*)", filled):
                 variables[assigned[1]] = "WORD" if assigned[2].startswith("$(") else shlex.split(assigned[2])[0]
                 continue
-            filled = re.sub(r"\$(\w+)", lambda name, known=variables: known[name[1]], bare)
             for command in filter(None, map(str.strip, filled.split("&&"))):
                 found.setdefault(command, place)
     return found
