@@ -140,7 +140,7 @@ class RecipeLoss(nn.Module):
     def __init__(self, views_loss: ViewsLoss, bce: bool = False, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.views_loss, self.bce, self.label_smoothing = views_loss, bce, label_smoothing
-        self.other_views = ViewsLoss(clean=0.0, jsd=views_loss.jsd, kinds=views_loss.kinds)
+        self.other_views = ViewsLoss(**{**views_loss.weights, "clean": 0.0}, jsd=views_loss.jsd, kinds=views_loss.kinds)
 
     def forward(self, logits: dict[str, Tensor], labels: Tensor, targets: Tensor) -> Tensor:
         """The loss, a scalar.
