@@ -6,7 +6,8 @@
     python -m benchmarks.train_cifar10 --known 6                      # afterwards: classifiers for benchmarks.ood
 
 For each seed one classifier is trained as usual (the start). From it every recipe trains on for the same number of
-steps and images, as the paper trains from published checkpoints. `+synth` adds synthetic images from the embedded
+steps and images, as the paper trains from published checkpoints. With `--start` all seeds share one start, as all of
+the paper's runs share a checkpoint. `+synth` adds synthetic images from the embedded
 network to the training set. `@NETWORK` makes DiffAug's views with another network. Everything is kept under --work: a
 stopped run resumes. Images of other data, and classifiers of other options, are refused there.
 
@@ -57,6 +58,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="of the main recipes; the others have one")
     parser.add_argument("--recipes", nargs="+", type=recipe_name, help="default: all")
     parser.add_argument("--model", default="cifar_resnet-32", help="cifar_resnet-W or airbench94")
+    shared = "the folder of a trained classifier, from which all seeds go on; default: one is trained for each seed"
+    parser.add_argument("--start", type=Path, help=shared)
     parser.add_argument("--start-steps", type=int, help="default: 4000, for airbench94 735; half with --known")
     parser.add_argument("--steps", type=int, default=600, help="of every recipe, from the start on")
     parser.add_argument("--lr", type=float, help="of every recipe; default: 0.05 for batches of 128, in proportion")
@@ -68,7 +71,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--known", type=int, help="train on that many random classes, in folders of a run without --in-loop"
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.start and args.known is not None:
+        parser.error("--known trains a start on each choice of classes: leave out --start")
+    if args.start and not (args.start / "classifier.json").is_file():
+        parser.error(f"--start must be a folder of examples/train_classifier.py. Got {args.start}")
+    return args
 
 
 def recipe_name(text: str) -> str:
@@ -82,7 +90,7 @@ def recipe_name(text: str) -> str:
 
 def main() -> None:
     args = parse_arguments()
-    runs = [("start", seed) for seed in range(args.seeds)], plan(args)
+    runs = [] if args.start else [("start", seed) for seed in range(args.seeds)], plan(args)
     if args.known is None:
         prepare(args)
     else:
@@ -92,7 +100,10 @@ def main() -> None:
         with ThreadPoolExecutor(args.parallel) as pool:
             list(pool.map(lambda run: train(args, *run), stage))
     if args.known is None:
-        records = [trained(args, *run) for stage in runs for run in stage]
+        folders = {(name, seed): run_folder(args.work, name, seed) for stage in runs for name, seed in stage}
+        if args.start:
+            folders = {("start", 0): args.start, **folders}
+        records = [trained(args, folder, *run) for run, folder in folders.items()]
         write_results("train_cifar10", records, args.output)
 
 
@@ -199,7 +210,7 @@ def train(args: argparse.Namespace, name: str, seed: int) -> None:
         options |= start_options(args)
     else:
         lr = args.lr or 0.05 * args.batch_size / 128
-        options |= {"steps": args.steps, "lr": lr, "init": work / f"start-{seed}"}
+        options |= {"steps": args.steps, "lr": lr, "init": args.start or run_folder(work, "start", seed)}
     sources = [work / "images", *([work / "synth"] if "+synth" in name else [])]
     if not args.in_loop:
         options |= {"diffaug_data": [prepared_views(source, network_of(name)) for source in sources]}
@@ -262,9 +273,9 @@ def link_known_classes(work: Path, number: int, seed: int) -> Path:
     return folder
 
 
-def trained(args: argparse.Namespace, name: str, seed: int) -> Record:
+def trained(args: argparse.Namespace, folder: Path, name: str, seed: int) -> Record:
     """What a run wrote about itself, and its accuracy on all test images."""
-    config = json.loads((run_folder(args.work, name, seed) / "classifier.json").read_text())
+    config = json.loads((folder / "classifier.json").read_text())
     common = {"benchmark": "train_cifar10", "model": args.model, "recipe": name, "seed": seed, "metric": "accuracy"}
     common |= {"images_seen": config["images"], "seconds": config["seconds"], "steps": config["arguments"]["steps"]}
     common |= {"dataset": "cifar10", "corruption": "clean", "severity": 0, "mode": "default"}

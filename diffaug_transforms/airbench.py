@@ -47,7 +47,8 @@ class Airbench(nn.Module):
         self.head = nn.Linear(widths[-1], num_classes, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.groups(self.whiten(images)).amax(dim=(2, 3))
+        # amax would be the same, but its gradient is NaN if PyTorch's compiler computes it in bfloat16 on a CPU.
+        features = self.groups(self.whiten(images)).flatten(2).max(dim=2).values
         # The head has no bias, so dividing in front of it is the same. OODDetector needs the head's outputs to be the
         # logits.
         return self.head(features / LOGIT_DIVISOR)

@@ -45,8 +45,6 @@ def check_deit_arguments(args: argparse.Namespace) -> None:
         raise ValueError("bce has no label smoothing: its targets are 0 and 1")
     if args.drop_path and not args.model.startswith("timm/"):
         raise ValueError(f"drop-path needs a timm model. Got {args.model}")
-    if args.repeats < 1:
-        raise ValueError(f"repeats must be at least 1. Got {args.repeats}")
 
 
 def build_with_drop_path(name: str, num_classes: int, pretrained: bool, drop_path: float) -> nn.Module:

@@ -52,6 +52,7 @@ from noisy_images import (
     percent_right,
     training_layout,
 )
+from option_limits import check_numbers
 from progress import Progress, start_accelerator, stoppable
 from sample_views import SKIPPED, Batches, ViewsDataset, load_batches, load_training_images, read_skipped
 from torch import Tensor
@@ -100,15 +101,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="use only N images of each split, always the same, to try the script")
     parser.add_argument("--skip-unreadable", action="store_true", help="leave out and count images that are damaged")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
-
-
-def check_arguments(args: argparse.Namespace) -> None:
-    """ValueError for options that exclude each other."""
+    args = parser.parse_args()
+    try:
+        check_numbers(args)
+    except ValueError as error:
+        parser.error(str(error))
     if args.in_memory and args.skip_unreadable:
-        raise ValueError("in-memory and skip-unreadable exclude each other: pass one of them")
-    if args.test_every is not None and args.test_every < 1:
-        raise ValueError(f"test-every must be at least 1. Got {args.test_every}")
+        parser.error("in-memory and skip-unreadable exclude each other: pass one of them")
+    return args
 
 
 def build_classifier(args: argparse.Namespace, classes: Sequence[str]) -> Classifier:
@@ -257,7 +257,6 @@ def save(classifier: Classifier, folder: Path, **metadata: Any) -> None:
 
 def main() -> None:
     args = parse_arguments()
-    check_arguments(args)
     set_seed(args.seed)
     with stoppable(args.output):
         accelerator = start_accelerator(args.mixed_precision, args.output)

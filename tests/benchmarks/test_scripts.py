@@ -96,7 +96,7 @@ def test_training_step(run, monkeypatch):
     assert len(commands) == 6
 
 
-def test_train_cifar10_writes_down_what_each_run_cost(tmp_path, run, monkeypatch, cifar10):
+def test_train_cifar10_writes_down_what_each_run_cost(tmp_path, run, monkeypatch, cifar10, capsys):
     for name in ("start-0", "augmix-0"):
         write_classifier(tmp_path / "work" / name, "augmix")
     for name in ("prepare", "train"):
@@ -107,6 +107,14 @@ def test_train_cifar10_writes_down_what_each_run_cost(tmp_path, run, monkeypatch
     saved = json.loads((tmp_path / "work" / "augmix-0" / "classifier.json").read_text())
     assert (augmix["images_seen"], augmix["seconds"]) == (saved["images"], saved["seconds"])
     assert (augmix["value"], augmix["n"]) == (saved["test_accuracy"], 8)
+
+    (tmp_path / "work" / "start-0").rename(tmp_path / "shared")
+    assert run(train_cifar10, *options, "--start", tmp_path / "shared") == [start, augmix]
+    for wrong, message in ((["--known", 6], "leave out --start"), ([], "must be a folder of examples/train_classif")):
+        folder = tmp_path / ("shared" if wrong else "missing")
+        with pytest.raises(SystemExit):
+            run(train_cifar10, *options, "--start", folder, *wrong)
+        assert message in capsys.readouterr().err
 
 
 def test_covariate_shift_resumes_and_two_processes_say_what_one_says(

@@ -269,7 +269,9 @@ def test_train_cifar10_uses_no_other_images_and_classifiers(tmp_path, monkeypatc
     for data in (first, other):
         (data / "train-00000-of-00001.parquet").write_bytes((data / "test-00000-of-00001.parquet").read_bytes())
     args = Namespace(work=tmp_path / "work", data=str(first), synthetic=0, in_loop=False, known=None, model="resnet18")
-    vars(args).update(batch_size=8, lr=None, start_steps=5, workers=0, parallel=1, seeds=1, recipes=None, copies=1)
+    vars(args).update(
+        batch_size=8, lr=None, start_steps=5, workers=0, parallel=1, seeds=1, recipes=None, copies=1, start=None
+    )
     monkeypatch.setattr(train_cifar10.subprocess, "run", lambda command, **options: commands.append(command))
     train_cifar10.prepare(args)
     train_cifar10.prepare(args)
@@ -307,7 +309,9 @@ def test_train_cifar10_compares_networks(tmp_path, monkeypatch):
     monkeypatch.setattr(train_cifar10.subprocess, "run", lambda command, **options: commands.append(command))
     recipes = ["baseline", "diffaug", "diffaug@hub/small"]
     args = Namespace(work=tmp_path, data="", in_loop=False, known=None, lr=None, seeds=2, recipes=recipes, copies=2)
-    vars(args).update(batch_size=128, start_steps=None, steps=600, workers=0, parallel=1, model="airbench94")
+    vars(args).update(
+        batch_size=128, start_steps=None, steps=600, workers=0, parallel=1, model="airbench94", start=None
+    )
     assert train_cifar10.plan(args) == [(name, seed) for seed in (0, 1) for name in recipes]
     train_cifar10.prepare(args)
     views = [f"{tmp_path}/images_diffaug", f"{tmp_path}/images_diffaug@small"]
@@ -317,11 +321,12 @@ def test_train_cifar10_compares_networks(tmp_path, monkeypatch):
     train_cifar10.train(args, "diffaug@hub/small", 1)
     in_loop = Namespace(**{**vars(args), "in_loop": True, "data": "hub/images", "batch_size": 256})
     train_cifar10.train(in_loop, "diffaug@hub/small", 1)
-    train_cifar10.train(Namespace(**{**vars(in_loop), "lr": 0.02}), "baseline", 1)
+    train_cifar10.train(Namespace(**{**vars(in_loop), "lr": 0.02, "start": tmp_path / "shared"}), "baseline", 1)
     start, small, looped, gentle = (" ".join(command) for command in commands[2:])
     assert "--optimizer airbench --label-smoothing 0.2" in start
     assert "--batch-size 1024" in start
     assert f"--init {tmp_path}/start-1" in small
+    assert f"--init {tmp_path}/shared" in gentle
     assert "--recipe diffaug " in small
     assert f"--diffaug-data {views[1]}" in small
     assert "--data hub/images" in looped

@@ -133,7 +133,6 @@ def test_checkpoints_that_do_not_fit(tmp_path, monkeypatch):
         (["--mixup", "0.8", "--recipe", "augmix"], "mixup and cutmix need a recipe without AugMix"),
         (["--bce", "--label-smoothing", "0.1"], "bce has no label smoothing"),
         (["--drop-path", "0.1"], "drop-path needs a timm model. Got cifar_resnet-32"),
-        (["--repeats", "0"], "repeats must be at least 1. Got 0"),
         (["--deepaugment", "edsr", "cae", "--deepaugment-weights", "cae.pt"], "must be edsr=FILE, cae=FILE, once"),
         (["--deepaugment", "edsr", "--deepaugment-weights", "cae=a.pt"], "must be edsr=FILE, once for each network"),
         (["--deepaugment", "cae", "--deepaugment-weights", "cae=a", "cae=b"], "once for each network. Got 'cae=b'"),
