@@ -63,6 +63,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--start-steps", type=int, help="default: 4000, for airbench94 735; half with --known")
     parser.add_argument("--steps", type=int, default=600, help="of every recipe, from the start on")
     parser.add_argument("--lr", type=float, help="of every recipe; default: 0.05 for batches of 128, in proportion")
+    parser.add_argument("--mean-loss", action="store_true", help="of recipes with several cross-entropies")
     parser.add_argument("--in-loop", action="store_true", help="DiffAug while training, not prepared beforehand")
     parser.add_argument("--copies", type=int, default=2, help="prepared DiffAug views of each training image")
     parser.add_argument("--synthetic", type=int, default=250, help="synthetic images of each class")
@@ -218,11 +219,14 @@ def train(args: argparse.Namespace, name: str, seed: int) -> None:
         sources[0] = args.data
     options |= dict(zip(("data", "extra_data"), sources))
     options |= {"network": network_of(name)} if "diffaug" in name else {}
+    if args.mean_loss and ("diffaug" in recipe or recipe == "deepaugment"):
+        options |= {"mean_loss": True}
     if is_trained(output, options):
         return
     command = [sys.executable, str(SCRIPT), "--output", str(output), "--workers", str(args.workers)]
     for key, value in options.items():
-        command += [f"--{key.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
+        values = [] if value is True else value if isinstance(value, list) else [value]
+        command += [f"--{key.replace('_', '-')}", *map(str, values)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.parallel))}
     work.mkdir(parents=True, exist_ok=True)
     with Path(f"{output}.log").open("a") as log:

@@ -150,7 +150,8 @@ class RecipeLoss(nn.Module):
         """
         if not self.bce and not self.label_smoothing and targets is labels:
             return self.views_loss(logits, labels)
-        return self.clean_loss(logits["clean"].float(), targets) + self.other_views(logits, labels)
+        clean = self.views_loss.weights["clean"] * self.clean_loss(logits["clean"].float(), targets)
+        return clean + self.other_views(logits, labels)
 
     def clean_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         if not self.bce:

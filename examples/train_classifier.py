@@ -27,7 +27,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--p", type=float, default=1.0, help=p)
     jsd = "weight of AugMix's consistency between the clean view and the augmented ones; default: %(default)s"
     parser.add_argument("--jsd-weight", type=float, default=12.0, help=jsd)
+    mean = "take the mean of the views' cross-entropies, not their sum: more views then do not learn faster"
+    parser.add_argument("--mean-loss", action="store_true", help=mean)
     parser.add_argument("--conditional", action="store_true", help="give the score network each image's label")
     parser.add_argument("--max-batch", type=int, help="largest batch the score network sees at once")
     parser.add_argument(
@@ -172,7 +174,14 @@ def build_views(args: argparse.Namespace, prepared: bool) -> tuple[Views, ViewsL
         clean=shifted_crop(args.size) if args.optimizer == "airbench" else clean_transform(args.size, args.augment),
         original=geometry(args.size)[1],
     )
-    return views, ViewsLoss(jsd=args.jsd_weight, kinds=views.kinds)
+    return views, build_loss(views.kinds, prepared, args.jsd_weight, args.mean_loss)
+
+
+def build_loss(kinds: Mapping[str, str], prepared: bool, jsd: float, mean: bool) -> ViewsLoss:
+    """The loss of views of these kinds, and of a prepared one of DiffAug. ``mean``: over their cross-entropies."""
+    several = sum(kind != "augmented" for kind in kinds.values()) + prepared
+    weight = 1 / several if mean else 1.0
+    return ViewsLoss(clean=weight, diffaug=weight, deepaugment=weight, jsd=jsd, kinds=kinds)
 
 
 def build_classifier(args: argparse.Namespace, classes: list[str]) -> NormalizedClassifier:

@@ -60,6 +60,19 @@ def test_at_32_pixels_the_maximum_is_the_papers_pooling_by_3():
     torch.testing.assert_close(model.head(features.amax(dim=(2, 3))) / 9, pooled)
 
 
+def test_compiled_in_bfloat16_its_gradients_are_those_without_the_compiler(fresh_compiler):
+    model, images = Airbench(), torch.rand(4, 3, 32, 32)
+    gradients = []
+    for forward in (model, torch.compile(model)):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = forward(images)
+        logits.float().logsumexp(1).sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    plain, compiled = gradients
+    assert torch.cosine_similarity(plain, compiled, dim=0) > 0.98
+
+
 def test_only_biases_of_norms_learn_fast():
     model = Airbench()
     assert [bias.shape[0] for bias in model.norm_biases()] == [64, 64, 256, 256, 256, 256]

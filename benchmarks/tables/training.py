@@ -13,7 +13,11 @@ from ..harness.tables import columns, difference, frame, gains, in_order, table
 MODEL = "airbench94"
 RECIPES = ("baseline", "diffaug", "augmix", "augmix+diffaug")
 #: DiffAug with the network that costs an eighth.
-SMALL = "diffaug@cifar10-small"
+SMALL_NETWORK = "@cifar10-small"
+SMALL = f"diffaug{SMALL_NETWORK}"
+#: Those of the low rate, where DiffAug has the small network. They have three seeds, then one.
+DEEPAUGMENT = ("deepaugment", "deepaugment+diffaug", "deepaugment+augmix", "deepaugment+augmix+diffaug")
+ALL_CLEAN = "all clean images"
 COLUMNS = ("clean, Default", "clean, DE", "corrupted, Default", "corrupted, DE", "corrupted, Purify")
 FAMILIES = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
@@ -33,31 +37,56 @@ BESIDE_AUGMIX = {
 BESIDE_AUGMIX_PAIRS = (("A", "B"), ("B", "C"), ("A", "C"), ("A", "D"))
 
 
-def accuracies() -> pd.DataFrame:
-    """Of the trained classifiers, with the network's own timesteps; ``column`` says which images and which mode."""
-    records = frame("covariate_shift_cifar10-c", metric="accuracy", model=MODEL, mode=list(MODES))
-    records = records[(records.corruption != ALL) & records.timesteps.isin(["", "network"])]
-    records = in_order(records, recipe=(*RECIPES, SMALL))
-    images = records.corruption.where(records.corruption == "clean", "corrupted")
-    return records.assign(column=images + ", " + records["mode"].map(MODES))
-
-
 def headline() -> str:
-    """What each recipe brings on clean images and under corruptions, alone and with two ways of the test time."""
-    records = in_order(accuracies(), recipe=RECIPES)
-    titles = {
-        "clean": "clean, Default",
-        "corrupted": "corrupted, Default",
-        "corrupted, ensemble": "corrupted, DE",
-        "corrupted, Purify": "corrupted, Purify",
+    """What each recipe brings on clean images and under corruptions, alone and with Purify."""
+    titles = {ALL_CLEAN: "clean", "corrupted": "corrupted", "corrupted, Purify": "corrupted, Purify"}
+    records = in_order(at_low_rate(), recipe=RECIPES).replace({"column": titles})
+    return table(records, ["recipe"], "column", header=["trained with"], across=titles.values())
+
+
+def at_low_rate() -> pd.DataFrame:
+    """Accuracies of the recipes that go on from one start; ``column`` says of which images and by which mode."""
+    judged = frame("covariate_shift_cifar10-c_low_rate", metric="accuracy")
+    corrupted = judged[~judged.corruption.isin(["clean", ALL])]
+    default = corrupted[corrupted["mode"] == "default"]
+    trained = [frame(f"train_cifar10_low_rate{part}") for part in ("", "_deepaugment")]
+    parts = {
+        ALL_CLEAN: pd.concat(trained).drop_duplicates(["recipe", "seed"]),
+        "corrupted": default,
+        "corrupted, Purify": corrupted[corrupted["mode"] == "purify"],
+        **{family: default[default.corruption.isin(kinds)] for family, kinds in FAMILIES.items()},
     }
-    parts = {title: records[records.column == column] for title, column in titles.items()}
-    return table(columns(parts), ["recipe"], "column", header=["trained with"], across=parts)
+    records = columns(parts)
+    records = records.assign(recipe=records.recipe.str.removesuffix(SMALL_NETWORK))
+    return in_order(records, recipe=["start", *RECIPES, *DEEPAUGMENT])
 
 
-def budget() -> str:
+def recipes() -> str:
+    """Accuracy on all clean test images, then on corrupted ones, by recipe."""
+    records = at_low_rate()
+    budget = training_budget(frame("train_cifar10_low_rate"))
+    return budget + table(records, ["recipe"], "column", across=records.column.unique())
+
+
+def diffaug_effect() -> str:
+    """Accuracy with DiffAug minus without, paired by seed, under each recipe."""
+    records = at_low_rate()
+    paired = gains(records, "seed", "column", "corruption")
+    return table(paired, ["recipe"], "column", header=["from, to"], across=records.column.unique())
+
+
+def corruption_families() -> str:
+    """By kind of corruption, alone and with Purify."""
+    records = frame("covariate_shift_cifar10-c_low_rate", metric="accuracy", mode=list(MODES))
+    records = records.assign(
+        recipe=records.recipe.str.removesuffix(SMALL_NETWORK), family=records.corruption.map(FAMILY)
+    )
+    records = in_order(records[records.family.notna()], recipe=RECIPES, mode=MODES)
+    return table(records.replace({"mode": MODES}), ["recipe", "mode"], "family", across=FAMILIES)
+
+
+def training_budget(records: pd.DataFrame) -> str:
     """What every recipe had: model, images, and the seconds that training took beside other work."""
-    records = frame("train_cifar10")
     start, later = records[records.recipe == "start"], records[records.recipe != "start"]
     (first,), (second,), (model,) = start.images_seen.unique(), later.images_seen.unique(), records.model.unique()
     return (
@@ -67,26 +96,27 @@ def budget() -> str:
     )
 
 
-def recipes() -> str:
+def accuracies() -> pd.DataFrame:
+    """Of the classifiers of the high rate, with the network's own timesteps; ``column`` says of what and by what."""
+    records = frame("covariate_shift_cifar10-c", metric="accuracy", model=MODEL, mode=list(MODES))
+    records = records[(records.corruption != ALL) & records.timesteps.isin(["", "network"])]
+    records = in_order(records, recipe=(*RECIPES, SMALL))
+    images = records.corruption.where(records.corruption == "clean", "corrupted")
+    return records.assign(column=images + ", " + records["mode"].map(MODES))
+
+
+def high_rate() -> str:
     """Accuracy on all clean test images, then on those of covariate_shift, by recipe."""
-    whole = frame("train_cifar10").assign(column="all clean images")
-    judged = accuracies()
-    order = ["start", *RECIPES, SMALL]
-    records = in_order(pd.concat([whole, judged], ignore_index=True), recipe=order)
-    return budget() + table(records, ["recipe"], "column", across=("all clean images", *COLUMNS))
+    whole = frame("train_cifar10").assign(column=ALL_CLEAN)
+    records = in_order(pd.concat([whole, accuracies()], ignore_index=True), recipe=["start", *RECIPES, SMALL])
+    budget = training_budget(frame("train_cifar10"))
+    return budget + table(records, ["recipe"], "column", across=(ALL_CLEAN, *COLUMNS))
 
 
-def diffaug_effect() -> str:
+def high_rate_effect() -> str:
     """Accuracy with DiffAug minus without, paired by seed, under each recipe."""
     paired = gains(accuracies(), "seed", "column", "corruption")
     return table(paired, ["recipe"], "column", header=["from, to"], across=COLUMNS)
-
-
-def corruption_families() -> str:
-    records = accuracies()
-    records = records[records.corruption != "clean"]
-    records = in_order(records.assign(family=records.corruption.map(FAMILY)), recipe=RECIPES, mode=MODES)
-    return table(records.replace({"mode": MODES}), ["recipe", "mode"], "family", across=FAMILIES)
 
 
 def beside_augmix() -> str:
@@ -110,5 +140,7 @@ TABLES = {
     "recipes": recipes,
     "diffaug_effect": diffaug_effect,
     "corruption_families": corruption_families,
+    "high_rate": high_rate,
+    "high_rate_effect": high_rate_effect,
     "beside_augmix": beside_augmix,
 }

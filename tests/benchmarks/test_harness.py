@@ -51,6 +51,7 @@ def test_classifiers_are_named_by_all_that_makes_their_recipe(tmp_path):
         "synth": {"extra_data": "synthetic", "network": "cifar10"},
         "half": {"p": 0.5},
         "consistent": {"jsd_weight": 24.0},
+        "averaged": {"mean_loss": True},
         "again": {},
     }
     for name, arguments in made.items():
@@ -68,6 +69,7 @@ def test_classifiers_are_named_by_all_that_makes_their_recipe(tmp_path):
         "diffaug+synth",
         "diffaug, p=0.5",
         "diffaug, jsd=24",
+        "diffaug, mean loss",
     ]
     with pytest.raises(ValueError, match=r"must differ in model, recipe or seed. .*plain and .*again are both"):
         open_classifiers([*different, again], CPU)

@@ -269,9 +269,8 @@ def test_train_cifar10_uses_no_other_images_and_classifiers(tmp_path, monkeypatc
     for data in (first, other):
         (data / "train-00000-of-00001.parquet").write_bytes((data / "test-00000-of-00001.parquet").read_bytes())
     args = Namespace(work=tmp_path / "work", data=str(first), synthetic=0, in_loop=False, known=None, model="resnet18")
-    vars(args).update(
-        batch_size=8, lr=None, start_steps=5, workers=0, parallel=1, seeds=1, recipes=None, copies=1, start=None
-    )
+    vars(args).update(batch_size=8, lr=None, start_steps=5, workers=0, parallel=1, seeds=1, recipes=None, copies=1)
+    vars(args).update(start=None, mean_loss=False)
     monkeypatch.setattr(train_cifar10.subprocess, "run", lambda command, **options: commands.append(command))
     train_cifar10.prepare(args)
     train_cifar10.prepare(args)
@@ -309,9 +308,8 @@ def test_train_cifar10_compares_networks(tmp_path, monkeypatch):
     monkeypatch.setattr(train_cifar10.subprocess, "run", lambda command, **options: commands.append(command))
     recipes = ["baseline", "diffaug", "diffaug@hub/small"]
     args = Namespace(work=tmp_path, data="", in_loop=False, known=None, lr=None, seeds=2, recipes=recipes, copies=2)
-    vars(args).update(
-        batch_size=128, start_steps=None, steps=600, workers=0, parallel=1, model="airbench94", start=None
-    )
+    vars(args).update(batch_size=128, start_steps=None, steps=600, workers=0, parallel=1, model="airbench94")
+    vars(args).update(start=None, mean_loss=False)
     assert train_cifar10.plan(args) == [(name, seed) for seed in (0, 1) for name in recipes]
     train_cifar10.prepare(args)
     views = [f"{tmp_path}/images_diffaug", f"{tmp_path}/images_diffaug@small"]
@@ -322,11 +320,14 @@ def test_train_cifar10_compares_networks(tmp_path, monkeypatch):
     in_loop = Namespace(**{**vars(args), "in_loop": True, "data": "hub/images", "batch_size": 256})
     train_cifar10.train(in_loop, "diffaug@hub/small", 1)
     train_cifar10.train(Namespace(**{**vars(in_loop), "lr": 0.02, "start": tmp_path / "shared"}), "baseline", 1)
-    start, small, looped, gentle = (" ".join(command) for command in commands[2:])
+    averaging = Namespace(**{**vars(in_loop), "mean_loss": True})
+    train_cifar10.train(averaging, "diffaug", 1)
+    start, small, looped, gentle, averaged = (" ".join(command) for command in commands[2:])
     assert "--optimizer airbench --label-smoothing 0.2" in start
     assert "--batch-size 1024" in start
     assert f"--init {tmp_path}/start-1" in small
     assert f"--init {tmp_path}/shared" in gentle
+    assert [line.endswith("--mean-loss") for line in (small, looped, gentle, averaged)] == [False, False, False, True]
     assert "--recipe diffaug " in small
     assert f"--diffaug-data {views[1]}" in small
     assert "--data hub/images" in looped

@@ -21,6 +21,7 @@ from diffaug_transforms import DiffAug
 from diffaug_transforms.classifiers import load_classifier, save_classifier
 from diffaug_transforms.images import sample_images
 from diffaug_transforms.transforms import ViewsLoss, recipe
+from diffaug_transforms.transforms.views_loss import jensen_shannon_divergence
 from tests import contracts
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -145,6 +146,35 @@ def test_the_weight_of_augmixs_consistency_reaches_the_loss(monkeypatch, prepare
     _, loss = build_views(options(monkeypatch, "--recipe", "augmix+diffaug", "--jsd-weight", "24"), prepared)
     expected = ViewsLoss(jsd=24)(logits, labels)
     assert expected > ViewsLoss()(logits, labels)
+    torch.testing.assert_close(loss(logits, labels), expected)
+    soft = F.one_hot(labels, 5).float()
+    torch.testing.assert_close(RecipeLoss(loss)(logits, labels, soft), expected)
+
+
+@pytest.mark.parametrize(
+    ("recipe_name", "prepared"),
+    [
+        ("baseline", False),
+        ("diffaug", False),
+        ("diffaug", True),
+        ("augmix+diffaug", False),
+        ("augmix+diffaug", True),
+        ("deepaugment+diffaug", True),
+    ],
+)
+def test_the_mean_of_the_cross_entropies_reaches_the_loss(monkeypatch, recipe_name, prepared):
+    """Each view with a cross-entropy has the same share. AugMix's consistency keeps its weight."""
+    labels = torch.arange(4)
+    views, loss = build_views(options(monkeypatch, "--recipe", recipe_name, "--mean-loss"), prepared)
+    names = [*views.kinds, *(["diffaug"] if prepared else [])]
+    torch.manual_seed(0)
+    logits = {name: torch.randn(4, 5) for name in names}
+    with_cross_entropy = [view for name, view in logits.items() if not name.startswith("augmix")]
+    assert len(with_cross_entropy) == {"baseline": 1, "deepaugment+diffaug": 3}.get(recipe_name, 2)
+    expected = sum(F.cross_entropy(view, labels) for view in with_cross_entropy) / len(with_cross_entropy)
+    if "augmix" in recipe_name:
+        three = [logits[name] for name in ("clean", "augmix1", "augmix2")]
+        expected = expected + 12 * jensen_shannon_divergence(torch.stack(three))
     torch.testing.assert_close(loss(logits, labels), expected)
     soft = F.one_hot(labels, 5).float()
     torch.testing.assert_close(RecipeLoss(loss)(logits, labels, soft), expected)

@@ -146,7 +146,7 @@ def _open_folder(spec: str) -> OpenedClassifier:
 
 
 def _recipe_of(arguments: dict[str, Any]) -> str:
-    """The recipe's name with all that makes it another one: synthetic images, network, timesteps, p, jsd."""
+    """The recipe's name with all that makes it another one: synthetic images, network, timesteps, p, loss."""
     recipe, network = arguments.get("recipe", "baseline"), Path(arguments.get("network") or "cifar10").name
     name = recipe + ("+synth" if arguments.get("extra_data") else "")
     if "diffaug" in recipe:
@@ -154,6 +154,7 @@ def _recipe_of(arguments: dict[str, Any]) -> str:
         name += "".join(f", t={t}" for t in arguments.get("timesteps") or ())
         name += f", p={p:g}" if (p := arguments.get("p", 1.0)) != 1 else ""
     name += f", jsd={weight:g}" if (weight := arguments.get("jsd_weight", 12.0)) != 12 else ""
+    name += ", mean loss" if arguments.get("mean_loss") else ""
     return name
 
 
