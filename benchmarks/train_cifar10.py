@@ -75,8 +75,6 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.start and args.known is not None:
         parser.error("--known trains a start on each choice of classes: leave out --start")
-    if args.start and not (args.start / "classifier.json").is_file():
-        parser.error(f"--start must be a folder of examples/train_classifier.py. Got {args.start}")
     return args
 
 
@@ -91,6 +89,8 @@ def recipe_name(text: str) -> str:
 
 def main() -> None:
     args = parse_arguments()
+    if args.start and not (args.start / "classifier.json").is_file():
+        raise SystemExit(f"--start must be a folder of examples/train_classifier.py. Got {args.start}")
     runs = [] if args.start else [("start", seed) for seed in range(args.seeds)], plan(args)
     if args.known is None:
         prepare(args)

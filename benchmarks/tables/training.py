@@ -15,8 +15,8 @@ RECIPES = ("baseline", "diffaug", "augmix", "augmix+diffaug")
 #: DiffAug with the network that costs an eighth.
 SMALL_NETWORK = "@cifar10-small"
 SMALL = f"diffaug{SMALL_NETWORK}"
-#: Those of the low rate, where DiffAug has the small network. They have three seeds, then one.
-DEEPAUGMENT = ("deepaugment", "deepaugment+diffaug", "deepaugment+augmix", "deepaugment+augmix+diffaug")
+#: More recipes of the low rate, of one seed. A sum of cross-entropies is for comparison with their mean.
+ONE_SEED = ("deepaugment", "deepaugment+diffaug", "diffaug, sum", "augmix+diffaug, sum")
 ALL_CLEAN = "all clean images"
 COLUMNS = ("clean, Default", "clean, DE", "corrupted, Default", "corrupted, DE", "corrupted, Purify")
 FAMILIES = {
@@ -46,10 +46,11 @@ def headline() -> str:
 
 def at_low_rate() -> pd.DataFrame:
     """Accuracies of the recipes that go on from one start; ``column`` says of which images and by which mode."""
-    judged = frame("covariate_shift_cifar10-c_low_rate", metric="accuracy")
-    corrupted = judged[~judged.corruption.isin(["clean", ALL])]
+    corrupted = judged_at_low_rate()
     default = corrupted[corrupted["mode"] == "default"]
-    trained = [frame(f"train_cifar10_low_rate{part}") for part in ("", "_deepaugment")]
+    trained = [frame("train_cifar10_low_rate"), frame("train_cifar10_low_rate_deepaugment")]
+    summed = frame("train_cifar10_low_rate_sum")
+    trained.append(summed.assign(recipe=summed.recipe + ", sum"))
     parts = {
         ALL_CLEAN: pd.concat(trained).drop_duplicates(["recipe", "seed"]),
         "corrupted": default,
@@ -57,8 +58,17 @@ def at_low_rate() -> pd.DataFrame:
         **{family: default[default.corruption.isin(kinds)] for family, kinds in FAMILIES.items()},
     }
     records = columns(parts)
-    records = records.assign(recipe=records.recipe.str.removesuffix(SMALL_NETWORK))
-    return in_order(records, recipe=["start", *RECIPES, *DEEPAUGMENT])
+    records = records.assign(recipe=records.recipe.str.replace(SMALL_NETWORK, ""))
+    return in_order(records, recipe=["start", *RECIPES, *ONE_SEED])
+
+
+def judged_at_low_rate() -> pd.DataFrame:
+    """Accuracies under corruptions. A recipe has the mean of its cross-entropies unless its name says "sum"."""
+    records = frame("covariate_shift_cifar10-c_low_rate", metric="accuracy", mode=["default", "purify"])
+    records = records[~records.corruption.isin(["clean", ALL])]
+    summed = records.recipe.str.endswith(SMALL_NETWORK)
+    names = records.recipe.str.replace(SMALL_NETWORK, "").str.removesuffix(", mean loss")
+    return records.assign(recipe=names.where(~summed, names + ", sum"))
 
 
 def recipes() -> str:
@@ -77,11 +87,8 @@ def diffaug_effect() -> str:
 
 def corruption_families() -> str:
     """By kind of corruption, alone and with Purify."""
-    records = frame("covariate_shift_cifar10-c_low_rate", metric="accuracy", mode=list(MODES))
-    records = records.assign(
-        recipe=records.recipe.str.removesuffix(SMALL_NETWORK), family=records.corruption.map(FAMILY)
-    )
-    records = in_order(records[records.family.notna()], recipe=RECIPES, mode=MODES)
+    records = judged_at_low_rate()
+    records = in_order(records.assign(family=records.corruption.map(FAMILY)), recipe=RECIPES, mode=MODES)
     return table(records.replace({"mode": MODES}), ["recipe", "mode"], "family", across=FAMILIES)
 
 

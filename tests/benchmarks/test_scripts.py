@@ -110,11 +110,11 @@ def test_train_cifar10_writes_down_what_each_run_cost(tmp_path, run, monkeypatch
 
     (tmp_path / "work" / "start-0").rename(tmp_path / "shared")
     assert run(train_cifar10, *options, "--start", tmp_path / "shared") == [start, augmix]
-    for wrong, message in ((["--known", 6], "leave out --start"), ([], "must be a folder of examples/train_classif")):
-        folder = tmp_path / ("shared" if wrong else "missing")
-        with pytest.raises(SystemExit):
-            run(train_cifar10, *options, "--start", folder, *wrong)
-        assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(train_cifar10, *options, "--start", tmp_path / "shared", "--known", 6)
+    assert "leave out --start" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="--start must be a folder of examples/train_classifier.py. Got .*missing"):
+        run(train_cifar10, *options, "--start", tmp_path / "missing")
 
 
 def test_covariate_shift_resumes_and_two_processes_say_what_one_says(
