@@ -374,10 +374,13 @@ def test_answers_are_those_of_the_package(small):
 
 
 def test_purify_is_the_packages_and_its_calls_are_counted(small):
-    """Half of the images are flat, so they come back as they are, without a call."""
+    """Half of the images are flat. They come back as they are, without a call, and are classified only once."""
     data, classifier = random_data(), Linear()
     data.tensors[0][::2] = 90
+    judged: list[int] = []
+    classifier.register_forward_pre_hook(lambda module, inputs: judged.append(len(inputs[0])))
     records = evaluate(classifier, data, modes=["purify", "purify-se"], network=small, corruptions=())
+    assert judged == [1, 6, 3]  # a trial, all images, and those that Purify changed
     with torch.no_grad():
         purify, images = Purify(small), data.tensors[0] / 255
         alone, both = classifier(purify(images)), SelfEnsemble(classifier, purify)(images)

@@ -211,7 +211,7 @@ def judge_part(
             made = one.make(batch, folder)
             usual = one.calls if one.calls_of is None else one.calls_of(seen, made)
             for name, classifier in classifiers.items():
-                log_p = log_probabilities(classifier, made)
+                log_p = answers_to_views(classifier, made, raw[name], usual)
                 for mode, rule in MODES.items():
                     if rule.views == one.kind and mode in options.modes:
                         answer = rule.answer(raw[name], log_p, one.steps)
@@ -227,6 +227,23 @@ def judge_part(
         with whole_file(folder / f"views-{accelerator.process_index}.pt") as temporary:
             torch.save({"labels": torch.cat(labels), **views_of}, temporary)
     return read_tallies(waiting, places)
+
+
+def answers_to_views(classifier: nn.Module, made: Tensor, raw: Tensor, calls: Tensor | int) -> Tensor:
+    """Log-probabilities (V, B, K) of the views. An image that took no call came back as it was: ``raw`` is its answer.
+
+    Args:
+        made: views (V, B, C, H, W).
+        raw: log-probabilities of the images themselves, (B, K).
+        calls: network calls of each image, (B,), or one number of all, and then all views are judged.
+    """
+    if not isinstance(calls, Tensor):
+        return log_probabilities(classifier, made)
+    changed = calls > 0
+    answers = raw.repeat(len(made), 1, 1)
+    if changed.any():
+        answers[:, changed] = log_probabilities(classifier, made[:, changed])
+    return answers
 
 
 def read_tallies(
