@@ -174,14 +174,14 @@ def build_views(args: argparse.Namespace, prepared: bool) -> tuple[Views, ViewsL
         clean=shifted_crop(args.size) if args.optimizer == "airbench" else clean_transform(args.size, args.augment),
         original=geometry(args.size)[1],
     )
-    return views, build_loss(views.kinds, prepared, args.jsd_weight, args.mean_loss)
+    return views, build_loss(args, views.kinds)
 
 
-def build_loss(kinds: Mapping[str, str], prepared: bool, jsd: float, mean: bool) -> ViewsLoss:
-    """The loss of views of these kinds, and of a prepared one of DiffAug. ``mean``: over their cross-entropies."""
-    several = sum(kind != "augmented" for kind in kinds.values()) + prepared
-    weight = 1 / several if mean else 1.0
-    return ViewsLoss(clean=weight, diffaug=weight, deepaugment=weight, jsd=jsd, kinds=kinds)
+def build_loss(args: argparse.Namespace, kinds: Mapping[str, str]) -> ViewsLoss:
+    """The loss of the recipe's views. ``kinds`` names DiffAug's too if the recipe has none, or if it is prepared."""
+    number = list(kinds.values()).count("deepaugment") + ("diffaug" in args.recipe) + 1
+    weight = 1 / number if args.mean_loss else 1.0
+    return ViewsLoss(clean=weight, diffaug=weight, deepaugment=weight, jsd=args.jsd_weight, kinds=kinds)
 
 
 def build_classifier(args: argparse.Namespace, classes: list[str]) -> NormalizedClassifier:

@@ -60,7 +60,8 @@ def test_at_32_pixels_the_maximum_is_the_papers_pooling_by_3():
     torch.testing.assert_close(model.head(features.amax(dim=(2, 3))) / 9, pooled)
 
 
-def test_compiled_in_bfloat16_its_gradients_are_those_without_the_compiler(fresh_compiler):
+@pytest.mark.usefixtures("fresh_compiler")
+def test_compiled_in_bfloat16_its_gradients_are_those_without_the_compiler():
     model, images = Airbench(), torch.rand(4, 3, 32, 32)
     gradients = []
     for forward in (model, torch.compile(model)):
