@@ -66,7 +66,9 @@ def trained_at_low_rate(part: str = "") -> pd.DataFrame:
 
 def judged_at_low_rate() -> pd.DataFrame:
     """Accuracies under corruptions, with recipes' plain names: all have the mean of their cross-entropies."""
-    records = frame("covariate_shift_cifar10-c_low_rate", metric="accuracy", mode=["default", "purify"])
+    wanted = {"metric": "accuracy", "mode": ["default", "purify"]}
+    parts = [frame(f"covariate_shift_cifar10-c_low_rate{part}", **wanted) for part in ("", "_deepaugment")]
+    records = pd.concat(parts, ignore_index=True)
     names = records.recipe.str.removesuffix(", mean loss").str.removesuffix(SMALL_NETWORK)
     return records.assign(recipe=names)[~records.corruption.isin(["clean", ALL])]
 
