@@ -7,9 +7,9 @@
 
 For each seed one classifier is trained as usual (the start). From it every recipe trains on for the same number of
 steps and images, as the paper trains from published checkpoints. With `--start` all seeds share one start, as all of
-the paper's runs share a checkpoint. `+synth` adds synthetic images from the embedded
-network to the training set. `@NETWORK` makes DiffAug's views with another network. Everything is kept under --work: a
-stopped run resumes. Images of other data, and classifiers of other options, are refused there.
+the paper's runs share a checkpoint. `+synth` adds synthetic images from the embedded network to the training set.
+`@NETWORK` makes DiffAug's views with another network. Everything is kept under --work: a stopped run resumes. Images of
+other data, and classifiers of other options, are refused there.
 
 `--known 6` trains classifiers that see only six classes, for each seed another six, and judges none: benchmarks.ood
 asks how well they tell the four unknown classes, over random splits (Neal et al., ECCV 2018).

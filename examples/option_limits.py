@@ -17,6 +17,16 @@ PROBABILITIES = ("p", "label_smoothing", "drop_path", "label_dropout", "ema_deca
 LARGEST_SEED = 2**32 - 1
 
 
+def parse_within_limits(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The arguments of the command line. A number outside its limits ends the script with one line."""
+    args = parser.parse_args()
+    try:
+        check_numbers(args)
+    except ValueError as error:
+        parser.error(str(error))
+    return args
+
+
 def check_numbers(args: argparse.Namespace) -> None:
     """ValueError if an option, of those that the script has, is outside its limits."""
     for name, value in vars(args).items():

@@ -53,7 +53,7 @@ from deit import (
 )
 from image_data import LabelledImages, listed, load_test_images
 from optimization import add_optimizer_arguments, build_optimizer, set_optimizer_defaults, synchronise_batch_norm
-from option_limits import check_numbers
+from option_limits import parse_within_limits
 from progress import Progress, start_accelerator, stoppable
 from sample_views import (
     SKIPPED,
@@ -135,10 +135,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     add_optimizer_arguments(parser)
     add_deit_arguments(parser)
-    args = parser.parse_args()
+    args = parse_within_limits(parser)
     args.network = args.network or embedded_network(args.size, args.size)
     try:
-        check_numbers(args)
         check_airbench_arguments(args)
         set_optimizer_defaults(args)
         check_deit_arguments(args)

@@ -52,7 +52,7 @@ from noisy_images import (
     percent_right,
     training_layout,
 )
-from option_limits import check_numbers
+from option_limits import parse_within_limits
 from progress import Progress, start_accelerator, stoppable
 from sample_views import SKIPPED, Batches, ViewsDataset, load_batches, load_training_images, read_skipped
 from torch import Tensor
@@ -101,11 +101,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="use only N images of each split, always the same, to try the script")
     parser.add_argument("--skip-unreadable", action="store_true", help="leave out and count images that are damaged")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    try:
-        check_numbers(args)
-    except ValueError as error:
-        parser.error(str(error))
+    args = parse_within_limits(parser)
     if args.in_memory and args.skip_unreadable:
         parser.error("in-memory and skip-unreadable exclude each other: pass one of them")
     return args

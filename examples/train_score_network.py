@@ -35,7 +35,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
 from image_data import LabelledImages, load_source
 from noisy_images import geometry, one_view, training_layout
-from option_limits import check_numbers
+from option_limits import parse_within_limits
 from photo_crops import (
     TIMESTEPS,
     RandomScaleCrop,
@@ -89,12 +89,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="use only N images, always the same, to try the script")
     parser.add_argument("--skip-unreadable", action="store_true", help="leave out and count images that are damaged")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    try:
-        check_numbers(args)
-    except ValueError as error:
-        parser.error(str(error))
-    return args
+    return parse_within_limits(parser)
 
 
 def build_unet(

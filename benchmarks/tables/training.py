@@ -53,9 +53,13 @@ def at_low_rate() -> pd.DataFrame:
         ALL_CLEAN: pd.concat(trained).drop_duplicates(["recipe", "seed"]),
         "corrupted": default,
         "corrupted, Purify": corrupted[corrupted["mode"] == "purify"],
-        **{family: default[default.corruption.isin(kinds)] for family, kinds in FAMILIES.items()},
+        **by_family(default),
     }
     return in_order(columns(parts), recipe=["start", *RECIPES, *ONE_SEED])
+
+
+def by_family(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return {family: records[records.corruption.isin(kinds)] for family, kinds in FAMILIES.items()}
 
 
 def trained_at_low_rate(part: str = "") -> pd.DataFrame:
@@ -141,7 +145,7 @@ def beside_augmix() -> str:
     records = in_order(records[records.corruption != ALL], recipe=BESIDE_AUGMIX)
     corrupted = records[records.corruption != "clean"]
     parts = {"clean": records[records.corruption == "clean"], "corrupted": corrupted}
-    parts |= {family: corrupted[corrupted.corruption.isin(kinds)] for family, kinds in FAMILIES.items()}
+    parts |= by_family(corrupted)
     every = columns(parts)
     by_letter = {title[0]: every[every.recipe == recipe] for recipe, title in BESIDE_AUGMIX.items()}
     lines = [every.assign(recipe=every.recipe.map(BESIDE_AUGMIX))]

@@ -200,9 +200,10 @@ def read_tars(folder: Path, unfinished: tuple[type[Exception], ...] = ()) -> dic
     members: dict[str, bytes] = {}
     for path in folder.glob("*.tar"):
         with suppress(*unfinished), tarfile.open(path) as tar:
-            own = {member.name: tar.extractfile(member).read() for member in tar}
-            assert not own.keys() & members.keys()
-            members |= own
+            own = [(member.name, tar.extractfile(member).read()) for member in tar]
+            names = [*members, *(name for name, _ in own)]
+            assert len(set(names)) == len(names)
+            members.update(own)
     return members
 
 

@@ -210,8 +210,10 @@ def judge_part(
         for one in views:
             made = one.make(batch, folder)
             usual = one.calls if one.calls_of is None else one.calls_of(seen, made)
+            changed = usual.nonzero()[:, 0] if isinstance(usual, Tensor) else None
+            judged = made if changed is None else made[:, changed]
             for name, classifier in classifiers.items():
-                log_p = answers_to_views(classifier, made, raw[name], usual)
+                log_p = answers_to_views(classifier, judged, raw[name], changed)
                 for mode, rule in MODES.items():
                     if rule.views == one.kind and mode in options.modes:
                         answer = rule.answer(raw[name], log_p, one.steps)
@@ -229,20 +231,19 @@ def judge_part(
     return read_tallies(waiting, places)
 
 
-def answers_to_views(classifier: nn.Module, made: Tensor, raw: Tensor, calls: Tensor | int) -> Tensor:
+def answers_to_views(classifier: nn.Module, judged: Tensor, raw: Tensor, changed: Tensor | None) -> Tensor:
     """Log-probabilities (V, B, K) of the views. An image that took no call came back as it was: ``raw`` is its answer.
 
     Args:
-        made: views (V, B, C, H, W).
+        judged: views (V, N, C, H, W) of the changed images.
         raw: log-probabilities of the images themselves, (B, K).
-        calls: network calls of each image, (B,), or one number of all, and then all views are judged.
+        changed: the places of the changed images in the batch, (N,). None: all of them.
     """
-    if not isinstance(calls, Tensor):
-        return log_probabilities(classifier, made)
-    changed = calls > 0
-    answers = raw.repeat(len(made), 1, 1)
-    if changed.any():
-        answers[:, changed] = log_probabilities(classifier, made[:, changed])
+    if changed is None:
+        return log_probabilities(classifier, judged)
+    answers = raw.repeat(len(judged), 1, 1)
+    if len(changed):
+        answers[:, changed] = log_probabilities(classifier, judged)
     return answers
 
 
