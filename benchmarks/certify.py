@@ -41,7 +41,7 @@ from diffaug_transforms.score import Denoiser
 
 from .harness.classifiers import open_classifiers
 from .harness.data import check_classes, every_nth, open_set
-from .harness.options import default_device, script_parser
+from .harness.options import default_device, positive_float, positive_int, script_parser
 from .harness.pictures import new_figure, save_figure
 from .harness.records import RESULTS, Record, write_results
 from .harness.tables import frame
@@ -59,14 +59,19 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("what", nargs="?", choices=("certificates", "coverage"), default="certificates")
     parser.add_argument("--classifier", nargs="+", help="as benchmarks.covariate_shift takes them")
     parser.add_argument("--dataset", choices=("cifar10", "imagenet"), default="cifar10")
-    parser.add_argument("--every", type=int, default=1, help="only every Nth image, from the first on")
-    parser.add_argument("--sigmas", nargs="+", type=float, default=[0.25, 0.5, 1.0], help="on [0, 1] pixels")
-    parser.add_argument("--n0", type=int, default=100, help="draws that choose the class")
-    parser.add_argument("--n", type=int, help="draws that bound its probability; default: 10,000, coverage 1000")
-    parser.add_argument("--failure-probability", nargs="+", type=float, help="default: 0.001; coverage 0.001 0.05")
-    parser.add_argument("--max-batch", type=int, default=100, help="largest batch of draws on the device")
-    parser.add_argument("--simulations", type=int, default=1_000_000, help="certificates for each probability")
-    parser.add_argument("--classes", type=int, default=10, help="of simulated votes")
+    parser.add_argument("--every", type=positive_int, default=1, help="only every Nth image, from the first on")
+    parser.add_argument("--sigmas", nargs="+", type=positive_float, default=[0.25, 0.5, 1.0], help="on [0, 1] pixels")
+    parser.add_argument("--n0", type=positive_int, default=100, help="draws that choose the class")
+    parser.add_argument(
+        "--n", type=positive_int, help="draws that bound its probability; default: 10,000, coverage 1000"
+    )
+    parser.add_argument(
+        "--failure-probability", nargs="+", type=positive_float, help="default: 0.001; coverage 0.001 0.05"
+    )
+    parser.add_argument("--amp", action="store_true", help="classifiers run under bfloat16 autocast")
+    parser.add_argument("--max-batch", type=positive_int, default=100, help="largest batch of draws on the device")
+    parser.add_argument("--simulations", type=positive_int, default=1_000_000, help="certificates for each probability")
+    parser.add_argument("--classes", type=positive_int, default=10, help="of simulated votes")
     parser.add_argument("--output", type=Path, help="default: certify.json or certify_coverage.json in results/")
     args = parser.parse_args()
     if args.what == "certificates" and not args.classifier:
@@ -91,7 +96,7 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace) -> list[Record]:
-    classifiers, fields = open_classifiers(args.classifier, default_device())
+    classifiers, fields = open_classifiers(args.classifier, default_device(), args.amp)
     images = random_subset(every_nth(open_set(args.dataset, args.data), args.every), args.images)
     check_classes(images, classifiers)
     return [record for network in args.network for record in certify(network, images, classifiers, fields, args)]

@@ -46,7 +46,7 @@ from diffaug_transforms.transforms import Purify
 
 from .harness.classifiers import open_classifiers
 from .harness.data import SETS, check_classes, every_nth, open_set
-from .harness.options import default_workers, script_parser
+from .harness.options import default_workers, nonnegative_float, positive_int, script_parser
 from .harness.pictures import new_figure, save_figure
 from .harness.records import RESULTS, Record, write_results
 from .harness.tables import frame
@@ -67,21 +67,24 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dataset", choices=SETS, required=True)
     parser.add_argument("--data", required=True, help="published files, or the clean set (folder or Hub id)")
     parser.add_argument(
-        "--resize", type=int, help="ImageNet's images to N pixels before the crop of 224; DDA adapts all of N x N"
+        "--resize",
+        type=positive_int,
+        help="ImageNet's images to N pixels before the crop of 224; DDA adapts all of N x N",
     )
     parser.add_argument("--modes", nargs="+", choices=MODES, default=("default", "de", "dda", "dda-se"))
     parser.add_argument(
         "--timesteps", nargs="+", type=timesteps_name, default=["network"], help="network, paper, or a set as 0,25,50"
     )
-    parser.add_argument("--dda-scale", type=float, default=6.0, help="of DDA with the network's timesteps")
-    parser.add_argument("--dda-downscale", type=int, default=4, help="likewise")
+    parser.add_argument("--dda-scale", type=nonnegative_float, default=6.0, help="of DDA with the network's timesteps")
+    parser.add_argument("--dda-downscale", type=positive_int, default=4, help="likewise")
     parser.add_argument("--dda-border", choices=BORDERS, default="normalized", help="zeros: the reference's")
     parser.add_argument("--corruptions", nargs="+", choices=CORRUPTIONS, default=CORRUPTIONS)
     parser.add_argument("--name", help="of the data set in records; default: --dataset")
     parser.add_argument("--mce-baseline", default="alexnet", help="alexnet or a recipe's Default; needs 5 severities")
     parser.add_argument("--severities", nargs="+", type=int, choices=range(1, 6), default=[5])
-    parser.add_argument("--every", type=int, default=1, help="only every Nth image, from the first on")
-    parser.add_argument("--limit", type=int, help="only the first N images of a random order")
+    parser.add_argument("--every", type=positive_int, default=1, help="only every Nth image, from the first on")
+    parser.add_argument("--limit", type=positive_int, help="only the first N images of a random order")
+    parser.add_argument("--amp", action="store_true", help="classifiers run under bfloat16 autocast")
     parser.add_argument("--checkpointing", action="store_true", help="DDA in less memory and more time")
     parser.add_argument("--keep-probabilities", action="store_true", help="DE's, for benchmarks.ensemble_rules")
     parser.add_argument("--output", type=Path, help="default: covariate_shift_NAME.json in results/")
@@ -113,7 +116,7 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace, accelerator: Any) -> list[Record]:
-    classifiers, fields = open_classifiers(args.classifier, accelerator.device)
+    classifiers, fields = open_classifiers(args.classifier, accelerator.device, args.amp)
     name = args.name or args.dataset
     settings = {key: str(value) for key, value in sorted(vars(args).items()) if key not in FREE}
     settings |= {"device": accelerator.device.type, "weights": digest_of_weights(args.network, classifiers, fields)}

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from diffaug_transforms.robustness.evaluation import classifiers
+from diffaug_transforms.robustness.evaluation.answers import InBfloat16, in_channels_last
 
 
 def open_classifier(spec: str) -> tuple[nn.Module, dict[str, Any]]:
@@ -18,9 +19,9 @@ def open_classifier(spec: str) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def open_classifiers(
-    specs: Sequence[str], device: torch.device
+    specs: Sequence[str], device: torch.device, amp: bool = False
 ) -> tuple[dict[str, nn.Module], dict[str, dict[str, Any]]]:
-    """Several classifiers on a device, and their fields, each by what it was opened from.
+    """Several classifiers on a device, and their fields, each by what it was opened from. ``amp``: in bfloat16.
 
     ValueError if two have the same fields: records could not tell them apart.
     """
@@ -30,4 +31,5 @@ def open_classifiers(
     for spec, field in fields.items():
         if (first := names.setdefault(repr(field), spec)) != spec:
             raise ValueError(f"classifiers must differ in model, recipe or seed. {first} and {spec} are both {field}")
-    return {spec: classifier.to(device) for spec, (classifier, _) in opened.items()}, fields
+    modules = {spec: in_channels_last(classifier).to(device) for spec, (classifier, _) in opened.items()}
+    return {spec: InBfloat16(module) if amp else module for spec, module in modules.items()}, fields

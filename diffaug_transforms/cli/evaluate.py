@@ -63,6 +63,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int, help="only the first N images of a random order")
     parser.add_argument("--batch-size", type=int, default=50, help="images at once; default: %(default)s")
     parser.add_argument("--workers", type=int, default=0, help="processes that read images; default: %(default)s")
+    text = "the classifier runs under bfloat16 autocast: faster on most devices, and close decisions may change"
+    parser.add_argument("--amp", action="store_true", help=text)
     text = "folder for records.json, table.md, accuracy.png and finished parts; default: "
     parser.add_argument("--output", type=Path, help=f"{text}{DEFAULT_OUTPUT}/CLASSIFIER_DATA")
     add_shared(parser, "device", "seed")
@@ -90,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
         workers=args.workers,
         seed=args.seed,
         device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        amp=args.amp,
         output=output / "parts",
         progress=True,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections.abc import Sequence
@@ -401,6 +402,39 @@ def test_the_users_module_stays_as_it_is():
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
+def test_library_models_run_in_channels_last(monkeypatch):
+    """Users' own code and exported programs may need the layout that they have."""
+    layouts: list[bool] = []
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
+    record = lambda layer, *_: layouts.append(layer.weight.is_contiguous(memory_format=torch.channels_last))  # noqa: E731
+    model[0].register_forward_hook(record)
+    options: dict[str, Any] = {"modes": ["default"], "corruptions": ()}
+    own = evaluate(model, random_data(), **options)
+    assert layouts and not any(layouts)
+    layouts.clear()
+    opened = OpenedClassifier(copy.deepcopy(model), {"model": "Sequential"})
+    monkeypatch.setattr(sys.modules[evaluate.__module__], "open_classifier", lambda *_, **__: opened)
+    by_name = evaluate("a_name", random_data(), **options)
+    assert layouts and all(layouts)
+    assert pick(by_name, "accuracy", "default") == pick(own, "accuracy", "default")
+
+
+def test_amp_is_bfloat16_autocast():
+    """The classifier, here convolutions that PyTorch casts, sees images in [0, 1] and computes in bfloat16."""
+    seen: list[tuple[torch.dtype, torch.dtype]] = []
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 14 * 14, 5))
+    module[0].register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
+    module[0].__deepcopy__ = lambda _: module[0]  # evaluate judges a copy, and the hook shall see this layer
+    records = evaluate(module, random_data(), modes=["default"], corruptions=(), amp=True)
+    assert seen == [(torch.float32, torch.bfloat16)] * 2  # a trial and all images
+    images, targets = random_data().tensors
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        right = correct(module(images / 255).float(), targets)
+    assert pick(records, "accuracy", "default") == round(100 * right.float().mean().item(), 3)
+
+
 def test_a_classifier_alone_needs_no_network():
     records = evaluate("cifar10-baseline", random_data(side=32), modes=["default"], corruptions=())
     assert {record["mode"] for record in records} == {"default"}
@@ -425,6 +459,7 @@ def test_finished_parts_are_used_for_the_same_inputs_only(tmp_path, small, capsy
     )
     assert made(classifier, data, timesteps=[30]) == everything
     assert made(classifier, data, timesteps=[30], seed=1) == everything
+    assert made(classifier, data, timesteps=[30], seed=1, amp=True) == everything
     with torch.no_grad():
         classifier.weight[0, 0] += 1
     assert made(classifier, data, timesteps=[30], seed=1) == everything
@@ -445,6 +480,7 @@ def test_finished_parts_are_used_for_the_same_inputs_only(tmp_path, small, capsy
         ({"output": 5}, TypeError, "output must be a path. Got 5"),
         ({"dataset": "cifar10-c"}, ValueError, "dataset and split are for data by name. Got 'cifar10-c' and None"),
         ({"severities": []}, ValueError, "severities must be in 1...5, at least one. Got none"),
+        ({"amp": "bfloat16"}, TypeError, "amp must be True or False. Got 'bfloat16'"),
         ({"limit": 0}, ValueError, "limit must be at least 1. Got 0"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1. Got 0"),
         ({"normalize": (0.5, 0.5)}, ValueError, "normalize is for classifiers by name"),

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ...transforms.purify import Purify
 from ..adaptation import DDA
 from ..corruptions import check_severity
 from ..datasets import random_subset
+from .answers import InBfloat16, in_channels_last
 from .classifiers import Normalization, OpenedClassifier, open_classifier
 from .data import TestSet, open_data
 from .digests import digest, digest_of_classifier, digest_of_data, digest_of_network
@@ -56,6 +58,7 @@ def evaluate(
     workers: int = 0,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    amp: bool = False,
     output: str | Path | None = None,
     progress: bool = False,
 ) -> list[Record]:
@@ -83,6 +86,7 @@ def evaluate(
         workers: processes that read and corrupt images. 0: a thread does it.
         seed: of all noise.
         device: where the networks run. Each of several processes has its own GPU.
+        amp: the classifier runs under bfloat16 autocast. Faster on most devices; close decisions may change.
         output: a folder for finished parts. A run that was stopped resumes there, and parts are used only for the same
             options, weights, images and versions. None: nothing is kept.
         progress: print the plan, with the number of network calls and the time, and show progress.
@@ -106,7 +110,7 @@ def evaluate(
         ['anytime', 'de', 'default', 'purify', 'view']
     """
     check_arguments(modes, corruptions, severities)
-    check_flags(progress=progress)
+    check_flags(progress=progress, amp=amp)
     batch_size, limit = as_integer("batch_size", batch_size, 1), as_optional_integer("limit", limit, 1)
     seed, workers = as_integer("seed", seed, 0), as_integer("workers", workers, 0)
     opened = as_opened(classifier, normalize, size)
@@ -115,6 +119,7 @@ def evaluate(
     parts = [Part(name, severity, cut(test.part(name, severity), limit)) for name, severity in chosen]
     accelerator = join_processes(as_device(device))
     module = opened.module.to(accelerator.device).eval()
+    module = InBfloat16(module) if amp else module
     images = first_images(parts, batch_size, accelerator.device)
     check_outputs(module, images, test)
 
@@ -187,7 +192,8 @@ def as_device(device: torch.device | str) -> torch.device:
 def as_opened(classifier: Any, normalize: Normalization | None, size: int | None) -> OpenedClassifier:
     """The classifier with what is known about it."""
     if not isinstance(classifier, nn.Module):
-        return open_classifier(classifier, normalize=normalize, size=size)
+        opened = open_classifier(classifier, normalize=normalize, size=size)
+        return replace(opened, module=in_channels_last(opened.module))
     if normalize is not None:
         raise ValueError("normalize is for classifiers by name. A module takes images in [0, 1]")
     fields = {"model": type(classifier).__name__, "recipe": "baseline", "seed": 0}
