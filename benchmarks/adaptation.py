@@ -34,7 +34,7 @@ from diffaug_transforms.transforms import AnytimeEnsemble, SelfEnsemble
 
 from .harness.classifiers import open_classifier
 from .harness.data import open_set, read_images
-from .harness.options import default_device, script_parser
+from .harness.options import default_device, nonnegative_float, positive_int, script_parser
 from .harness.records import RESULTS, Record, summary, write_results
 from .harness.timing import Methods, count_calls, ratio, time_interleaved
 
@@ -47,9 +47,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("what", choices=("speed", "guide"))
     parser.add_argument("--classifier", default="cifar10-diffaug", help="of speed: see benchmarks.covariate_shift")
     parser.add_argument("--dataset", default="cifar10-c", help="of speed")
-    parser.add_argument("--images", type=int, help="default: 30 for speed, 60 for guide")
-    parser.add_argument("--downscales", type=int, nargs="+", default=[2, 4])
-    parser.add_argument("--scales", type=float, nargs="+", default=[0.75, 1.5, 2, 3, 6])
+    parser.add_argument("--images", type=positive_int, help="default: 30 for speed, 60 for guide")
+    parser.add_argument("--downscales", type=positive_int, nargs="+", default=[2, 4])
+    parser.add_argument("--scales", type=nonnegative_float, nargs="+", default=[0.75, 1.5, 2, 3, 6])
     parser.add_argument("--output", type=Path, help="default: adaptation_speed.json or dda_guide.json in results/")
     return parser.parse_args()
 

@@ -23,7 +23,7 @@ from diffaug_transforms import ScoreNetwork, load_score_network
 from diffaug_transforms.score import diffuse, to_signed
 
 from .harness.data import HubImages, read_images
-from .harness.options import default_device, script_parser
+from .harness.options import default_device, nonnegative_int, positive_int, script_parser
 from .harness.records import RESULTS, Record, summary, write_results
 
 PSNR_TIMESTEPS = list(range(50, 901, 50))
@@ -33,10 +33,10 @@ def parse_arguments() -> argparse.Namespace:
     output = RESULTS / "denoising.json"
     parser = script_parser(__doc__, data="uoft-cs/cifar10", batch_size=250, seed=0, output=output)
     parser.add_argument("--network", nargs="+", default=["cifar10"], help="each as DiffAug's network")
-    parser.add_argument("--size", type=int, help="side of the centre crops; default: images as they are")
-    parser.add_argument("--limit", type=int, default=10_000, help="test images for eps-MSE")
-    parser.add_argument("--psnr-images", type=int, default=1000, help="of them, for PSNR")
-    parser.add_argument("--psnr-timesteps", type=int, nargs="+", default=PSNR_TIMESTEPS)
+    parser.add_argument("--size", type=positive_int, help="side of the centre crops; default: images as they are")
+    parser.add_argument("--limit", type=positive_int, default=10_000, help="test images for eps-MSE")
+    parser.add_argument("--psnr-images", type=positive_int, default=1000, help="of them, for PSNR")
+    parser.add_argument("--psnr-timesteps", type=nonnegative_int, nargs="+", default=PSNR_TIMESTEPS)
     return parser.parse_args()
 
 

@@ -24,7 +24,7 @@ from diffaug_transforms.score import Denoiser
 
 from .harness.classifiers import open_classifiers
 from .harness.data import open_set, read_images
-from .harness.options import default_device, script_parser
+from .harness.options import default_device, positive_int, script_parser
 from .harness.pictures import new_figure, save_figure
 from .harness.records import RESULTS, Record, summary, write_results
 from .harness.tables import frame
@@ -35,7 +35,7 @@ def parse_arguments() -> argparse.Namespace:
     common = {"data": "uoft-cs/cifar10", "network": "cifar10", "images": 500, "batch_size": 100, "seed": 0}
     parser = script_parser(__doc__, classifier=(), **common, output=output)
     parser.add_argument("--dataset", choices=("cifar10", "imagenet"), default="cifar10")
-    parser.add_argument("--every", type=int, default=25, help="timesteps 0, EVERY, 2 EVERY... and the last")
+    parser.add_argument("--every", type=positive_int, default=25, help="timesteps 0, EVERY, 2 EVERY... and the last")
     return parser.parse_args()
 
 

@@ -44,7 +44,7 @@ from diffaug_transforms.score import Denoiser, diffuse, to_signed
 
 from .harness.classifiers import open_classifiers
 from .harness.data import read_images
-from .harness.options import default_device, script_parser
+from .harness.options import default_device, positive_int, script_parser
 from .harness.pictures import draw_rows, stretch
 from .harness.records import RESULTS, Record, summary, write_results
 
@@ -57,7 +57,7 @@ def parse_arguments() -> argparse.Namespace:
     common: dict[str, Any] = {"data": "uoft-cs/cifar10", "network": "cifar10", "timesteps": [16, 44, 96, 200, 350, 500]}
     common |= {"batch_size": 25, "seed": 0, "pictures": [15, 34], "output": RESULTS / "gradients.json"}
     parser = script_parser(__doc__, classifier=(), **common)
-    parser.add_argument("--images", type=int, default=100, help="the first test images")
+    parser.add_argument("--images", type=positive_int, default=100, help="the first test images")
     return parser.parse_args()
 
 

@@ -29,7 +29,7 @@ from diffaug_transforms.images import ASSETS
 from diffaug_transforms.score.memory import LiveBytes
 from diffaug_transforms.score.openai import parse_flags, released_flags, unet_config
 
-from .harness.options import script_parser
+from .harness.options import positive_float, script_parser
 from .harness.records import RESULTS, Record, write_results
 
 SIZE = 224  # the paper's, for classifier and network: Resize 256, CenterCrop 224
@@ -73,10 +73,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--measured", type=Path, default=RESULTS / "gpu_hour.json", help=measured)
     parser.add_argument("--assumed", action="store_true", help="take the rates below even so")
     parser.add_argument("--gpu", default="A100 SXM", help="a name for the tables")
-    parser.add_argument("--peak-tflops", type=float, default=312, help="of dense bfloat16 products, the maker's number")
-    parser.add_argument("--utilisation", type=float, default=0.4, help="share of it that the U-Net is assumed to reach")
-    parser.add_argument("--classifier-utilisation", type=float, default=0.2, help="the same of the classifier")
-    parser.add_argument("--jpeg-bytes", type=float, default=0.7, help="of a prepared copy, a pixel, assumed")
+    parser.add_argument(
+        "--peak-tflops", type=positive_float, default=312, help="of dense bfloat16 products, the maker's number"
+    )
+    parser.add_argument(
+        "--utilisation", type=positive_float, default=0.4, help="share of it that the U-Net is assumed to reach"
+    )
+    parser.add_argument("--classifier-utilisation", type=positive_float, default=0.2, help="the same of the classifier")
+    parser.add_argument("--jpeg-bytes", type=positive_float, default=0.7, help="of a prepared copy, a pixel, assumed")
     return parser.parse_args()
 
 

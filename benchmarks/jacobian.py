@@ -37,7 +37,7 @@ from diffaug_transforms.robustness.evaluation.sets import HubImages
 from diffaug_transforms.score import diffuse, to_signed, to_unit
 
 from .harness.data import read_images
-from .harness.options import default_device, script_parser
+from .harness.options import default_device, nonnegative_int, positive_float, positive_int, script_parser
 from .harness.pictures import draw_rows, stretch
 from .harness.records import RESULTS, Record, summary, write_results
 
@@ -46,12 +46,14 @@ def parse_arguments() -> argparse.Namespace:
     common: dict[str, Any] = {"data": "uoft-cs/cifar10", "network": "cifar10", "timesteps": [25, 50, 100, 200, 400]}
     common |= {"seed": 0, "pictures": [15, 34, 1], "output": RESULTS / "jacobian.json"}
     parser = script_parser(__doc__, **common)
-    parser.add_argument("--images", type=int, default=40, help="the first test images")
-    parser.add_argument("--vectors", type=int, default=6, help="random v for each image and t")
-    parser.add_argument("--leading-images", type=int, default=8, help="of them, for the leading directions")
-    parser.add_argument("--iterations", type=int, default=5, help="of leading_directions")
-    parser.add_argument("--picture-timesteps", type=int, nargs="+", default=[100, 300])
-    parser.add_argument("--move", type=float, default=0.15, help="along a direction, as a share of the noise's length")
+    parser.add_argument("--images", type=positive_int, default=40, help="the first test images")
+    parser.add_argument("--vectors", type=positive_int, default=6, help="random v for each image and t")
+    parser.add_argument("--leading-images", type=positive_int, default=8, help="of them, for the leading directions")
+    parser.add_argument("--iterations", type=positive_int, default=5, help="of leading_directions")
+    parser.add_argument("--picture-timesteps", type=nonnegative_int, nargs="+", default=[100, 300])
+    parser.add_argument(
+        "--move", type=positive_float, default=0.15, help="along a direction, as a share of the noise's length"
+    )
     return parser.parse_args()
 
 

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from diffaug_transforms.transforms import estimate_sigma
 
 from .harness.data import HubImages
-from .harness.options import script_parser
+from .harness.options import positive_int, script_parser
 from .harness.records import RESULTS, Record, summary, write_results
 
 SIGMAS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
@@ -75,7 +75,7 @@ METHODS: dict[str, Callable[[Tensor], Tensor | float]] = {
 
 def parse_arguments() -> argparse.Namespace:
     parser = script_parser(__doc__, data=["uoft-cs/cifar10"], images=500, seed=0, output=RESULTS / "noise_level.json")
-    parser.add_argument("--gate-images", type=int, default=10_000, help="the first N training images")
+    parser.add_argument("--gate-images", type=positive_int, default=10_000, help="the first N training images")
     return parser.parse_args()
 
 

@@ -26,7 +26,7 @@ from diffaug_transforms.score import Denoiser, views_over_time
 
 from .harness.classifiers import open_classifier
 from .harness.data import CIFAR10_CLASSES, open_set
-from .harness.options import script_parser
+from .harness.options import nonnegative_int, script_parser
 from .harness.pictures import draw_rows, new_figure, save_figure
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -49,7 +49,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("what", choices=("steps", "flow", "views", "journey"))
     parser.add_argument("--classifier", default="cifar10-diffaug", help="of CIFAR-10's classes")
     parser.add_argument("--corruption", choices=CORRUPTIONS, default="gaussian_noise")
-    parser.add_argument("--index", type=int, default=41, help="of the test image")
+    parser.add_argument("--index", type=nonnegative_int, default=41, help="of the test image")
     parser.add_argument("--output", type=Path, help="default: docs/ and the name above")
     return parser.parse_args()
 

@@ -41,7 +41,7 @@ from diffaug_transforms.transforms.ensemble import denoised_views
 
 from .harness.ceiling import HEAVIEST, SIDES, Work, convolutions, count_convolutions, dtype_name, products
 from .harness.data import side_of
-from .harness.options import default_device, script_parser
+from .harness.options import default_device, positive_int, script_parser
 from .harness.records import RESULTS, Record, write_results
 from .harness.timing import cudnn_benchmark, peak_bytes, ratio, time_interleaved
 
@@ -54,13 +54,17 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--device", type=torch.device, default=default_device(), help="of the transform: cuda, cuda:1, cpu"
     )
-    parser.add_argument("--size", type=int, help="image side; default: the network's")
-    parser.add_argument("--batch-size", type=int, help="default: 64, and 128 in a training step")
-    parser.add_argument("--ensemble-images", type=int, default=8, help="images of the ensemble's batch")
+    parser.add_argument("--size", type=positive_int, help="image side; default: the network's")
+    parser.add_argument("--batch-size", type=positive_int, help="default: 64, and 128 in a training step")
+    parser.add_argument("--ensemble-images", type=positive_int, default=8, help="images of the ensemble's batch")
     parser.add_argument("--compile", action="store_true", help="time DiffAug(compile=True) too")
-    parser.add_argument("--max-batch", type=int, help="measure the memory of 1, 2 and 4 times N images in parts of N")
+    parser.add_argument(
+        "--max-batch", type=positive_int, help="measure the memory of 1, 2 and 4 times N images in parts of N"
+    )
     parser.add_argument("--model", default="cifar_resnet-32", help="that a training step trains")
-    parser.add_argument("--steps", type=int, default=10, help="of one training run, of which each round has one")
+    parser.add_argument(
+        "--steps", type=positive_int, default=10, help="of one training run, of which each round has one"
+    )
     parser.add_argument("--output", type=Path, help="default: throughput.json or training_step.json in results/")
     return parser.parse_args()
 

@@ -42,7 +42,7 @@ from diffaug_transforms.score.sampling import sample
 from diffaug_transforms.transforms import RECIPES
 
 from .harness.data import CIFAR10_CLASSES, side_of
-from .harness.options import default_device, script_parser
+from .harness.options import default_device, nonnegative_int, positive_float, positive_int, script_parser
 from .harness.records import RESULTS, Record, write_results
 
 #: DiffAug's, of recipes that name no other.
@@ -55,22 +55,26 @@ SEVERAL_SEEDS = (*MAIN_RECIPES, "baseline+synth", "diffaug+synth")
 def parse_arguments() -> argparse.Namespace:
     work, output = Path("runs/cifar10_recipes"), RESULTS / "train_cifar10.json"
     parser = script_parser(__doc__, data="uoft-cs/cifar10", work=work, batch_size=128, output=output)
-    parser.add_argument("--seeds", type=int, default=3, help="of the main recipes; the others have one")
+    parser.add_argument("--seeds", type=positive_int, default=3, help="of the main recipes; the others have one")
     parser.add_argument("--recipes", nargs="+", type=recipe_name, help="default: all")
     parser.add_argument("--model", default="cifar_resnet-32", help="cifar_resnet-W or airbench94")
     shared = "the folder of a trained classifier, from which all seeds go on; default: one is trained for each seed"
     parser.add_argument("--start", type=Path, help=shared)
-    parser.add_argument("--start-steps", type=int, help="default: 4000, for airbench94 735; half with --known")
-    parser.add_argument("--steps", type=int, default=600, help="of every recipe, from the start on")
-    parser.add_argument("--lr", type=float, help="of every recipe; default: 0.05 for batches of 128, in proportion")
+    parser.add_argument("--start-steps", type=positive_int, help="default: 4000, for airbench94 735; half with --known")
+    parser.add_argument("--steps", type=positive_int, default=600, help="of every recipe, from the start on")
+    parser.add_argument(
+        "--lr", type=positive_float, help="of every recipe; default: 0.05 for batches of 128, in proportion"
+    )
     parser.add_argument("--mean-loss", action="store_true", help="of recipes with several cross-entropies")
     parser.add_argument("--in-loop", action="store_true", help="DiffAug while training, not prepared beforehand")
-    parser.add_argument("--copies", type=int, default=2, help="prepared DiffAug views of each training image")
-    parser.add_argument("--synthetic", type=int, default=250, help="synthetic images of each class")
-    parser.add_argument("--parallel", type=int, default=1, help="classifiers trained at a time, with equal CPU threads")
-    parser.add_argument("--workers", type=int, default=0, help="DataLoader processes of each training")
+    parser.add_argument("--copies", type=positive_int, default=2, help="prepared DiffAug views of each training image")
+    parser.add_argument("--synthetic", type=positive_int, default=250, help="synthetic images of each class")
     parser.add_argument(
-        "--known", type=int, help="train on that many random classes, in folders of a run without --in-loop"
+        "--parallel", type=positive_int, default=1, help="classifiers trained at a time, with equal CPU threads"
+    )
+    parser.add_argument("--workers", type=nonnegative_int, default=0, help="DataLoader processes of each training")
+    parser.add_argument(
+        "--known", type=positive_int, help="train on that many random classes, in folders of a run without --in-loop"
     )
     args = parser.parse_args()
     if args.start and args.known is not None:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..harness.options import script_parser
+from ..harness.options import positive_float, script_parser
 from ..harness.records import RESULTS, Record, write_results
 from . import crashes, damage, disks, downloads, kills, pairs, pictures
 from .settings import Settings
@@ -50,7 +50,9 @@ PARTS = {
 def parse_arguments() -> argparse.Namespace:
     parser = script_parser(__doc__, seed=0)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; default: all")
-    parser.add_argument("--minutes", type=float, default=10, help="for all parts together; default: %(default)s")
+    parser.add_argument(
+        "--minutes", type=positive_float, default=10, help="for all parts together; default: %(default)s"
+    )
     parser.add_argument("--tiny", action="store_true", help="a few faults of each kind")
     parser.add_argument("--output", type=Path, help="default: faults.json in results/; if tiny, in a temporary folder")
     args = parser.parse_args()

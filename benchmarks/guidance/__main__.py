@@ -35,7 +35,14 @@ from diffaug_transforms.score import Denoiser
 from diffaug_transforms.score.sampling import METHODS
 
 from ..harness.data import side_of
-from ..harness.options import default_device, default_workers, script_parser
+from ..harness.options import (
+    default_device,
+    default_workers,
+    nonnegative_float,
+    nonnegative_int,
+    positive_int,
+    script_parser,
+)
 from ..harness.pictures import draw_rows
 from ..harness.records import RESULTS, Record, write_results
 from ..tables.guidance import title
@@ -66,20 +73,28 @@ def parse_arguments() -> argparse.Namespace:
     parser = script_parser(__doc__, **common, work=Path("runs/guidance_samples"), output=RESULTS / "guidance.json")
     parser.add_argument("--classifier", nargs="+", required=True, help="folders or files of guidance classifiers")
     parser.add_argument("--extractor", required=True, help="see above")
-    parser.add_argument("--samples", type=int, default=5000, help="of each classifier, derivative and scale")
-    parser.add_argument("--scales", type=float, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--cfg-scales", type=float, nargs="*", default=[])
-    parser.add_argument("--partial-scales", type=float, nargs="*", default=[1], help="scales of the partial derivative")
+    parser.add_argument("--samples", type=positive_int, default=5000, help="of each classifier, derivative and scale")
+    parser.add_argument("--scales", type=nonnegative_float, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--cfg-scales", type=nonnegative_float, nargs="*", default=[])
+    parser.add_argument(
+        "--partial-scales", type=nonnegative_float, nargs="*", default=[1], help="scales of the partial derivative"
+    )
     parser.add_argument("--method", choices=METHODS, default="ddim")
-    parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--nearest-k", type=int, help="default: 3 for precision and recall, 5 for density and coverage")
+    parser.add_argument("--steps", type=positive_int, default=25)
+    parser.add_argument(
+        "--nearest-k", type=positive_int, help="default: 3 for precision and recall, 5 for density and coverage"
+    )
     parser.add_argument("--reference", choices=("test", "train"), default="test", help="what samples are held against")
-    parser.add_argument("--reference-images", type=int, default=10_000, help="of them, at most")
-    parser.add_argument("--accuracy-images", type=int, default=10_000, help="test images at most")
-    parser.add_argument("--gradient-images", type=int, default=100, help="test images whose gradients are compared")
-    parser.add_argument("--cost-images", type=int, default=32, help="in a batch")
-    parser.add_argument("--pictures", type=int, default=2, help="test images whose gradients are drawn")
-    parser.add_argument("--share", type=int, nargs=2, metavar=("I", "N"), help="only draw samples, see above")
+    parser.add_argument("--reference-images", type=positive_int, default=10_000, help="of them, at most")
+    parser.add_argument("--accuracy-images", type=positive_int, default=10_000, help="test images at most")
+    parser.add_argument(
+        "--gradient-images", type=positive_int, default=100, help="test images whose gradients are compared"
+    )
+    parser.add_argument("--cost-images", type=positive_int, default=32, help="in a batch")
+    parser.add_argument("--pictures", type=nonnegative_int, default=2, help="test images whose gradients are drawn")
+    parser.add_argument(
+        "--share", type=nonnegative_int, nargs=2, metavar=("I", "N"), help="only draw samples, see above"
+    )
     return parser.parse_args()
 
 

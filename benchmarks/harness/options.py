@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,37 @@ HELP = {
 }
 
 
+def positive_int(text: str) -> int:
+    """The type of options that say how many."""
+    return _checked(int(text), int(text) >= 1, "at least 1")
+
+
+def nonnegative_int(text: str) -> int:
+    """The type of places, timesteps, seeds and numbers that may be 0."""
+    return _checked(int(text), int(text) >= 0, "at least 0")
+
+
+def positive_float(text: str) -> float:
+    """The type of lengths, rates and shares."""
+    return _checked(float(text), 0 < float(text) < math.inf, "above 0")
+
+
+def nonnegative_float(text: str) -> float:
+    """The type of weights that may be 0."""
+    return _checked(float(text), 0 <= float(text) < math.inf, "at least 0")
+
+
+def _checked(value: Any, fits: bool, limit: str) -> Any:
+    """The value. The script ends with one line if it does not fit, before anything is read."""
+    if not fits:
+        raise argparse.ArgumentTypeError(f"it must be {limit}. Got {value}")
+    return value
+
+
+#: The type of a number among ``HELP``'s options, if it may be 0. The others say how many.
+MAY_BE_ZERO = ("timesteps", "seed", "workers", "pictures")
+
+
 def script_parser(doc: str | None, **defaults: Any) -> argparse.ArgumentParser:
     """A parser whose description is the script's docstring, with the named options of ``HELP`` and these defaults.
 
@@ -33,16 +65,17 @@ def script_parser(doc: str | None, **defaults: Any) -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in defaults.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", help=HELP[name], **_kind(default))
+        parser.add_argument(f"--{name.replace('_', '-')}", help=HELP[name], **_kind(name, default))
     return parser
 
 
-def _kind(default: Any) -> dict[str, Any]:
+def _kind(name: str, default: Any) -> dict[str, Any]:
     if default == ():
         return {"nargs": "+", "action": "extend", "required": True}
-    if isinstance(default, list):
-        return {"nargs": "*", "type": type(default[0]), "default": default}
-    return {"type": Path if isinstance(default, Path) else type(default), "default": default}
+    one = default[0] if isinstance(default, list) else default
+    numbers = nonnegative_int if name in MAY_BE_ZERO else positive_int
+    kind = numbers if isinstance(one, int) else Path if isinstance(one, Path) else type(one)
+    return {"type": kind, "default": default} | ({"nargs": "*"} if isinstance(default, list) else {})
 
 
 def default_device() -> torch.device:

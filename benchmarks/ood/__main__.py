@@ -36,7 +36,7 @@ from diffaug_transforms.robustness import OOD_METHODS, OODDetector, aupr, auroc,
 from diffaug_transforms.robustness.evaluation.sets import HubImages, center_crop
 
 from ..harness.classifiers import open_classifier
-from ..harness.options import default_device, script_parser
+from ..harness.options import default_device, positive_int, script_parser
 from ..harness.records import RESULTS, Record, write_results
 from ..harness.tables import frame
 from ..tables.ood import all_tables, ood_degraded
@@ -65,11 +65,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--fashion", type=Path, help="folder with Fashion-MNIST's t10k-images-idx3-ubyte")
     parser.add_argument("--near", nargs="+", action="extend", default=[], metavar="NAME=DATA", help="see above")
     parser.add_argument("--far", nargs="+", action="extend", default=[], metavar="NAME=DATA", help="see above")
-    parser.add_argument("--size", type=int, default=32, help="of the classifiers' images, in pixels")
-    parser.add_argument("--resize", type=int, help="the shorter side before the centre is cut out; default: --size")
-    parser.add_argument("--images", type=int, help="in-distribution test images; default: all, degraded 2000")
-    parser.add_argument("--fit-images", type=int, default=1000, help="training images that ReAct is fitted to")
-    parser.add_argument("--limit", type=int, default=2000, help="images of an OOD set at most")
+    parser.add_argument("--size", type=positive_int, default=32, help="of the classifiers' images, in pixels")
+    parser.add_argument(
+        "--resize", type=positive_int, help="the shorter side before the centre is cut out; default: --size"
+    )
+    parser.add_argument("--images", type=positive_int, help="in-distribution test images; default: all, degraded 2000")
+    parser.add_argument("--fit-images", type=positive_int, default=1000, help="training images that ReAct is fitted to")
+    parser.add_argument("--limit", type=positive_int, default=2000, help="images of an OOD set at most")
     parser.add_argument("--output", type=Path, help="default: ood.json or ood_degraded.json in results/")
     args = parser.parse_args()
     if args.what == "degraded" and not (args.photos and args.fashion):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 from torchvision.transforms.v2 import functional as F
 
+from benchmarks.harness import options
 from benchmarks.harness.classifiers import open_classifier, open_classifiers
 from benchmarks.harness.data import open_set
 from benchmarks.harness.options import script_parser
@@ -91,6 +94,47 @@ def test_results_are_kept_by_their_settings(tmp_path):
 def test_summaries_by_hand():
     assert summary(torch.tensor([1.0, 2.0, 3.0])) == {"value": 2.0, "standard_error": 0.57735, "n": 3}
     assert summary(torch.tensor([5.0]))["standard_error"] is None
+
+
+def parsers(monkeypatch: pytest.MonkeyPatch) -> dict[str, argparse.ArgumentParser]:
+    """Every script's parser of a command line."""
+
+    def show(parser: argparse.ArgumentParser) -> None:
+        raise LookupError(parser)
+
+    found = {}
+    with monkeypatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", show)
+        for path in [*Path("benchmarks").glob("*.py"), *Path("benchmarks").glob("*/__main__.py")]:
+            if "def parse_arguments" in path.read_text():
+                with pytest.raises(LookupError) as shown:
+                    importlib.import_module(".".join(path.with_suffix("").parts)).parse_arguments()
+                found[str(path)] = shown.value.args[0]
+    return found
+
+
+def test_numbers_that_no_script_takes_end_it_in_one_line(monkeypatch, capsys):
+    refused = 0
+    for parser in parsers(monkeypatch).values():
+        for action in parser._actions:
+            assert action.type not in (int, float) or action.choices
+            if getattr(action.type, "__module__", "") == options.__name__:
+                wrong = "0" if action.type.__name__.startswith("positive") else "-1"
+                values = [wrong] * (action.nargs if isinstance(action.nargs, int) else 1)
+                with pytest.raises(SystemExit):
+                    parser.parse_args([action.option_strings[0], *values])
+                printed = capsys.readouterr().err.splitlines()[-1]
+                assert f"error: argument {action.option_strings[0]}: it must be " in printed
+                assert f"Got {wrong}" in printed
+                refused += 1
+    assert refused > 90
+
+
+@pytest.mark.parametrize("kind", [options.positive_float, options.nonnegative_float])
+@pytest.mark.parametrize("wrong", ["nan", "inf"])
+def test_numbers_are_finite(kind, wrong):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"Got {wrong}"):
+        kind(wrong)
 
 
 def test_options_have_their_defaults_types(monkeypatch):
