@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from itertools import product
-from statistics import mean
 
 import pandas as pd
 
 from diffaug_transforms.robustness import CORRUPTIONS, mean_corruption_error
 from diffaug_transforms.robustness.evaluation.report import ALL
 
-from ..harness.tables import columns, frame, in_order, markdown, over_seeds, rounded, table, with_error
-from .training import FAMILIES, FAMILY, RECIPES, SMALL
+from ..harness.tables import columns, frame, in_order, markdown, mean_and_error, over_seeds, rounded, table, with_error
+from .training import FAMILIES, FAMILY, RECIPES, SMALL, errors
 
 MODES = {
     "default": "Default",
@@ -44,7 +43,8 @@ def shift_table(records: pd.DataFrame, baseline: str = "alexnet") -> str:
     def cell(records: pd.DataFrame) -> str:
         if not records.column.iloc[0].startswith("mCE"):
             return over_seeds(records)
-        return f"{mean_corruption_error(_errors(records), _errors(own) if len(own) else baseline):.1f}"
+        reference = errors(own) if len(own) else baseline
+        return mean_and_error([mean_corruption_error(errors(one), reference) for _, one in records.groupby("seed")])
 
     numbers = " or ".join(map(str, sorted(shifted.n.unique())))
     note = f"{numbers} images of each of {len(corruptions)} parts, the same in every column.\n\n"
@@ -67,11 +67,6 @@ def named(records: pd.DataFrame) -> pd.DataFrame:
     models, recipes = own.model.nunique() > 1, own.recipe.nunique() > 1
     names = own.model + ", " + own.recipe if models else own.recipe if recipes else own.model
     return own.assign(classifier=names, mode=own["mode"].map(MODES))
-
-
-def _errors(records: pd.DataFrame) -> dict[str, float]:
-    """Mean error in [0, 1] of each corruption, over severities and seeds."""
-    return {c: mean(1 - value / 100 for value in records[records.corruption == c].value) for c in CORRUPTIONS}
 
 
 def cifar10() -> pd.DataFrame:
@@ -176,7 +171,6 @@ TINY_IMAGENET_TIMESTEPS = {
 TABLES = {
     "tiny_imagenet": lambda: detailed_table(frame("covariate_shift_tiny-imagenet-c"), TINY_IMAGENET_TIMESTEPS),
     "covariate_shift": lambda: shift_table(cifar10()),
-    "severities": lambda: shift_table(frame("covariate_shift_cifar10-c_severities"), baseline="baseline"),
     # The reference's guide at 32 pixels, with the network's start and with its own.
     "reference_dda": lambda: shift_table(frame("covariate_shift_reference_dda", mode=["default", "dda", "dda-se"])),
     "shift_families": shift_families,

@@ -6,6 +6,7 @@ from statistics import mean
 
 import pandas as pd
 
+from diffaug_transforms.robustness import CORRUPTIONS, mean_corruption_error
 from diffaug_transforms.robustness.evaluation.report import ALL
 
 from ..harness.tables import columns, difference, frame, gains, in_order, table
@@ -16,7 +17,9 @@ RECIPES = ("baseline", "diffaug", "augmix", "augmix+diffaug")
 SMALL_NETWORK = "@cifar10-small"
 SMALL = f"diffaug{SMALL_NETWORK}"
 #: More recipes of the low rate, of one seed.
-ONE_SEED = ("deepaugment", "deepaugment+diffaug")
+ONE_SEED = ("deepaugment", "deepaugment+diffaug", "deepaugment+augmix", "deepaugment+augmix+diffaug")
+#: Endings of the low rate's files: the main recipes, and those of one seed.
+LOW_RATE_PARTS = ("", "_deepaugment", "_deepaugment_augmix")
 ALL_CLEAN = "all clean images"
 COLUMNS = ("clean, Default", "clean, DE", "corrupted, Default", "corrupted, DE", "corrupted, Purify")
 FAMILIES = {
@@ -27,6 +30,7 @@ FAMILIES = {
 }
 FAMILY = {corruption: family for family, corruptions in FAMILIES.items() for corruption in corruptions}
 MODES = {"default": "Default", "de": "DE", "purify": "Purify"}
+LOW_RATE_MODES = {"default": "Default", "de": "DE", "anytime": "anytime DE", "purify": "Purify"}
 #: The experiment about DiffAug beside AugMix: recipes and their titles, and the pairs that it compares.
 BESIDE_AUGMIX = {
     "augmix": "A: augmix",
@@ -48,7 +52,7 @@ def at_low_rate() -> pd.DataFrame:
     """Accuracies of the recipes that go on from one start; ``column`` says of which images and by which mode."""
     corrupted = judged_at_low_rate()
     default = corrupted[corrupted["mode"] == "default"]
-    trained = [trained_at_low_rate(), trained_at_low_rate("_deepaugment")]
+    trained = [trained_at_low_rate(part) for part in LOW_RATE_PARTS]
     parts = {
         ALL_CLEAN: pd.concat(trained).drop_duplicates(["recipe", "seed"]),
         "corrupted": default,
@@ -69,12 +73,17 @@ def trained_at_low_rate(part: str = "") -> pd.DataFrame:
 
 
 def judged_at_low_rate() -> pd.DataFrame:
-    """Accuracies under corruptions, with recipes' plain names: all have the mean of their cross-entropies."""
+    """Accuracies under corruptions, with recipes' plain names."""
     wanted = {"metric": "accuracy", "mode": ["default", "purify"]}
-    parts = [frame(f"covariate_shift_cifar10-c_low_rate{part}", **wanted) for part in ("", "_deepaugment")]
-    records = pd.concat(parts, ignore_index=True)
+    parts = [frame(f"covariate_shift_cifar10-c_low_rate{part}", **wanted) for part in LOW_RATE_PARTS]
+    records = with_plain_names(pd.concat(parts, ignore_index=True))
+    return records[~records.corruption.isin(["clean", ALL])]
+
+
+def with_plain_names(records: pd.DataFrame) -> pd.DataFrame:
+    """Of the low rate's recipes, which all have the mean of their cross-entropies and DiffAug with one network."""
     names = records.recipe.str.removesuffix(", mean loss").str.removesuffix(SMALL_NETWORK)
-    return records.assign(recipe=names)[~records.corruption.isin(["clean", ALL])]
+    return records.assign(recipe=names)
 
 
 def recipes() -> str:
@@ -96,6 +105,38 @@ def corruption_families() -> str:
     records = judged_at_low_rate()
     records = in_order(records.assign(family=records.corruption.map(FAMILY)), recipe=RECIPES, mode=MODES)
     return table(records.replace({"mode": MODES}), ["recipe", "mode"], "family", across=FAMILIES)
+
+
+def severities() -> str:
+    """Mean accuracy over all severities, and mCE over the baseline's errors. Then what DiffAug changes in them."""
+    wanted = {"metric": "accuracy", "mode": ["default", "purify"]}
+    records = with_plain_names(frame("covariate_shift_cifar10-c_severities", **wanted))
+    records = in_order(records[~records.corruption.isin(["clean", ALL])], recipe=RECIPES, mode=MODES)
+    reference = errors(records[(records.recipe == "baseline") & (records["mode"] == "default")])
+    found = []
+    for (mode, recipe, seed), own in records.groupby(["mode", "recipe", "seed"], sort=False):
+        line = {"recipe": recipe, "seed": seed}
+        found.append({**line, "column": f"accuracy, {MODES[mode]}", "value": own.value.mean()})
+        found.append({**line, "column": f"mCE, {MODES[mode]}", "value": mean_corruption_error(errors(own), reference)})
+    every = pd.DataFrame(found)
+    every = pd.concat([every, gains(every, "seed", "column")], ignore_index=True)
+    return table(every, ["recipe"], "column", across=sorted(every.column.unique()))
+
+
+def errors(records: pd.DataFrame) -> dict[str, float]:
+    """Mean error in [0, 1] of each corruption, over severities and seeds."""
+    return {c: mean(1 - value / 100 for value in records[records.corruption == c].value) for c in CORRUPTIONS}
+
+
+def low_rate_ensemble() -> str:
+    """Accuracy of every mode on clean and corrupted images, then what DiffAug in training adds to it."""
+    records = frame("covariate_shift_cifar10-c_low_rate_de", metric="accuracy", mode=list(LOW_RATE_MODES))
+    records = in_order(with_plain_names(records[records.corruption != ALL]), recipe=RECIPES)
+    images = records.corruption.where(records.corruption == "clean", "corrupted")
+    records = records.assign(column=images + ", " + records["mode"].map(LOW_RATE_MODES))
+    paired = gains(records, "seed", "column", "corruption")
+    across = [f"{images}, {mode}" for images in ("clean", "corrupted") for mode in LOW_RATE_MODES.values()]
+    return table(pd.concat([records, paired], ignore_index=True), ["recipe"], "column", across=across)
 
 
 def sum_or_mean() -> str:
@@ -160,6 +201,8 @@ TABLES = {
     "recipes": recipes,
     "diffaug_effect": diffaug_effect,
     "corruption_families": corruption_families,
+    "severities": severities,
+    "low_rate_ensemble": low_rate_ensemble,
     "sum_or_mean": sum_or_mean,
     "high_rate": high_rate,
     "high_rate_effect": high_rate_effect,
