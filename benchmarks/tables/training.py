@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from statistics import mean
 
 import pandas as pd
@@ -30,7 +31,6 @@ FAMILIES = {
 }
 FAMILY = {corruption: family for family, corruptions in FAMILIES.items() for corruption in corruptions}
 MODES = {"default": "Default", "de": "DE", "purify": "Purify"}
-LOW_RATE_MODES = {"default": "Default", "de": "DE", "anytime": "anytime DE", "purify": "Purify"}
 #: The experiment about DiffAug beside AugMix: recipes and their titles, and the pairs that it compares.
 BESIDE_AUGMIX = {
     "augmix": "A: augmix",
@@ -129,14 +129,21 @@ def errors(records: pd.DataFrame) -> dict[str, float]:
 
 
 def low_rate_ensemble() -> str:
-    """Accuracy of every mode on clean and corrupted images, then what DiffAug in training adds to it."""
-    records = frame("covariate_shift_cifar10-c_low_rate_de", metric="accuracy", mode=list(LOW_RATE_MODES))
+    """Accuracy of every mode and its gain over Default, by recipe. Then what DiffAug in training adds to them."""
+    records = frame("covariate_shift_cifar10-c_low_rate_de", metric="accuracy", mode=list(MODES))
     records = in_order(with_plain_names(records[records.corruption != ALL]), recipe=RECIPES)
-    images = records.corruption.where(records.corruption == "clean", "corrupted")
-    records = records.assign(column=images + ", " + records["mode"].map(LOW_RATE_MODES))
-    paired = gains(records, "seed", "column", "corruption")
-    across = [f"{images}, {mode}" for images in ("clean", "corrupted") for mode in LOW_RATE_MODES.values()]
-    return table(pd.concat([records, paired], ignore_index=True), ["recipe"], "column", across=across)
+    own = {
+        (images, mode): records[((records.corruption == "clean") == (images == "clean")) & (records["mode"] == mode)]
+        for images, mode in product(("clean", "corrupted"), MODES)
+    }
+    every = columns({f"{images}, {MODES[mode]}": part for (images, mode), part in own.items()})
+    same = ("recipe", "seed", "corruption")
+    added = {
+        f"{MODES[mode]} adds": difference(own["corrupted", "default"], own["corrupted", mode], *same)
+        for mode in ("de", "purify")
+    }
+    lines = [every, gains(every, "seed", "column", "corruption"), columns(added)]
+    return table(pd.concat(lines, ignore_index=True), ["recipe"], "column", across=(*COLUMNS, *added))
 
 
 def sum_or_mean() -> str:
