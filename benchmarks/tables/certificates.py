@@ -11,7 +11,7 @@ from ..harness.tables import columns, frame, markdown, mean_and_error, over_seed
 #: The paper's.
 RADII = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 #: By recipe: which timesteps DiffAug had in training. Smoothing at sigma 0.5 has t = 259.
-MATCHED_RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
+MATCHED_RADII = (0.0, 0.25, 0.5, 0.75, 1.0)
 MATCHED = {
     "baseline": "baseline",
     "diffaug@cifar10-small, mean loss": "diffaug, all t",
