@@ -54,7 +54,7 @@ def _checked(value: Any, fits: bool, limit: str) -> Any:
     return value
 
 
-#: The type of a number among ``HELP``'s options, if it may be 0. The others say how many.
+#: The numbers among ``HELP``'s options that may be 0. The others say how many.
 MAY_BE_ZERO = ("timesteps", "seed", "workers", "pictures")
 
 
