@@ -40,21 +40,28 @@ PATIENCE = 120_000  # milliseconds, generous for a loaded machine
 DESKTOP, PHONE = (1280, 900), (390, 844)
 
 
+def heed_ctrl_c() -> None:
+    """A shell starts its background jobs, perhaps these tests, with Ctrl-C ignored, and their processes inherit it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """`diffaug app` on a free port of the loopback interface, ended by Ctrl-C."""
     command = [sys.executable, "-m", "diffaug_transforms.cli", "app", "--port", "0", "--device", "cpu"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, preexec_fn=heed_ctrl_c, **pipes) as process:
         loading, line = process.stdout.readline(), process.stdout.readline()
         assert loading == "Loading\n"
         match = re.fullmatch(r"The page is at (http://127\.0\.0\.1:\d+/) - Ctrl-C ends it\n", line)
         assert match, line + process.stderr.read()
         yield match[1]
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
+        try:
+            output, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, output, errors) == (0, "", "")
 
 
