@@ -73,10 +73,14 @@ def trained_at_low_rate(part: str = "") -> pd.DataFrame:
 
 
 def judged_at_low_rate() -> pd.DataFrame:
-    """Accuracies under corruptions, with recipes' plain names."""
+    """Accuracies of all recipes at severity 5."""
+    return under_corruptions(*(f"covariate_shift_cifar10-c_low_rate{part}" for part in LOW_RATE_PARTS))
+
+
+def under_corruptions(*names: str) -> pd.DataFrame:
+    """The low rate's classifiers alone and with Purify on corrupted images, from these files, by plain names."""
     wanted = {"metric": "accuracy", "mode": ["default", "purify"]}
-    parts = [frame(f"covariate_shift_cifar10-c_low_rate{part}", **wanted) for part in LOW_RATE_PARTS]
-    records = with_plain_names(pd.concat(parts, ignore_index=True))
+    records = with_plain_names(pd.concat([frame(name, **wanted) for name in names], ignore_index=True))
     return records[~records.corruption.isin(["clean", ALL])]
 
 
@@ -109,9 +113,7 @@ def corruption_families() -> str:
 
 def severities() -> str:
     """Mean accuracy over all severities, and mCE over the baseline's errors. Then what DiffAug changes in them."""
-    wanted = {"metric": "accuracy", "mode": ["default", "purify"]}
-    records = with_plain_names(frame("covariate_shift_cifar10-c_severities", **wanted))
-    records = in_order(records[~records.corruption.isin(["clean", ALL])], recipe=RECIPES, mode=MODES)
+    records = in_order(under_corruptions("covariate_shift_cifar10-c_severities"), recipe=RECIPES, mode=MODES)
     reference = errors(records[(records.recipe == "baseline") & (records["mode"] == "default")])
     found = []
     for (mode, recipe, seed), own in records.groupby(["mode", "recipe", "seed"], sort=False):
