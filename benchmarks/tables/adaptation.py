@@ -9,8 +9,19 @@ import pandas as pd
 from diffaug_transforms.robustness import CORRUPTIONS, mean_corruption_error
 from diffaug_transforms.robustness.evaluation.report import ALL
 
-from ..harness.tables import columns, frame, in_order, markdown, mean_and_error, over_seeds, rounded, table, with_error
-from .training import FAMILIES, FAMILY, RECIPES, SMALL, errors
+from ..harness.tables import (
+    columns,
+    difference,
+    frame,
+    in_order,
+    markdown,
+    mean_and_error,
+    over_seeds,
+    rounded,
+    table,
+    with_error,
+)
+from .training import FAMILIES, FAMILY, RECIPES, SMALL, by_family, errors, with_plain_names
 
 MODES = {
     "default": "Default",
@@ -113,6 +124,22 @@ def detailed_table(records: pd.DataFrame, choices: dict[str, str]) -> str:
     return note + table(columns(parts), ["classifier", "mode", "timesteps"], "column", cell, across=parts)
 
 
+def cifar10_dda(records: pd.DataFrame) -> str:
+    """The low rate's classifiers in the recipes' order, with DDA, DDA-SE and Purify."""
+    return detailed_table(in_order(with_plain_names(records), recipe=RECIPES), {"network": "matched"})
+
+
+def purify_or_dda(records: pd.DataFrame) -> str:
+    """Accuracy with Purify minus accuracy with DDA-SE, paired by seed."""
+    own = records[(records.metric == "accuracy") & (records.corruption != ALL)]
+    own = in_order(with_plain_names(own), recipe=RECIPES)
+    purify, dda = (own[own["mode"] == mode] for mode in ("purify", "dda-se"))
+    found = difference(dda, purify, "recipe", "seed", "corruption")
+    shifted = found[found.corruption != "clean"]
+    parts = {"clean": found[found.corruption == "clean"], "corrupted": shifted, **by_family(shifted)}
+    return table(columns(parts), ["recipe"], "column", header=["trained with"], across=parts)
+
+
 def _parted(records: pd.DataFrame) -> pd.DataFrame:
     return records.assign(part=records.corruption.where(records.corruption == "clean", "corrupted"))
 
@@ -173,6 +200,8 @@ TABLES = {
     "covariate_shift": lambda: shift_table(cifar10()),
     # The reference's guide at 32 pixels, with the network's start and with its own.
     "reference_dda": lambda: shift_table(frame("covariate_shift_reference_dda", mode=["default", "dda", "dda-se"])),
+    "cifar10_dda": lambda: cifar10_dda(frame("covariate_shift_cifar10-c_low_rate_dda")),
+    "purify_or_dda": lambda: purify_or_dda(frame("covariate_shift_cifar10-c_low_rate_dda")),
     "shift_families": shift_families,
     "anytime": anytime,
     "view_weights": view_weights,

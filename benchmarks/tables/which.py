@@ -9,9 +9,9 @@ import pandas as pd
 from diffaug_transforms.robustness.evaluation.report import ALL
 
 from ..harness.tables import columns, difference, frame, in_order, over_seeds, sign, table
-from .adaptation import MODES, cifar10, detailed_table
+from .adaptation import MODES, cifar10
 from .certificates import best_sigma
-from .training import FAMILIES, FAMILY, MODEL, RECIPES, SMALL
+from .training import FAMILIES, FAMILY, MODEL
 
 #: The parts of a set of test images, each a column.
 PARTS = ("clean", *FAMILIES, "all 15")
@@ -80,14 +80,4 @@ def certified() -> str:
     return table(columns(best), ["recipe", "calls"], "column", header=["trained with", "draws"])
 
 
-def cifar10_dda(records: pd.DataFrame) -> str:
-    """The classifiers in the recipes' order, with DDA and DDA-SE."""
-    ordered = in_order(records, recipe=(*RECIPES, SMALL)).sort_values("model", kind="stable")
-    return detailed_table(ordered, {"network": "matched"})
-
-
-TABLES = {
-    "which": which,
-    "which_certified": certified,
-    "cifar10_dda": lambda: cifar10_dda(frame("covariate_shift_cifar10-c_dda")),
-}
+TABLES = {"which": which, "which_certified": certified}

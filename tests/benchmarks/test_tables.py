@@ -218,7 +218,7 @@ def test_the_table_of_dda_has_the_recipes_order():
         for mode, gain, calls in (("dda-se", 3, 50), ("default", 0, 0))
         for record in judged("m", 0, mode, gain, calls, "network" if gain else "")
     ]
-    assert which.cifar10_dda(frame(records)).splitlines()[2:] == [
+    assert adaptation.cifar10_dda(frame(records)).splitlines()[2:] == [
         "| classifier | mode | timesteps | clean | corrupted | gain | noise | blur | weather | digital | calls |",
         f"|{' --- |' * 11}",
         *(
@@ -229,6 +229,17 @@ def test_the_table_of_dda_has_the_recipes_order():
                 "DDA-SE | matched | 80.0 ± 5.0 | 43.0 ± 5.0 | 3.0 ± 1.0 | 23.0 ± 5.0 |  |  |  | 50.0",
             )
         ),
+    ]
+
+
+def test_purify_is_held_against_dda_by_seed():
+    """Gains of 5 and 7 against 3 and 3: 2 and 4 have a mean of 3 and a standard error of 1."""
+    found = [("dda-se", 0, 3), ("dda-se", 1, 3), ("purify", 1, 7), ("purify", 0, 5)]
+    records = [record for mode, seed, gain in found for record in judged("m", seed, mode, gain, 13)]
+    assert adaptation.purify_or_dda(frame(records)).splitlines() == [
+        "| trained with | clean | corrupted | noise | blur | weather | digital |",
+        f"|{' --- |' * 7}",
+        "| baseline | +0.0 ± 0.0 | +3.0 ± 1.0 | +3.0 ± 1.0 |  |  |  |",
     ]
 
 
