@@ -119,5 +119,6 @@ TABLES = {
     "guidance_scratch": lambda: guidance_accuracy(frame("guidance_from_scratch")),
     "guidance_scratch_alignment": lambda: guidance_alignment(frame("guidance_from_scratch")),
     "guidance_alignment": lambda: guidance_alignment(frame("guidance")),
+    "guidance_scratch_cost": lambda: guidance_cost(frame("guidance_from_scratch")),
     "guidance_cost": lambda: guidance_cost(frame("guidance")),
 }
