@@ -1,6 +1,6 @@
 """The paper's table of classifier guidance: a noisy classifier's and a denoise-augmented one's, with equal noise.
 
-    python -m benchmarks.guidance --data uoft-cs/cifar10 --extractor runs/cifar10_recipes/baseline-0 \\
+    python -m benchmarks.guidance --data uoft-cs/cifar10 --extractor cifar10-baseline \\
         --classifier runs/guidance/{noisy,denoise-augmented}-{0,1} --samples 5000 --scales 0 1 2 --cfg-scales 1 2
 
 An unconditional network, or a conditional one without its labels, is guided by each classifier at each scale, by the
@@ -10,10 +10,10 @@ same factor on the gradient of log p(label | x_t). Samples are kept under --work
 samples adds to them if it has the same --batch-size. Several processes share the work if each is given `--share I N`
 too: it draws every N-th batch from the I-th on, nothing else. A run without it then takes what they kept.
 
-Samples are judged by features of `--extractor`: "inception", "inception@FILE", or a classifier's folder. Records and
-tables name it, because numbers from two extractors cannot be compared. "real images" are those of the other split: a
-bound. Beside samples: accuracy at uniform random times, gradients and their cost (see gradients.py). Writes the
-records, and beside them samples and gradients as pictures.
+Samples are judged by features of `--extractor`: "inception", "inception@FILE", or a classifier's folder or name.
+Records and tables name it, because numbers from two extractors cannot be compared. "real images" are those of the other
+split: a bound. Beside samples: accuracy at uniform random times, gradients and their cost (see gradients.py). Writes
+the records, and beside them samples and gradients as pictures.
 """
 
 from __future__ import annotations

@@ -82,7 +82,8 @@ def open_extractor(spec: str, device: torch.device) -> Extractor:
     if name == "inception":
         return inception(file or None, device)
     if not classifier_folder(spec).is_dir():
-        raise ValueError(f'extractor must be "inception", "inception@FILE" or a classifier\'s folder. Got {spec!r}')
+        allowed = '"inception", "inception@FILE" or a classifier\'s folder or name'
+        raise ValueError(f"extractor must be {allowed}. Got {spec!r}")
     return classifier_extractor(classifier_folder(spec), device)
 
 

@@ -155,7 +155,7 @@ def test_inception_takes_openais_layers(monkeypatch, samples):
 
 
 def test_what_extractors_refuse():
-    with pytest.raises(ValueError, match="extractor must be .* or a classifier's folder. Got 'vgg'"):
+    with pytest.raises(ValueError, match="extractor must be .* or a classifier's folder or name. Got 'vgg'"):
         open_extractor("vgg", CPU)
     with pytest.raises(ValueError, match="must have stages of maps, as ResNets have. Got Sequential"):
         features.last_stage_but_one(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), CPU)
