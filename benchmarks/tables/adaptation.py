@@ -21,7 +21,7 @@ from ..harness.tables import (
     table,
     with_error,
 )
-from .training import FAMILIES, FAMILY, RECIPES, SMALL, by_family, errors, with_plain_names
+from .training import FAMILIES, FAMILY, RECIPES, SMALL, by_part, errors, with_plain_names
 
 MODES = {
     "default": "Default",
@@ -135,8 +135,7 @@ def purify_or_dda(records: pd.DataFrame) -> str:
     own = in_order(with_plain_names(own), recipe=RECIPES)
     purify, dda = (own[own["mode"] == mode] for mode in ("purify", "dda-se"))
     found = difference(dda, purify, "recipe", "seed", "corruption")
-    shifted = found[found.corruption != "clean"]
-    parts = {"clean": found[found.corruption == "clean"], "corrupted": shifted, **by_family(shifted)}
+    parts = by_part(found)
     return table(columns(parts), ["recipe"], "column", header=["trained with"], across=parts)
 
 

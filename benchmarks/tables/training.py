@@ -62,6 +62,12 @@ def at_low_rate() -> pd.DataFrame:
     return in_order(columns(parts), recipe=["start", *RECIPES, *ONE_SEED])
 
 
+def by_part(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The clean images' records, all corruptions' together, and those of each kind of corruption."""
+    corrupted = records[records.corruption != "clean"]
+    return {"clean": records[records.corruption == "clean"], "corrupted": corrupted, **by_family(corrupted)}
+
+
 def by_family(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {family: records[records.corruption.isin(kinds)] for family, kinds in FAMILIES.items()}
 
@@ -193,9 +199,7 @@ def beside_augmix() -> str:
     """Accuracy with AugMix and with a fourth view beside it, then differences, paired by seed."""
     records = frame("covariate_shift_cifar10-c_beside_augmix", metric="accuracy")
     records = in_order(records[records.corruption != ALL], recipe=BESIDE_AUGMIX)
-    corrupted = records[records.corruption != "clean"]
-    parts = {"clean": records[records.corruption == "clean"], "corrupted": corrupted}
-    parts |= by_family(corrupted)
+    parts = by_part(records)
     every = columns(parts)
     by_letter = {title[0]: every[every.recipe == recipe] for recipe, title in BESIDE_AUGMIX.items()}
     lines = [every.assign(recipe=every.recipe.map(BESIDE_AUGMIX))]
